@@ -1,0 +1,71 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Compiles if and only if gRPC has the members that grpcfd relies on and does not own: four
+// private ones, which explicit instantiation may name ([temp.spec.general]/6: access is not checked
+// there), and one virtual method that newer versions of gRPC made non-virtual. Configured by
+// GrpcPrivateAccess.cmake; not part of the library.
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/impl/service_type.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/server_builder.h>
+#include <grpcpp/support/server_interceptor.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace {
+
+template <typename Tag, typename Tag::Member kMember>
+struct Expose {
+  friend typename Tag::Member Get(Tag) { return kMember; }
+};
+
+struct InterceptorCreators {
+  using Member = std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+      grpc::ServerBuilder::*;
+  friend Member Get(InterceptorCreators);
+};
+template struct Expose<InterceptorCreators, &grpc::ServerBuilder::interceptor_creators_>;
+
+struct SendInitialMetadata {
+  using Member = std::multimap<std::string, std::string> grpc::ClientContext::*;
+  friend Member Get(SendInitialMetadata);
+};
+template struct Expose<SendInitialMetadata, &grpc::ClientContext::send_initial_metadata_>;
+
+struct WaitForReady {
+  using Member = bool grpc::ClientContext::*;
+  friend Member Get(WaitForReady);
+};
+template struct Expose<WaitForReady, &grpc::ClientContext::wait_for_ready_>;
+
+struct ServiceMethods {
+  using Member = std::vector<std::unique_ptr<grpc::internal::RpcServiceMethod>> grpc::Service::*;
+  friend Member Get(ServiceMethods);
+};
+template struct Expose<ServiceMethods, &grpc::Service::methods_>;
+
+// `override` fails to compile unless ApplyToCall is virtual.
+class Credentials : public grpc::CallCredentials {
+ public:
+  bool ApplyToCall(grpc_call*) override { return true; }
+
+ private:
+  grpc::SecureCallCredentials* AsSecureCredentials() override { return nullptr; }
+};
+
+}  // namespace
+
+// The second line fails to compile unless ApplyToCall is public in the base class.
+bool Use(grpc::ServerBuilder* builder, grpc::ClientContext* context, grpc::Service* service) {
+  Credentials derived;
+  grpc::CallCredentials& base = derived;
+  return base.ApplyToCall(nullptr) && (builder->*Get(InterceptorCreators())).empty() &&
+         (context->*Get(SendInitialMetadata())).empty() &&
+         !(context->*Get(WaitForReady())) && (service->*Get(ServiceMethods())).empty();
+}

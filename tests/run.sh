@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Copyright 2026 The grpcfd Authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what is needed (Debian), builds, and runs the tests.
+#
+#   tests/run.sh                  the plain build (g++, Release), all tests
+#   tests/run.sh --asan           AddressSanitizer and UndefinedBehaviorSanitizer, all tests but the install ones
+#   tests/run.sh --tsan           ThreadSanitizer: urls, fdchannel and testing
+#   tests/run.sh --clang          clang with -Wthread-safety -Werror, all tests
+#   tests/run.sh --all            all four
+#   tests/run.sh [...] -- ARGS    ARGS go to ctest, e.g. -R Frame or -L unit
+#
+# JOBS is the number of parallel jobs (default: all processors).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() { sed -n '/^# *Installs/,/^# JOBS/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+presets=()
+ctest_args=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --plain) presets+=(release) ;;
+    --asan) presets+=(asan-ubsan) ;;
+    --tsan) presets+=(tsan) ;;
+    --clang) presets+=(clang) ;;
+    --all) presets+=(release asan-ubsan tsan clang) ;;
+    --) shift; ctest_args=("$@"); break ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "tests/run.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
+  esac
+  shift
+done
+[ ${#presets[@]} -gt 0 ] || presets=(release)
+
+jobs=${JOBS:-$(nproc)}
+groups=(build test)
+case " ${presets[*]} " in *" clang "*) groups+=(clang) ;; esac
+tools/deps.sh "${groups[@]}"
+
+total=0
+failed=0
+result=0
+for preset in "${presets[@]}"; do
+  echo "== tests/run.sh: $preset"
+  generator=()
+  if [ ! -f "build/$preset/CMakeCache.txt" ] && command -v ninja > /dev/null; then
+    generator=(-G Ninja)
+  fi
+  run=()
+  case "$preset" in
+    asan-ubsan | tsan)
+      # The sanitizers of g++ 12 do not start where the kernel randomises addresses with more than 28 bits.
+      if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
+      ;;
+  esac
+  cmake --preset "$preset" "${generator[@]}"
+  cmake --build "build/$preset" --parallel "$jobs"
+  log=build/$preset/ctest.log
+  status=0
+  "${run[@]}" ctest --test-dir "build/$preset" --output-on-failure --no-tests=error \
+    --parallel "$jobs" "${ctest_args[@]}" 2>&1 | tee "$log" || status=$?
+  summary=$(sed -nE 's/^[0-9]+% tests passed, ([0-9]+) tests? failed out of ([0-9]+)$/\1 \2/p' "$log" | tail -n 1)
+  if [ -n "$summary" ]; then
+    failed=$((failed + ${summary% *}))
+    total=$((total + ${summary#* }))
+  elif [ "$status" -eq 0 ]; then
+    echo "tests/run.sh: ctest of $preset printed no summary" >&2
+    status=1
+  fi
+  [ "$status" -eq 0 ] || result=$status
+done
+
+echo "tests: $((total - failed)) passed, $failed failed"
+exit "$result"

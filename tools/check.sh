@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Copyright 2026 The grpcfd Authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Format and lint, exactly as CI runs them.
+#
+#   tools/check.sh              everything
+#   tools/check.sh --fast       all but clang-tidy, in seconds
+#   tools/check.sh --fix        formats the sources in place
+#   tools/check.sh FILE.cc...   clang-tidy of these files only
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+jobs=${JOBS:-$(nproc)}
+fast=
+fix=
+files=()
+for argument in "$@"; do
+  case "$argument" in
+    --fast) fast=yes ;;
+    --fix) fix=yes ;;
+    -*) echo "tools/check.sh: unknown option '$argument'" >&2; exit 2 ;;
+    *) files+=("$argument") ;;
+  esac
+done
+tools/deps.sh build test lint
+
+folders=(urls fdchannel interceptors testing include tests samples benchmarks cmake fuzz)
+existing=()
+for folder in "${folders[@]}"; do [ ! -d "$folder" ] || existing+=("$folder"); done
+mapfile -t sources < <(find "${existing[@]}" -name '*.cc' -o -name '*.h' | LC_ALL=C sort)
+mapfile -t scripts < <(find .ci tools tests samples -name '*.sh' -o -path '.ci/run' | LC_ALL=C sort)
+
+if [ -n "$fix" ]; then
+  clang-format -i "${sources[@]}"
+  echo "tools/check.sh: formatted ${#sources[@]} files"
+  exit 0
+fi
+
+if [ ${#files[@]} -eq 0 ]; then
+  echo "== format (${#sources[@]} files)"
+  clang-format --dry-run -Werror "${sources[@]}"
+
+  echo "== dependencies"
+  python3 tools/check_dependencies.py
+
+  echo "== documents"
+  python3 tools/extract_snippets.py commands
+
+  echo "== shell scripts"
+  shellcheck -x "${scripts[@]}"
+
+  [ -z "$fast" ] || exit 0
+
+  # The library, its testing part and the samples. The tests are left out: they take as long again, and the compilers'
+  # warnings cover them.
+  mapfile -t files < <(find urls fdchannel interceptors testing samples -name '*.cc' | LC_ALL=C sort)
+fi
+
+echo "== clang-tidy (${#files[@]} files)"
+generator=()
+if [ ! -f build/clang/CMakeCache.txt ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
+cmake --preset clang "${generator[@]}" > build/clang-configure.log 2>&1 ||
+  { cat build/clang-configure.log >&2; exit 1; }
+# The samples include generated headers.
+cmake --build build/clang --parallel "$jobs" --target handover_proto > build/clang-proto.log 2>&1 ||
+  { cat build/clang-proto.log >&2; exit 1; }
+printf '%s\0' "${files[@]}" |
+  xargs -0 -n 1 -P "$jobs" clang-tidy --quiet -p build/clang 2> build/clang-tidy.log ||
+  { grep -v 'warnings\? generated\|warnings treated as errors' build/clang-tidy.log >&2 || true; exit 1; }
+echo "tools/check.sh: all is well"

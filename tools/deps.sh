@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Copyright 2026 The grpcfd Authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# The one list of Debian packages that grpcfd is built, tested and checked with. Installs those that are missing.
+#
+#   tools/deps.sh [build|test|clang|lint]...     default: all groups
+set -euo pipefail
+
+build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
+       protobuf-compiler protobuf-compiler-grpc libgtest-dev libgmock-dev)
+test=(python3)
+clang=(clang)
+lint=(clang clang-format clang-tidy python3 shellcheck)
+
+[ $# -gt 0 ] || set -- build test clang lint
+wanted=()
+for group in "$@"; do
+  case "$group" in
+    build) wanted+=("${build[@]}") ;;
+    test) wanted+=("${test[@]}") ;;
+    clang) wanted+=("${clang[@]}") ;;
+    lint) wanted+=("${lint[@]}") ;;
+    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, clang or lint" >&2; exit 2 ;;
+  esac
+done
+
+if ! command -v apt-get > /dev/null || ! command -v dpkg-query > /dev/null; then
+  echo "tools/deps.sh: no apt-get here; on Debian 12 these packages are needed: ${wanted[*]}" >&2
+  exit 0
+fi
+
+missing=()
+for package in "${wanted[@]}"; do
+  # shellcheck disable=SC2016  # ${...} is dpkg-query's own
+  status=$(dpkg-query -W -f='${db:Status-Status} ' "$package" 2> /dev/null || true)
+  case " $status" in
+    *" installed "*) ;;
+    *) missing+=("$package") ;;
+  esac
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo > /dev/null; then
+    echo "tools/deps.sh: not root and no sudo; please install: ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+echo "tools/deps.sh: installing ${missing[*]}"
+"${as_root[@]}" apt-get -q -o DPkg::Lock::Timeout=120 update
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "${missing[@]}"

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+# Copyright 2026 The grpcfd Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps README.md and docs/ true.
+
+extract --out DIR   writes one .cc file for each C++ block that follows a line
+                    `<!-- snippet: NAME body -->` or `<!-- snippet: NAME file -->`, and prints
+                    their paths. `file` is a whole file; `body` is put into a function, after
+                    #include "snippet_prelude.h".
+commands            checks that each command in a shell block that follows `<!-- run -->` is one
+                    that .ci/run or a script it calls really runs.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RUNNERS = (".ci/run", "tests/run.sh", "samples/run.sh", "tools/check.sh")
+SNIPPET = re.compile(r"^<!--\s*snippet:\s*([A-Za-z_][A-Za-z0-9_]*)\s+(body|file)\s*-->$")
+RUN = re.compile(r"^<!--\s*run\s*-->$")
+LOOKS_LIKE_MARK = re.compile(r"^<!--\s*(snippet|run)\b")
+
+
+def documents():
+    readme = ROOT / "README.md"
+    found = [readme] if readme.exists() else []
+    return found + sorted((ROOT / "docs").rglob("*.md"))
+
+
+def marked_blocks(path):
+    """Yields (mark, language, number of the block's first line, lines) for each marked block."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    where = path.relative_to(ROOT)
+    i = 0
+    while i < len(lines):
+        line = lines[i].strip()
+        if line.startswith("```"):  # An unmarked block: marks inside it are text.
+            i = next((j for j in range(i + 1, len(lines)) if lines[j].strip() == "```"), None)
+            if i is None:
+                sys.exit(f"{where}: a code block is not closed")
+        elif LOOKS_LIKE_MARK.match(line):
+            if not (SNIPPET.match(line) or RUN.match(line)):
+                sys.exit(f"{where}:{i + 1}: expected '<!-- snippet: NAME body|file -->' "
+                         f"or '<!-- run -->', found: {line}")
+            start = i + 1
+            while start < len(lines) and not lines[start].strip():
+                start += 1
+            if start == len(lines) or not lines[start].startswith("```"):
+                sys.exit(f"{where}:{i + 1}: no code block follows this mark")
+            end = next((j for j in range(start + 1, len(lines)) if lines[j] == "```"), None)
+            if end is None:
+                sys.exit(f"{where}:{start + 1}: this code block is not closed")
+            yield line, lines[start][3:].strip(), start + 2, lines[start + 1:end]
+            i = end
+        i += 1
+
+
+def write_if_changed(path, text):
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def extract(out):
+    out.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for document in documents():
+        where = document.relative_to(ROOT)
+        for mark, language, first_line, lines in marked_blocks(document):
+            match = SNIPPET.match(mark)
+            if not match:
+                continue
+            name, kind = match.groups()
+            if language != "cpp":
+                sys.exit(f"{where}:{first_line}: snippet {name} is '{language}', expected 'cpp'")
+            if name in written:
+                sys.exit(f"{where}:{first_line}: there is a snippet {name} already")
+            code = [f'#line {first_line} "{where}"', *lines]
+            if kind == "body":
+                # `auto`: a snippet that ends in `return status;` compiles too.
+                code = ['#include "snippet_prelude.h"', f"auto Snippet_{name}();",
+                        f"auto Snippet_{name}() {{", *code, "}"]
+            written[name] = out / f"{name}.cc"
+            write_if_changed(written[name], "\n".join(code) + "\n")
+    for stale in set(out.glob("*.cc")) - set(written.values()):
+        stale.unlink()
+    for path in written.values():
+        print(path)
+
+
+def commands_of(lines):
+    text = "\n".join(lines).replace("\\\n", " ")
+    for line in text.splitlines():
+        line = re.sub(r"(^|\s)#.*$", "", line).strip().removeprefix("$ ")
+        for command in line.split("&&"):
+            command = " ".join(command.split())
+            if command:
+                yield command
+
+
+def check_commands():
+    run = set()
+    for runner in RUNNERS:
+        text = (ROOT / runner).read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in text.splitlines():
+            if not line.lstrip().startswith("#"):
+                run.add(f" {' '.join(line.split())} ")
+    bad = 0
+    count = 0
+    for document in documents():
+        for mark, _, first_line, lines in marked_blocks(document):
+            if not RUN.match(mark):
+                continue
+            for command in commands_of(lines):
+                count += 1
+                if not any(f" {command} " in line for line in run):
+                    print(f"{document.relative_to(ROOT)}:{first_line}: CI does not run this: "
+                          f"{command}", file=sys.stderr)
+                    bad += 1
+    print(f"documented commands: {count - bad} of {count} are run by CI")
+    return 1 if bad else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("extract").add_argument("--out", type=pathlib.Path, required=True)
+    actions.add_parser("commands")
+    arguments = parser.parse_args()
+    if arguments.action == "extract":
+        return extract(arguments.out)
+    return check_commands()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
