@@ -1,0 +1,210 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Parsing and printing of inode URLs, and the way from a descriptor or a path to its URL.
+//
+// The parser is written out instead of built on a general URL parser: the language is four tokens,
+// and what it refuses matters more than what it accepts. A URL that two programs read differently
+// would let one of them check a descriptor and the other take a different one. So percent escapes,
+// user names, ports and signs are refused wherever they could change a number, and every input
+// accepted here means the same to Go's net/url.
+#include "grpcfd/inode_url.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include <limits>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "urls/statx.h"
+
+namespace grpcfd {
+namespace {
+
+constexpr char kScheme[] = "inode://";
+
+// Bounds what an error message repeats. Messages end up in gRPC trailers, which share 8 KiB with
+// everything else, and the input may be of any size.
+constexpr size_t kMaxQuoted = 256;
+
+std::string Quote(absl::string_view text) {
+  if (text.size() <= kMaxQuoted) return absl::StrCat("\"", absl::CEscape(text), "\"");
+  return absl::StrCat("\"", absl::CEscape(text.substr(0, kMaxQuoted)), "\"... (", text.size(),
+                      " bytes)");
+}
+
+absl::Status Malformed(const std::string& url, absl::string_view expected) {
+  return absl::InvalidArgumentError(absl::StrCat("not an inode URL: ", Quote(url), ": expected ",
+                                                 expected,
+                                                 "; the form is inode://{dev}/{ino}[?fd={index}]"));
+}
+
+// Decimal digits, nothing else, at most `max`. absl::SimpleAtoi would also take signs and blanks.
+bool ParseDecimal(absl::string_view text, uint64_t max, uint64_t* value) {
+  if (text.empty()) return false;
+  uint64_t result = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9') return false;
+    const uint64_t digit = static_cast<uint64_t>(c - '0');
+    if (result > (max - digit) / 10) return false;
+    result = result * 10 + digit;
+  }
+  *value = result;
+  return true;
+}
+
+// Cuts `*text` at the first `separator` and returns what was before it. `*found` says whether there
+// was one; if not, `*text` is empty afterwards.
+absl::string_view CutAt(absl::string_view* text, char separator, bool* found) {
+  const size_t position = text->find(separator);
+  *found = position != absl::string_view::npos;
+  const absl::string_view head = text->substr(0, position);
+  *text = *found ? text->substr(position + 1) : absl::string_view();
+  return head;
+}
+
+bool HasBadPercentEscape(absl::string_view text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') continue;
+    if (i + 2 >= text.size()) return true;
+    if (!absl::ascii_isxdigit(text[i + 1]) || !absl::ascii_isxdigit(text[i + 2])) return true;
+  }
+  return false;
+}
+
+// The errors of a path that are the caller's to correct. absl::ErrnoToStatus calls some of them
+// FAILED_PRECONDITION, which reads as if a retry could help.
+absl::Status PathError(int error, const std::string& path) {
+  const std::string message = absl::StrCat("statx of path ", Quote(path));
+  switch (error) {
+    case ELOOP:
+    case ENAMETOOLONG:
+    case ENOTDIR:
+      return absl::InvalidArgumentError(absl::ErrnoToStatus(error, message).message());
+    default:
+      return absl::ErrnoToStatus(error, message);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
+  // Blanks and control characters have no place anywhere, not even in the parts that are ignored: a
+  // newline in a URL forges lines in whatever log it is printed to.
+  for (const char c : url) {
+    if (absl::ascii_isspace(c) || absl::ascii_iscntrl(c)) {
+      return Malformed(url, "no blank and no control character");
+    }
+  }
+
+  absl::string_view rest = url;
+  if (!absl::StartsWithIgnoreCase(rest, kScheme)) {
+    return Malformed(url, "it to begin with inode://");
+  }
+  rest.remove_prefix(sizeof(kScheme) - 1);
+
+  // In the order of RFC 3986: the fragment is cut off first, so that a `?` in it means nothing.
+  bool has_fragment = false;
+  absl::string_view fragment = rest;
+  rest = CutAt(&fragment, '#', &has_fragment);
+  if (HasBadPercentEscape(fragment)) {
+    return Malformed(url, "two hexadecimal digits after each % of the fragment");
+  }
+  bool has_query = false;
+  absl::string_view query = rest;
+  rest = CutAt(&query, '?', &has_query);
+
+  bool has_slash = false;
+  const absl::string_view dev_text = CutAt(&rest, '/', &has_slash);
+  DevIno dev_ino;
+  constexpr uint64_t kMax64 = std::numeric_limits<uint64_t>::max();
+  if (!ParseDecimal(dev_text, kMax64, &dev_ino.dev)) {
+    return Malformed(url, absl::StrCat("the device in decimal digits after inode://, at most ",
+                                       kMax64, ", not ", Quote(dev_text)));
+  }
+  if (!has_slash) return Malformed(url, "a / and the inode number after the device");
+  if (!ParseDecimal(rest, kMax64, &dev_ino.ino)) {
+    return Malformed(
+        url, absl::StrCat("the inode in decimal digits after the device and one /, at ", "most ",
+                          kMax64, ", not ", Quote(rest)));
+  }
+
+  InodeUrl result(dev_ino);
+  while (has_query) {
+    const absl::string_view parameter = CutAt(&query, '&', &has_query);
+    absl::string_view value = parameter;
+    if (parameter != "fd" && !absl::ConsumePrefix(&value, "fd=")) continue;
+    // Two indices would be read as the first by one program and as the last by another.
+    if (result.index_.has_value()) return Malformed(url, "at most one fd parameter");
+    constexpr uint64_t kMax32 = std::numeric_limits<uint32_t>::max();
+    uint64_t index = 0;
+    if (!ParseDecimal(value, kMax32, &index)) {
+      return Malformed(url, absl::StrCat("the index in decimal digits after fd=, at most ", kMax32,
+                                         ", not ", Quote(value)));
+    }
+    result.index_ = static_cast<uint32_t>(index);
+  }
+  return result;
+}
+
+std::string InodeUrl::ToString() const {
+  std::string url = absl::StrCat(kScheme, dev_ino_.dev, "/", dev_ino_.ino);
+  if (index_.has_value()) absl::StrAppend(&url, "?fd=", *index_);
+  return url;
+}
+
+absl::StatusOr<DevIno> FdToDevIno(BorrowedFd fd) {
+  // Checked here because the kernel would not refuse every negative number: AT_FDCWD is -100, and
+  // with an empty path it means the working directory (statx(2)).
+  if (!fd.valid()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected an open descriptor, got the number ", fd.get()));
+  }
+  DevIno dev_ino;
+  const int error = internal::StatxDevIno(fd.get(), "", AT_EMPTY_PATH, &dev_ino);
+  if (error == EBADF) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected an open descriptor, but number ", fd.get(), " is closed"));
+  }
+  if (error != 0) {
+    return absl::ErrnoToStatus(error, absl::StrCat("statx of descriptor ", fd.get()));
+  }
+  return dev_ino;
+}
+
+absl::StatusOr<InodeUrl> FdToUrl(BorrowedFd fd) {
+  const absl::StatusOr<DevIno> dev_ino = FdToDevIno(fd);
+  if (!dev_ino.ok()) return dev_ino.status();
+  return InodeUrl(*dev_ino);
+}
+
+absl::StatusOr<InodeUrl> FilenameToUrl(const std::string& path) {
+  if (path.empty()) return absl::InvalidArgumentError("expected the path of a file, got none");
+  // The kernel would stop at the NUL and look at another file than the one that was asked for.
+  if (path.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected the path of a file, got one with a NUL byte in it: ", Quote(path)));
+  }
+  DevIno dev_ino;
+  const int error = internal::StatxDevIno(AT_FDCWD, path.c_str(), 0, &dev_ino);
+  if (error != 0) return PathError(error, path);
+  return InodeUrl(dev_ino);
+}
+
+DevIno UrlToDevIno(const InodeUrl& url) { return url.dev_ino(); }
+
+absl::StatusOr<DevIno> UrlStringToDevIno(const std::string& url) {
+  const absl::StatusOr<InodeUrl> parsed = InodeUrl::Parse(url);
+  if (!parsed.ok()) return parsed.status();
+  return parsed->dev_ino();
+}
+
+}  // namespace grpcfd
