@@ -1,0 +1,348 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/channel_core.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpcfd/peer_credentials.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// The kernel has no event for "the backlog has room again" (connect(2) says EAGAIN and is done), nor for "a server has bound the path".
+constexpr absl::Duration kFirstBackoff = absl::Milliseconds(5);
+constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
+
+}  // namespace
+
+ChannelCore::~ChannelCore() {
+  std::list<std::shared_ptr<Pending>> pending;
+  {
+    MutexLock lock(&mutex_);
+    pending.swap(pending_);
+    if (poller_ != nullptr) {
+      if (attempt_.registration != 0) poller_->Remove(attempt_.registration);
+      if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
+    }
+  }
+  for (auto& p : pending) p->done(absl::UnavailableError("the channel was destroyed"));
+}
+
+uint64_t ChannelCore::session_id() const {
+  MutexLock lock(&mutex_);
+  return session_ != nullptr && session_->alive() ? session_->id() : 0;
+}
+
+bool ChannelCore::TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status) {
+  std::shared_ptr<Session> session;
+  {
+    MutexLock lock(&mutex_);
+    session = session_;
+  }
+  if (session == nullptr || !session->alive()) return false;
+  if (!call->TrySendQueued(session, NextKey(), status)) return false;
+  // The server went away unnoticed. Nothing was sent, so the call can have the next session.
+  return !absl::IsUnavailable(*status);
+}
+
+absl::Status ChannelCore::EnsureThreads() {
+  if (poller_ != nullptr) return absl::OkStatus();
+  auto poller = Poller::Start("grpcfd-channel");
+  if (!poller.ok()) return poller.status();
+  poller_ = *std::move(poller);
+  reaper_ = std::make_shared<Reaper>();
+  return absl::OkStatus();
+}
+
+void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                             bool wait_for_ready, StatusCallback done) {
+  std::shared_ptr<Session> session;
+  {
+    MutexLock lock(&mutex_);
+    if (session_ != nullptr && session_->alive()) {
+      session = session_;
+    } else if (absl::Status status = EnsureThreads(); !status.ok()) {
+      lock.Unlock();
+      done(std::move(status));
+      lock.Lock();
+      return;
+    } else {
+      auto pending = std::make_shared<Pending>();
+      pending->call = call;
+      pending->wait_for_ready = wait_for_ready;
+      pending->done = std::move(done);
+      pending->timer = 0;
+      if (deadline != absl::InfiniteFuture()) {
+        pending->timer = poller_->RunAt(
+            deadline, [weak = weak_from_this(), late = std::weak_ptr<Pending>(pending)] {
+              auto self = weak.lock();
+              auto expired = late.lock();
+              if (self != nullptr && expired != nullptr) self->Expire(&expired->done);
+            });
+      }
+      pending_.push_back(std::move(pending));
+      if (!connecting_) {
+        connecting_ = true;
+        poller_->Post([weak = weak_from_this()] {
+          if (auto self = weak.lock()) {
+            self->attempt_deadline_ = absl::Now() + self->options_.connect_timeout;
+            self->backoff_ = kFirstBackoff;
+            self->Connect();
+          }
+        });
+      }
+      return;
+    }
+  }
+  call->SendQueuedAsync(session, NextKey(), std::move(done));
+}
+
+void ChannelCore::Expire(const StatusCallback* done) {
+  std::shared_ptr<Pending> expired;
+  {
+    MutexLock lock(&mutex_);
+    auto it = std::find_if(pending_.begin(), pending_.end(),
+                           [done](const auto& p) { return &p->done == done; });
+    if (it == pending_.end()) return;
+    expired = std::move(*it);
+    pending_.erase(it);
+  }
+  expired->done(absl::DeadlineExceededError(
+      absl::StrCat("no session with ", address_.ToString(), " before the call's deadline")));
+}
+
+void ChannelCore::Connect() {
+  {
+    MutexLock lock(&mutex_);
+    if (pending_.empty()) {  // All gave up meanwhile.
+      connecting_ = false;
+      return;
+    }
+  }
+  attempt_ = Attempt();
+  attempt_.socket = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!attempt_.socket.valid()) {
+    return Failed(absl::ResourceExhaustedError(absl::StrCat("socket: ", strerror(errno))),
+                  /*may_pass=*/false);
+  }
+  sockaddr_un address;
+  const socklen_t length = address_.ToSockaddr(&address);
+  int result;
+  do {
+    result = ::connect(attempt_.socket.get(), reinterpret_cast<const sockaddr*>(&address), length);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) {
+    const int error = errno;
+    if (error == EAGAIN && absl::Now() < attempt_deadline_) return RetryLater();
+    return Failed(absl::UnavailableError(absl::StrCat("cannot connect to ", address_.ToString(),
+                                                      ": ", strerror(error))),
+                  /*may_pass=*/true);
+  }
+
+  Hello hello;
+  hello.token = token_;
+  hello.limits.max_fds_per_call = options_.limits.max_fds_per_call;
+  hello.limits.window = options_.limits.session_window;
+  std::array<char, kHelloSize> bytes;
+  EncodeHello(hello, &bytes);
+  const IoResult sent = SendMessage(attempt_.socket, bytes, {});
+  if (!sent.ok() || sent.bytes != bytes.size()) {
+    return Failed(
+        absl::UnavailableError(absl::StrCat("cannot send a hello to ", address_.ToString(), ": ",
+                                            sent.ok() ? "short write" : strerror(sent.error))),
+        /*may_pass=*/true);
+  }
+  MutexLock lock(&mutex_);
+  auto id = poller_->Add(attempt_.socket, EPOLLIN | EPOLLRDHUP, [weak = weak_from_this()](uint32_t) {
+    if (auto self = weak.lock()) self->OnReply();
+  });
+  if (!id.ok()) {
+    lock.Unlock();
+    Failed(id.status(), /*may_pass=*/false);
+    lock.Lock();
+    return;
+  }
+  attempt_.registration = *id;
+  attempt_.timer = poller_->RunAt(attempt_deadline_, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) {
+      self->attempt_.timer = 0;
+      self->Failed(absl::UnavailableError(absl::StrCat(
+                       self->address_.ToString(), " did not answer the hello within ",
+                       absl::FormatDuration(self->options_.connect_timeout))),
+                   /*may_pass=*/true);
+    }
+  });
+}
+
+void ChannelCore::OnReply() {
+  if (!attempt_.socket.valid()) return;
+  ReceivedMessage message;
+  const IoResult io =
+      ReceiveMessage(attempt_.socket, attempt_.reply.data() + attempt_.received,
+                     attempt_.reply.size() - attempt_.received, &message);
+  for (UniqueFd& fd : message.fds) attempt_.fds.push_back(std::move(fd));
+  if (!io.ok()) {
+    if (io.would_block()) return;
+    return Failed(absl::UnavailableError(absl::StrCat(address_.ToString(), " broke the hello off: ",
+                                                      strerror(io.error))),
+                  /*may_pass=*/true);
+  }
+  if (message.control_truncated) {
+    return Failed(absl::ResourceExhaustedError(
+                      "the session's socket could not be received: this process is at its "
+                      "RLIMIT_NOFILE"),
+                  /*may_pass=*/false);
+  }
+  if (message.size == 0) {
+    return Failed(
+        absl::UnavailableError(absl::StrCat(
+            address_.ToString(),
+            " closed the connection during the hello: it is shutting down, or no grpcfd server")),
+        /*may_pass=*/true);
+  }
+  attempt_.received += message.size;
+  const size_t compared = std::min(attempt_.received, kMagicSize);
+  if (memcmp(attempt_.reply.data(), kHelloReplyMagic, compared) != 0) {
+    return Failed(absl::FailedPreconditionError(absl::StrCat(
+                      "the server at ", address_.ToString(),
+                      " is not a grpcfd server (grpcfd::AddListeningPort): it answers a hello with \"",
+                      absl::CEscape(std::string(attempt_.reply.data(), compared)), "\"")),
+                  /*may_pass=*/false);
+  }
+  if (attempt_.received < attempt_.reply.size()) return;
+
+  auto reply = DecodeHelloReply(attempt_.reply);
+  if (!reply.ok()) return Failed(reply.status(), /*may_pass=*/false);
+  if (reply->status != HelloStatus::kOk) {
+    // The server may not have noticed yet that the last session of this token is gone.
+    if (reply->status == HelloStatus::kTokenInUse && absl::Now() < attempt_deadline_) {
+      EndAttempt();
+      return RetryLater();
+    }
+    return Failed(HelloStatusToStatus(*reply), reply->status == HelloStatus::kShuttingDown);
+  }
+  if (attempt_.fds.size() != 1) {
+    return Failed(absl::InternalError(absl::StrCat("a hello reply came with ", attempt_.fds.size(),
+                                                   " descriptors instead of one")),
+                  /*may_pass=*/false);
+  }
+  if (reply->version < kMinVersion || reply->version > kMaxVersion) {
+    return Failed(absl::InternalError(absl::StrCat("the server chose protocol version ",
+                                                   reply->version, ", which was not offered")),
+                  /*may_pass=*/false);
+  }
+  UniqueFd socket = std::move(attempt_.fds[0]);
+  EndAttempt();
+  Established(*reply, std::move(socket));
+}
+
+void ChannelCore::EndAttempt() {
+  MutexLock lock(&mutex_);
+  if (attempt_.registration != 0) poller_->Remove(attempt_.registration);
+  if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
+  lock.Unlock();
+  attempt_ = Attempt();
+  lock.Lock();
+}
+
+void ChannelCore::RetryLater() {
+  const absl::Time when = absl::Now() + backoff_;
+  backoff_ = std::min(backoff_ * 2, kMaxBackoff);
+  MutexLock lock(&mutex_);
+  poller_->RunAt(when, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->Connect();
+  });
+}
+
+void ChannelCore::Established(const HelloReply& reply, UniqueFd socket) {
+  std::list<std::shared_ptr<Pending>> pending;
+  std::shared_ptr<Session> session;
+  std::shared_ptr<Session> last;  // Dropped after the lock.
+  {
+    MutexLock lock(&mutex_);
+    Session::Config config;
+    config.role = Session::Role::kClient;
+    config.id = reply.session_id;
+    config.token = token_;
+    config.local.max_fds_per_call = options_.limits.max_fds_per_call;
+    config.local.window = options_.limits.session_window;
+    config.remote = reply.limits;
+    config.peer = address_.ToString();
+    config.poller = poller_;
+    config.reaper = reaper_;
+    session = Session::Create(std::make_unique<SeqpacketSocket>(std::move(socket)),
+                              std::move(config), /*on_dead=*/nullptr);
+    last = std::exchange(session_, session);
+    connecting_ = false;
+    pending.swap(pending_);
+    for (auto& p : pending) {
+      if (p->timer != 0) poller_->CancelTimer(p->timer);
+    }
+  }
+  for (auto& p : pending) p->call->SendQueuedAsync(session, NextKey(), std::move(p->done));
+}
+
+void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
+  EndAttempt();
+  std::vector<std::shared_ptr<Pending>> given_up;
+  bool retry = false;
+  {
+    MutexLock lock(&mutex_);
+    for (auto it = pending_.begin(); it != pending_.end();) {
+      if (may_pass && (*it)->wait_for_ready) {
+        ++it;
+        continue;
+      }
+      if ((*it)->timer != 0) poller_->CancelTimer((*it)->timer);
+      given_up.push_back(std::move(*it));
+      it = pending_.erase(it);
+    }
+    retry = !pending_.empty();
+    if (!retry) connecting_ = false;
+  }
+  if (retry) {
+    attempt_deadline_ = absl::Now() + backoff_ + options_.connect_timeout;
+    RetryLater();
+  }
+  for (auto& p : given_up) p->done(status);
+}
+
+}  // namespace internal
+
+// --- FdChannel ---
+
+absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::Create(const std::string& target,
+                                                             const FdChannelOptions& options) {
+  auto address = internal::SocketAddress::Parse(target);
+  if (!address.ok()) return address.status();
+  const SessionLimits& limits = options.limits;
+  if (limits.max_fds_per_call == 0 || limits.session_window < limits.max_fds_per_call) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_fds_per_call = ", limits.max_fds_per_call,
+                     " must be at least 1 and at most session_window = ", limits.session_window));
+  }
+  auto token = internal::Token::Mint();
+  if (!token.ok()) return token.status();
+  return std::shared_ptr<FdChannel>(new FdChannel(
+      std::make_shared<internal::ChannelCore>(*std::move(address), *token, options)));
+}
+
+FdChannel::~FdChannel() = default;
+
+std::string FdChannel::target() const { return core_->address().ToString(); }
+
+uint64_t FdChannel::session_id() const { return core_->session_id(); }
+
+}  // namespace grpcfd

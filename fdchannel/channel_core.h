@@ -1,0 +1,111 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// ChannelCore: what an FdChannel is made of. Keeps one session with the server, makes a new one when there is none, and starts calls on it.
+//
+// How people get it wrong: they connect on the thread that makes the call. That thread may be gRPC's own, and a
+// unix connect(2) blocks for as long as the server's backlog is full. Here a call that finds no session is put aside; the poller connects,
+// shakes hands and completes it.
+#ifndef GRPCFD_FDCHANNEL_CHANNEL_CORE_H_
+#define GRPCFD_FDCHANNEL_CHANNEL_CORE_H_
+
+#include <stdint.h>
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fdchannel/client_call.h"
+#include "fdchannel/cmsg.h"
+#include "fdchannel/hello.h"
+#include "fdchannel/mutex.h"
+#include "fdchannel/poller.h"
+#include "fdchannel/reaper.h"
+#include "fdchannel/session.h"
+#include "fdchannel/socket_address.h"
+#include "fdchannel/token.h"
+#include "grpcfd/fd_channel.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-safe.
+class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
+ public:
+  using StatusCallback = std::function<void(absl::Status)>;
+
+  ChannelCore(SocketAddress address, Token token, const FdChannelOptions& options)
+      : address_(std::move(address)), token_(token), options_(options) {}
+  ~ChannelCore();
+
+  const SocketAddress& address() const { return address_; }
+  const FdChannelOptions& options() const { return options_; }
+  uint64_t session_id() const;
+
+  // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and *status says how it went. If the
+  // status is not OK, nothing was sent.
+  bool TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status);
+
+  // The same, connecting first if need be. Never blocks; `done` is called once, on the poller's thread. With `wait_for_ready` a server that
+  // cannot be reached is tried again until `deadline`; without, one failed attempt is UNAVAILABLE.
+  //   FAILED_PRECONDITION  what answers there is no grpcfd server
+  //   DEADLINE_EXCEEDED    not there by `deadline`
+  //   others               as Session::Send and HelloStatusToStatus
+  void StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline, bool wait_for_ready,
+                  StatusCallback done);
+
+ private:
+  struct Pending {
+    std::shared_ptr<ClientCall> call;
+    bool wait_for_ready;
+    StatusCallback done;
+    Poller::Id timer;
+  };
+  // A connection that is shaking hands. Touched by the poller's thread only.
+  struct Attempt {
+    UniqueFd socket;
+    Poller::Id registration = 0;
+    Poller::Id timer = 0;
+    size_t received = 0;
+    std::array<char, kHelloReplySize> reply{};
+    FdVector fds;
+  };
+
+  CallKey NextKey() { return CallKey{next_call_id_.fetch_add(1, std::memory_order_relaxed), 0}; }
+  absl::Status EnsureThreads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // On the poller's thread.
+  void Connect();
+  void OnReply();
+  void EndAttempt();
+  void Established(const HelloReply& reply, UniqueFd socket);
+  void Failed(const absl::Status& status, bool may_pass);
+  void Expire(const StatusCallback* pending);
+  void RetryLater();
+
+  const SocketAddress address_;
+  const Token token_;
+  const FdChannelOptions options_;
+  std::atomic<uint64_t> next_call_id_{1};
+  Attempt attempt_;
+  absl::Time attempt_deadline_ = absl::InfinitePast();
+  absl::Duration backoff_ = absl::ZeroDuration();
+
+  mutable Mutex mutex_;
+  std::shared_ptr<Poller> poller_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  bool connecting_ ABSL_GUARDED_BY(mutex_) = false;
+  std::list<std::shared_ptr<Pending>> pending_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_FDCHANNEL_CHANNEL_CORE_H_

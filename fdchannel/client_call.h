@@ -1,0 +1,120 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// ClientCall: the descriptors of one call, at the client. What FromContext(ClientContext*) hands out.
+//
+// Before the call starts its descriptors are queued here: nobody knows yet on which channel it will be made. Starting binds it to a
+// session and sends them, in one frame if they fit. After that a streaming call sends more as they come.
+//
+// How people get it wrong: they queue the *number* of a descriptor. By the time it is sent, the caller may have closed it and the
+// number may belong to another file (Cap'n Proto issue 2755). The queue owns what is in it.
+#ifndef GRPCFD_FDCHANNEL_CLIENT_CALL_H_
+#define GRPCFD_FDCHANNEL_CLIENT_CALL_H_
+
+#include <stdint.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fdchannel/call_metadata.h"
+#include "fdchannel/session.h"
+#include "grpcfd/fd_transceiver.h"
+#include "grpcfd/limits.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-safe. The call ends, and what was not taken is closed, when the last reference goes.
+class ClientCall final : public FdTransceiver, public std::enable_shared_from_this<ClientCall> {
+ public:
+  ClientCall() = default;
+  ~ClientCall() override;
+
+  using FdReceiver::DupFd;
+  using FdReceiver::RecvFd;
+  using FdReceiver::RecvFdAsync;
+  using FdSender::SendFilename;
+
+  absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) override;
+  absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) override;
+  absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) override;
+  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) override;
+  void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
+  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
+
+  // Puts duplicates of what a set of descriptors shared by several calls holds in front of the queue. Before anything else is queued.
+  absl::Status Preload(const std::vector<UniqueFd>& fds, const std::vector<InodeUrl>& urls);
+
+  // --- For whoever makes the call ---
+
+  struct Start {
+    // Names the RPC; only compared.
+    const void* rpc = nullptr;
+    bool client_streams = false;  // More may be sent while the call runs.
+    absl::Time deadline = absl::InfiniteFuture();
+    SessionLimits limits;
+  };
+
+  // Descriptors queued so far, and their URLs.
+  bool has_queued() const;
+  // Whether BeginStart or StartWithout was called; and whether by `rpc`.
+  bool begun() const;
+  bool begun_for(const void* rpc) const;
+  std::vector<InodeUrl> queued_urls() const;
+
+  // Takes the call from "queueing" to "starting"; from here on SendFd waits until it has started. FAILED_PRECONDITION if it was started
+  // before: a context, and with it this state, serves one call. INVALID_ARGUMENT if more are queued than start.limits allow.
+  absl::Status BeginStart(const Start& start);
+  // Attaches to `session` as `key` and sends what is queued without waiting. False, with nothing done, if that would have to wait. `*status`
+  // as Session::Send; if it is OK the call has started and metadata() is what the RPC must say.
+  bool TrySendQueued(const std::shared_ptr<Session>& session, CallKey key, absl::Status* status);
+  // The same; waits without a thread, then calls `done`, on this thread or the poller's.
+  void SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
+                       std::function<void(absl::Status)> done);
+  // The call goes out without descriptors, or not at all: all methods report `why` from now on. What is queued is closed.
+  void StartWithout(const absl::Status& why);
+
+  CallMetadata metadata() const;
+
+ private:
+  enum class Phase { kQueueing, kStarting, kStarted, kWithout };
+  struct Queued {
+    InodeUrl url;
+    UniqueFd fd;
+  };
+
+  absl::StatusOr<InodeUrl> Send(BorrowedFd fd, UniqueFd* adopted);
+  InodeUrl Enqueue(const DevIno& dev_ino, UniqueFd fd) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits out kStarting. The session, or why there is none.
+  absl::StatusOr<std::shared_ptr<Session>> Started(absl::Time deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AttachLocked(const std::shared_ptr<Session>& session, CallKey key)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FinishStart(const absl::Status& status, std::vector<Queued>* done_with)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<int> QueuedNumbers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline, Session::Op op);
+  absl::Time Limit(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  mutable Mutex mutex_;
+  CondVar started_;
+  Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kQueueing;
+  absl::Status without_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Queued> queue_ ABSL_GUARDED_BY(mutex_);
+  uint32_t next_index_ ABSL_GUARDED_BY(mutex_) = 0;
+  Start start_ ABSL_GUARDED_BY(mutex_);
+  uint32_t announced_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Set while starting, then unchanged.
+  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_FDCHANNEL_CLIENT_CALL_H_

@@ -1,0 +1,108 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/server_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "fdchannel/send_file.h"
+
+namespace grpcfd {
+namespace internal {
+
+ServerCall::ServerCall(std::shared_ptr<Session> session, const Config& config)
+    : session_(std::move(session)), config_(config), inbox_(config.key) {
+  session_->Attach(&inbox_, config.announced, config.client_streams);
+}
+
+ServerCall::~ServerCall() { End(); }
+
+void ServerCall::End() {
+  {
+    MutexLock lock(&mutex_);
+    if (ended_) return;
+    ended_ = true;
+  }
+  // What was sent back outlives the call here: the client takes it when the reply has reached it.
+  session_->End(&inbox_, /*sent=*/false);
+}
+
+void ServerCall::Cancel() { session_->Cancel(&inbox_); }
+
+void ServerCall::AskOnThisThread(std::function<bool()> cancelled) {
+  MutexLock lock(&mutex_);
+  asking_thread_ = std::this_thread::get_id();
+  cancelled_ = std::move(cancelled);
+}
+
+absl::StatusOr<InodeUrl> ServerCall::SendFd(BorrowedFd fd) {
+  // Sent before this returns, so no duplicate is needed to keep it open.
+  const auto dev_ino = FdToDevIno(fd);
+  if (!dev_ino.ok()) return dev_ino.status();
+  uint32_t index;
+  {
+    MutexLock lock(&mutex_);
+    if (ended_) return absl::FailedPreconditionError("the call has ended: nothing can be sent with it");
+    const uint32_t limit = session_->remote_limits().max_fds_per_call;
+    if (!config_.server_streams && next_index_ >= limit) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "the call has sent %d descriptors, as many as the client takes for one call "
+          "(max_fds_per_call)",
+          limit));
+    }
+    index = next_index_++;
+  }
+  WaitOptions options;
+  options.deadline = config_.never_block ? absl::InfinitePast() : Limit(absl::InfiniteFuture());
+  const int number = fd.get();
+  absl::Status status =
+      session_->Send(config_.key, index, absl::MakeConstSpan(&number, 1), options);
+  if (!status.ok()) return status;
+  return InodeUrl(*dev_ino, index);
+}
+
+absl::StatusOr<InodeUrl> ServerCall::SendFd(UniqueFd&& fd) {
+  const UniqueFd adopted = std::move(fd);
+  return SendFd(BorrowedFd(adopted));
+}
+
+absl::StatusOr<InodeUrl> ServerCall::SendFilename(const std::string& path, int flags) {
+  absl::StatusOr<UniqueFd> fd = OpenForSending(path, flags);
+  if (!fd.ok()) return fd.status();
+  return SendFd(*std::move(fd));
+}
+
+absl::Time ServerCall::Limit(absl::Time deadline) const {
+  deadline = std::min(deadline, config_.deadline);
+  return deadline == absl::InfiniteFuture() ? absl::Now() + config_.recv_timeout : deadline;
+}
+
+absl::StatusOr<UniqueFd> ServerCall::Receive(const InodeUrl& url, absl::Time deadline,
+                                             Session::Op op) {
+  WaitOptions options;
+  options.deadline = Limit(deadline);
+  std::function<bool()> cancelled;
+  {
+    MutexLock lock(&mutex_);
+    if (cancelled_ && asking_thread_ == std::this_thread::get_id()) cancelled = cancelled_;
+  }
+  if (cancelled) options.cancelled = &cancelled;
+  return session_->Receive(&inbox_, url, op, options);
+}
+
+absl::StatusOr<UniqueFd> ServerCall::RecvFd(const InodeUrl& url, absl::Time deadline) {
+  return Receive(url, deadline, Session::Op::kTake);
+}
+
+absl::StatusOr<UniqueFd> ServerCall::DupFd(const InodeUrl& url, absl::Time deadline) {
+  return Receive(url, deadline, Session::Op::kDup);
+}
+
+void ServerCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
+  session_->ReceiveAsync(&inbox_, url, Session::Op::kTake, Limit(deadline), std::move(done));
+}
+
+}  // namespace internal
+}  // namespace grpcfd

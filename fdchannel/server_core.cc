@@ -1,0 +1,367 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/server_core.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <future>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// Connections accepted before others get their turn.
+constexpr int kAcceptBatch = 16;
+// After accept(2) failed for want of descriptors. The backlog stays readable, so without a pause this would be a busy loop; there is no event
+// for "a descriptor was closed somewhere in this process".
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+
+std::string PeerName(const PeerCredentials& credentials) {
+  return absl::StrCat("pid ", credentials.pid, ", uid ", credentials.uid);
+}
+
+}  // namespace
+
+// --- ServerCore ---
+
+absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOptions& options) {
+  rlimit nofile{};
+  if (::getrlimit(RLIMIT_NOFILE, &nofile) != 0) return absl::ErrnoToStatus(errno, "getrlimit");
+  auto limits = ResolveLimits(options.limits, nofile.rlim_cur);
+  if (!limits.ok()) return limits.status();
+  return std::shared_ptr<ServerCore>(new ServerCore(*limits));
+}
+
+ServerCore::~ServerCore() { ShutDown(); }
+
+absl::StatusOr<std::shared_ptr<Poller>> ServerCore::StartPoller() {
+  MutexLock lock(&mutex_);
+  if (poller_ == nullptr) {
+    auto poller = Poller::Start("grpcfd-server");
+    if (!poller.ok()) return poller.status();
+    poller_ = *std::move(poller);
+    reaper_ = std::make_shared<Reaper>();
+  }
+  return poller_;
+}
+
+void ServerCore::ShutDown() {
+  absl::flat_hash_map<Token, Entry> sessions;
+  {
+    MutexLock lock(&mutex_);
+    shut_down_ = true;
+    sessions.swap(sessions_);
+  }
+  for (auto& [token, entry] : sessions) {
+    entry.session->Kill(CloseCode::kShutdown, absl::UnavailableError("the server was shut down"));
+  }
+}
+
+size_t ServerCore::session_count() const {
+  MutexLock lock(&mutex_);
+  return sessions_.size();
+}
+
+absl::StatusOr<std::shared_ptr<Session>> ServerCore::FindSession(const Token& token,
+                                                                 uint64_t session_id) const {
+  {
+    MutexLock lock(&mutex_);
+    auto it = sessions_.find(token);
+    if (it != sessions_.end() && it->second.session->id() == session_id) return it->second.session;
+  }
+  return absl::UnavailableError(
+      absl::StrCat("the call names session ", session_id,
+                   ", which is gone, and its descriptors with it (the client lost the session, or this "
+                   "server was restarted): a new call gets a new session"));
+}
+
+HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentials,
+                                   UniqueFd* client_end) {
+  HelloReply reply;
+  reply.version = NegotiateVersion(hello.min_version, hello.max_version);
+  if (reply.version == 0) {
+    reply.version = kMaxVersion;
+    reply.status = HelloStatus::kUnsupportedVersion;
+    return reply;
+  }
+  std::shared_ptr<Session> former;
+  {
+    MutexLock lock(&mutex_);
+    if (shut_down_) {
+      reply.status = HelloStatus::kShuttingDown;
+      return reply;
+    }
+    auto it = sessions_.find(hello.token);
+    if (it != sessions_.end()) former = it->second.session;
+  }
+  if (former != nullptr) {
+    // Its hang-up may be in the socket, unread.
+    former->Sweep();
+    if (former->alive()) {
+      reply.status = HelloStatus::kTokenInUse;
+      return reply;
+    }
+    RemoveSession(hello.token, former->id());
+  }
+
+  auto quota = ledger_->OpenSession(credentials.uid);
+  if (!quota.ok()) {
+    reply.status = HelloStatus::kTooManySessions;
+    return reply;
+  }
+  auto sockets = MakeSessionSockets();
+  if (!sockets.ok()) {
+    reply.status = HelloStatus::kOutOfDescriptors;
+    return reply;
+  }
+  Session::Config config;
+  config.role = Session::Role::kServer;
+  config.token = hello.token;
+  config.local.max_fds_per_call = limits_.session.max_fds_per_call;
+  config.local.window = limits_.session.session_window;
+  config.remote = hello.limits;
+  config.early_timeout = limits_.early_timeout;
+  config.peer = PeerName(credentials);
+  config.quota = *std::move(quota);
+  MutexLock lock(&mutex_);
+  config.id = next_session_id_++;
+  config.poller = poller_;
+  config.reaper = reaper_;
+  reply.session_id = config.id;
+  reply.limits = config.local;
+  const Token token = hello.token;
+  const uint64_t id = config.id;
+  auto session = Session::Create(std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
+                                 std::move(config), [weak = weak_from_this(), token, id] {
+                                   if (auto self = weak.lock()) self->OnSessionDead(token, id);
+                                 });
+  sessions_[token] = Entry{std::move(session), std::move(credentials)};
+  *client_end = std::move(sockets->second);
+  return reply;
+}
+
+void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
+  std::shared_ptr<Poller> poller;
+  {
+    MutexLock lock(&mutex_);
+    auto it = sessions_.find(token);
+    if (it == sessions_.end() || it->second.session->id() != session_id) return;
+    // A client may send descriptors, start the call and exit. The call comes by another socket; it finds them for a while.
+    if (it->second.session->held() != 0) poller = poller_;
+  }
+  if (poller == nullptr) return RemoveSession(token, session_id);
+  poller->RunAt(absl::Now() + limits_.early_timeout, [weak = weak_from_this(), token, session_id] {
+    if (auto self = weak.lock()) self->RemoveSession(token, session_id);
+  });
+}
+
+void ServerCore::RemoveSession(const Token& token, uint64_t session_id) {
+  Entry removed;  // Outlives the lock.
+  MutexLock lock(&mutex_);
+  auto it = sessions_.find(token);
+  if (it == sessions_.end() || it->second.session->id() != session_id) return;
+  removed = std::move(it->second);
+  sessions_.erase(it);
+}
+
+// --- Listener ---
+
+absl::StatusOr<std::shared_ptr<Listener>> Listener::Create(std::shared_ptr<ServerCore> core,
+                                                           BoundSocket socket,
+                                                           ConnectionHandler handler) {
+  auto poller = core->StartPoller();
+  if (!poller.ok()) return poller.status();
+  return std::shared_ptr<Listener>(new Listener(std::move(core), *std::move(poller),
+                                                std::move(socket), std::move(handler)));
+}
+
+Listener::~Listener() {
+  // Start() keeps a reference with the poller until StopOnPoller(); a listener that never started has nothing there.
+}
+
+absl::Status Listener::Start() {
+  MutexLock lock(&mutex_);
+  if (stopping_) return absl::FailedPreconditionError("the listener was stopped");
+  auto id = poller_->Add(socket_.fd(), EPOLLIN, [self = shared_from_this()](uint32_t) { self->Accept(); });
+  if (!id.ok()) return id.status();
+  registration_ = *id;
+  return absl::OkStatus();
+}
+
+void Listener::StopAsync() {
+  {
+    MutexLock lock(&mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+  }
+  poller_->Post([self = shared_from_this()] { self->StopOnPoller(); });
+}
+
+void Listener::Stop() {
+  StopAsync();
+  std::promise<void> done;
+  poller_->Post([&done] { done.set_value(); });
+  done.get_future().wait();
+}
+
+void Listener::StopOnPoller() {
+  Poller::Id registration;
+  {
+    MutexLock lock(&mutex_);
+    registration = std::exchange(registration_, 0);
+  }
+  if (registration != 0) poller_->Remove(registration);
+  socket_.Close();
+  while (!half_open_.empty()) Detach(half_open_.front().get());
+}
+
+void Listener::Accept() {
+  for (int i = 0; i < kAcceptBatch; ++i) {
+    Poller::Id registration;
+    {
+      MutexLock lock(&mutex_);
+      if (stopping_) return;
+      registration = registration_;
+    }
+    UniqueFd connection(
+        ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (connection.valid()) {
+      Admit(std::move(connection));
+      continue;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno == EAGAIN) return;
+    poller_->Modify(registration, 0);
+    poller_->RunAt(absl::Now() + kAcceptPause, [poller = poller_.get(), registration] {
+      poller->Modify(registration, EPOLLIN);
+    });
+    return;
+  }
+}
+
+void Listener::MakeRoomForHalfOpen() {
+  if (half_open_.size() < core_->limits().max_half_open) return;
+  absl::flat_hash_map<uid_t, size_t> counts;
+  for (const auto& half_open : half_open_) ++counts[half_open->credentials.uid];
+  const auto most = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
+    return a.second < b.second;
+  });
+  const auto oldest = std::find_if(half_open_.begin(), half_open_.end(), [most](const auto& h) {
+    return h->credentials.uid == most->first;
+  });
+  Detach(oldest->get());
+}
+
+void Listener::Admit(UniqueFd connection) {
+  // A look-up that fails means "refuse": nobody is served whose user is not known.
+  auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  if (!credentials.ok()) return;
+  MakeRoomForHalfOpen();
+  auto half_open = std::make_unique<HalfOpen>();
+  half_open->socket = std::move(connection);
+  half_open->credentials = *std::move(credentials);
+  HalfOpen* key = half_open.get();
+  half_open_.push_back(std::move(half_open));
+  auto id = poller_->Add(key->socket, EPOLLIN | EPOLLRDHUP,
+                         [self = shared_from_this(), key](uint32_t) { self->OnBytes(key); });
+  if (!id.ok()) {
+    Detach(key);
+    return;
+  }
+  key->registration = *id;
+  key->timer = poller_->RunAt(absl::Now() + core_->limits().hello_timeout,
+                              [weak = weak_from_this(), key] {
+                                if (auto self = weak.lock()) {
+                                  key->timer = 0;
+                                  self->Detach(key);
+                                }
+                              });
+}
+
+std::unique_ptr<Listener::HalfOpen> Listener::Detach(HalfOpen* half_open) {
+  if (half_open->registration != 0) poller_->Remove(half_open->registration);
+  if (half_open->timer != 0) poller_->CancelTimer(half_open->timer);
+  const auto it = std::find_if(half_open_.begin(), half_open_.end(),
+                               [half_open](const auto& h) { return h.get() == half_open; });
+  std::unique_ptr<HalfOpen> detached = std::move(*it);
+  half_open_.erase(it);
+  return detached;
+}
+
+void Listener::OnBytes(HalfOpen* half_open) {
+  ReceivedMessage message;
+  // Descriptors have no place here; what comes with these bytes is owned by `message`, and closed with it.
+  const IoResult io = ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
+                                     half_open->bytes.size() - half_open->received, &message);
+  if (io.would_block()) return;
+  if (!io.ok() || message.size == 0) {
+    Detach(half_open);
+    return;
+  }
+  half_open->received += message.size;
+  const auto bytes = absl::MakeConstSpan(half_open->bytes.data(), half_open->received);
+  switch (ClassifyFirstBytes(bytes)) {
+    case FirstBytes::kNeedMore:
+      return;
+    case FirstBytes::kHello:
+      if (half_open->received == half_open->bytes.size()) AnswerHello(half_open);
+      return;
+    case FirstBytes::kOther: {
+      auto detached = Detach(half_open);
+      handler_(std::move(detached->socket), std::string(bytes.data(), bytes.size()));
+      return;
+    }
+  }
+}
+
+void Listener::AnswerHello(HalfOpen* half_open) {
+  auto detached = Detach(half_open);
+  HelloReply reply;
+  UniqueFd client_end;
+  auto hello = DecodeHello(detached->bytes);
+  auto credentials = GetPeerCredentials(detached->socket, /*want_pidfd=*/true);
+  if (!hello.ok()) {
+    reply.status = HelloStatus::kMalformed;
+  } else if (!credentials.ok()) {
+    reply.status = HelloStatus::kRefused;
+  } else {
+    reply = core_->OpenSession(*hello, *std::move(credentials), &client_end);
+  }
+  std::array<char, kHelloReplySize> bytes;
+  EncodeHelloReply(reply, &bytes);
+  const int number = client_end.get();
+  const IoResult sent =
+      SendMessage(detached->socket, bytes,
+                  client_end.valid() ? absl::MakeConstSpan(&number, 1) : absl::Span<const int>());
+  // A client that went away meanwhile: its end of the session closes here, and the hang-up removes the session.
+  (void)sent;
+}
+
+}  // namespace internal
+
+// --- FdServer ---
+
+absl::StatusOr<std::shared_ptr<FdServer>> FdServer::Create(const FdServerOptions& options) {
+  auto core = internal::ServerCore::Create(options);
+  if (!core.ok()) return core.status();
+  return std::shared_ptr<FdServer>(new FdServer(*std::move(core)));
+}
+
+FdServer::~FdServer() { core_->ShutDown(); }
+
+size_t FdServer::session_count() const { return core_->session_count(); }
+
+size_t FdServer::held_fds() const { return core_->ledger()->held_total(); }
+
+}  // namespace grpcfd

@@ -1,0 +1,150 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// ServerCore: what an FdServer is made of: the sessions by token, their quotas, and the thread that looks after them.
+// Listener: one listening socket of it. Accepts, reads the first bytes, keeps hellos and hands all other connections on.
+//
+// How people get it wrong: they decide by peeking. A peer that sends one byte and stalls makes a level-triggered poll
+// return at once, for ever. Here the bytes are read, and handed on with the connection. And they let a flood of silent connections
+// occupy all descriptors: here those are counted, timed, and when there are too many the user who has most of them loses the oldest.
+#ifndef GRPCFD_FDCHANNEL_SERVER_CORE_H_
+#define GRPCFD_FDCHANNEL_SERVER_CORE_H_
+
+#include <stdint.h>
+
+#include <array>
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "fdchannel/bind.h"
+#include "fdchannel/hello.h"
+#include "fdchannel/mutex.h"
+#include "fdchannel/poller.h"
+#include "fdchannel/quota.h"
+#include "fdchannel/reaper.h"
+#include "fdchannel/session.h"
+#include "grpcfd/fd_server.h"
+#include "grpcfd/peer_credentials.h"
+
+namespace grpcfd {
+namespace internal {
+
+class Listener;
+
+// Thread-safe.
+class ServerCore : public std::enable_shared_from_this<ServerCore> {
+ public:
+  static absl::StatusOr<std::shared_ptr<ServerCore>> Create(const FdServerOptions& options);
+  ~ServerCore();
+
+  const ServerLimits& limits() const { return limits_; }
+
+  // The session that a call with this token and session id belongs to. UNAVAILABLE, saying why, if there is none (any more): a client
+  // names only sessions that it has had.
+  absl::StatusOr<std::shared_ptr<Session>> FindSession(const Token& token, uint64_t session_id) const;
+
+  // Cuts all sessions and refuses new ones.
+  void ShutDown();
+
+  size_t session_count() const;
+  const std::shared_ptr<QuotaLedger>& ledger() const { return ledger_; }
+
+ private:
+  friend class Listener;
+
+  struct Entry {
+    std::shared_ptr<Session> session;
+    PeerCredentials credentials;
+  };
+
+  explicit ServerCore(const ServerLimits& limits)
+      : limits_(limits), ledger_(std::make_shared<QuotaLedger>(limits)) {}
+
+  absl::StatusOr<std::shared_ptr<Poller>> StartPoller();
+
+  // Makes a session for a hello. On success `*client_end` is to be sent with the reply.
+  HelloReply OpenSession(const Hello& hello, PeerCredentials credentials, UniqueFd* client_end);
+  // Forgets a session that has died, a while later if calls may still come for what it holds.
+  void OnSessionDead(const Token& token, uint64_t session_id);
+  void RemoveSession(const Token& token, uint64_t session_id);
+
+  const ServerLimits limits_;
+  const std::shared_ptr<QuotaLedger> ledger_;
+
+  mutable Mutex mutex_;
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<Poller> poller_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_session_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  absl::flat_hash_map<Token, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Thread-safe.
+class Listener : public std::enable_shared_from_this<Listener> {
+ public:
+  // Receives a connection that is not a hello, non-blocking and close-on-exec, and the bytes read from it so far (at least one). Called on the
+  // poller's thread.
+  using ConnectionHandler = std::function<void(UniqueFd connection, std::string first_bytes)>;
+
+  static absl::StatusOr<std::shared_ptr<Listener>> Create(std::shared_ptr<ServerCore> core,
+                                                          BoundSocket socket,
+                                                          ConnectionHandler handler);
+  ~Listener();
+
+  // Begins to accept. Clients that connected before are waiting in the backlog.
+  absl::Status Start();
+  // Ends accepting, and closes the listening socket and the connections that have not said what they are; soon, on the poller's thread. Never
+  // blocks. Sessions go on.
+  void StopAsync();
+  // The same, and when it returns it is done. Not on the poller's thread.
+  void Stop();
+
+ private:
+  // A connection that has not said what it is. Its address is its name.
+  struct HalfOpen {
+    UniqueFd socket;
+    PeerCredentials credentials;
+    Poller::Id registration = 0;
+    Poller::Id timer = 0;
+    size_t received = 0;
+    std::array<char, kHelloSize> bytes;
+  };
+
+  Listener(std::shared_ptr<ServerCore> core, std::shared_ptr<Poller> poller, BoundSocket socket,
+           ConnectionHandler handler)
+      : core_(std::move(core)),
+        poller_(std::move(poller)),
+        handler_(std::move(handler)),
+        socket_(std::move(socket)) {}
+
+  // On the poller's thread.
+  void Accept();
+  void Admit(UniqueFd connection);
+  void MakeRoomForHalfOpen();
+  void OnBytes(HalfOpen* half_open);
+  void AnswerHello(HalfOpen* half_open);
+  std::unique_ptr<HalfOpen> Detach(HalfOpen* half_open);
+  void StopOnPoller();
+
+  const std::shared_ptr<ServerCore> core_;
+  const std::shared_ptr<Poller> poller_;
+  const ConnectionHandler handler_;
+
+  Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  Poller::Id registration_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  // Touched by the poller's thread only, once Start() was called.
+  BoundSocket socket_;
+  std::list<std::unique_ptr<HalfOpen>> half_open_;  // Oldest first.
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_FDCHANNEL_SERVER_CORE_H_

@@ -1,0 +1,1102 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/session.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// How long frames that nobody waits for stay in the socket before a sweep looks at them.
+constexpr absl::Duration kSweepDelay = absl::Milliseconds(100);
+// How often a waiter asks whether its call was cancelled.
+constexpr absl::Duration kCancelSlice = absl::Milliseconds(10);
+// Ended calls that are remembered, to close what still comes for them at once. One that is forgotten costs early_timeout, no more.
+constexpr size_t kEndedMemory = 64;
+constexpr size_t kDiscardMemory = 1024;
+// Taken slots that are remembered one by one.
+constexpr size_t kTakenMemory = 64;
+// A client reads unasked after this many calls: a server may have sent what nobody asks for.
+constexpr uint32_t kCallsPerDrain = 16;
+// Early calls without descriptors (refused ones) kept to tell their RPC why.
+constexpr size_t kMaxEarly = 1024;
+
+std::string CallName(const CallKey& key) {
+  return key.attempt == 0 ? absl::StrCat("call ", key.id)
+                          : absl::StrCat("call ", key.id, " attempt ", key.attempt);
+}
+
+}  // namespace
+
+CallInbox::Slot* CallInbox::Find(uint32_t index) {
+  auto it = std::lower_bound(slots_.begin(), slots_.end(), index,
+                             [](const Slot& slot, uint32_t i) { return slot.index < i; });
+  return it != slots_.end() && it->index == index ? &*it : nullptr;
+}
+
+void CallInbox::ForgetTaken() {
+  // Not past a hole: with several senders in one call a lower index may come after a higher one.
+  auto keep = slots_.begin();
+  while (keep != slots_.end() && keep->taken && keep->index == forgotten_below_) {
+    ++forgotten_below_;
+    ++keep;
+  }
+  slots_.erase(slots_.begin(), keep);
+}
+
+
+// Somebody who waits: for a descriptor, or for room to send. Guarded by the session's mutex.
+struct Session::Waiter {
+  enum class Kind { kReceive, kSend };
+  explicit Waiter(Kind k) : kind(k) {}
+
+  const Kind kind;
+  // kReceive
+  CallInbox* inbox = nullptr;
+  InodeUrl url;
+  Op op = Op::kTake;
+  // kSend
+  CallKey call;
+  uint32_t first_index = 0;
+  absl::Span<const int> fds;
+  size_t sent = 0;
+  bool reserved = false;
+  bool blocked_on_write = false;
+
+  // The look at the socket (Session::epoch_) that was under way or last when this waiter came.
+  uint64_t epoch = 0;
+  bool listed = false;
+  std::list<Waiter*>::iterator position;
+  std::list<Waiter*>::iterator sender_position;
+  bool done = false;
+  // It has the lead, or was given it.
+  bool promoted = false;
+  absl::Status status;
+  UniqueFd fd;
+  CondVar wake;
+
+  // Asynchronous ones own themselves while they are listed.
+  std::shared_ptr<Waiter> self;
+  std::vector<int> owned_fds;
+  Poller::Id timer = 0;
+  FdCallback fd_callback;
+  StatusCallback status_callback;
+
+  absl::StatusOr<UniqueFd> TakeFd() {
+    if (!status.ok()) return std::move(status);
+    return std::move(fd);
+  }
+  void Call() {
+    if (kind == Kind::kReceive) {
+      fd_callback(TakeFd());
+    } else {
+      status_callback(std::move(status));
+    }
+  }
+};
+
+// Descriptors to be closed once the lock is released.
+struct Session::Trash {
+  FdVector fds;
+  size_t charged = 0;    // of those, counted in held_ and in the quota
+  size_t uncharged = 0;  // arrived or lost on arrival, never counted there
+
+  void AddCharged(UniqueFd fd) {
+    fds.push_back(std::move(fd));
+    ++charged;
+  }
+  void AddUncharged(FdVector* more, size_t count) {
+    for (UniqueFd& fd : *more) fds.push_back(std::move(fd));
+    more->clear();
+    uncharged += count;
+  }
+};
+
+std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Config config,
+                                         std::function<void()> on_dead) {
+  auto session = std::shared_ptr<Session>(
+      new Session(std::move(socket), std::move(config), std::move(on_dead)));
+  if (session->config_.poller != nullptr) {
+    std::weak_ptr<Session> weak = session;
+    auto id = session->config_.poller->Add(session->socket_->fd(),
+                                           EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
+                                           [weak](uint32_t events) {
+                                             if (auto self = weak.lock()) self->OnPollerEvent(events);
+                                           });
+    // Without it (epoll's own limits) nobody sees the peer hang up until somebody asks: still correct, only later.
+    if (id.ok()) session->registration_ = *id;
+  }
+  return session;
+}
+
+Session::Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead)
+    : socket_(std::move(socket)), config_(std::move(config)), on_dead_(std::move(on_dead)) {}
+
+Session::~Session() {
+  if (config_.poller != nullptr && registration_ != 0) config_.poller->Remove(registration_);
+  // Nobody else is left: attached calls and blocked waiters keep the session. What remains is early descriptors and asynchronous senders.
+  FdVector fds;
+  size_t charged = 0;
+  std::vector<std::shared_ptr<Waiter>> waiters;
+  {
+    MutexLock lock(&mutex_);
+    for (auto& inbox : early_) {
+      for (CallInbox::Slot& slot : inbox->slots_) {
+        if (slot.taken) continue;
+        fds.push_back(std::move(slot.fd));
+        ++charged;
+      }
+    }
+    while (!waiters_.empty()) {
+      Finish(waiters_.front(), absl::UnavailableError("the session was closed"));
+    }
+    waiters.swap(finished_async_);
+  }
+  if (!fds.empty() || charged != 0) {
+    config_.reaper->Close(std::move(fds), [quota = config_.quota, charged] {
+      if (quota != nullptr) quota->Release(charged);
+    });
+  }
+  for (auto& waiter : waiters) {
+    if (config_.poller != nullptr) {
+      config_.poller->Post([waiter] { waiter->Call(); });
+    } else {
+      waiter->Call();
+    }
+  }
+}
+
+bool Session::alive() const {
+  MutexLock lock(&mutex_);
+  return dead_.ok() && !peer_gone_;
+}
+
+uint32_t Session::held() const {
+  MutexLock lock(&mutex_);
+  return held_;
+}
+
+// --- Calls ---
+
+void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended) {
+  MutexLock lock(&mutex_);
+  inbox->attached_ = true;
+  inbox->announced_ = announced;
+  inbox->open_ended_ = open_ended;
+  if (announced > config_.local.max_fds_per_call) {
+    inbox->failure_ = absl::ResourceExhaustedError(
+        absl::StrFormat("%s from %s announces %d descriptors, max_fds_per_call is %d",
+                        CallName(inbox->key_), config_.peer, announced,
+                        config_.local.max_fds_per_call));
+  }
+  const auto [it, inserted] = calls_.try_emplace(inbox->key_, inbox);
+  if (inserted) return;
+  CallInbox* const earlier = it->second;
+  if (earlier->attached_) {
+    inbox->failure_ = absl::FailedPreconditionError(absl::StrCat(
+        CallName(inbox->key_), " of this session is already being served: a call id names one call"));
+    return;
+  }
+  auto early = std::find_if(early_.begin(), early_.end(),
+                            [&](const auto& e) { return e.get() == earlier; });
+  inbox->slots_ = std::move((*early)->slots_);
+  if (inbox->failure_.ok()) inbox->failure_ = std::move((*early)->failure_);
+  it->second = inbox;
+  early_.erase(early);
+}
+
+void Session::End(CallInbox* inbox, bool sent) {
+  Trash trash;
+  MutexLock lock(&mutex_);
+  if (inbox->ended_) return Leave(&trash);
+  // All that the peer announced is in the socket by now, if it was not lost. Read here, it is closed at once; later it would first
+  // have to be told from the descriptors of a call that is yet to come.
+  if (config_.role == Role::kServer && inbox->attached_ && dead_.ok() && inbox->failure_.ok() &&
+      inbox->forgotten_below_ + inbox->slots_.size() < inbox->announced_) {
+    Drain(&trash);
+  }
+  inbox->ended_ = true;
+  auto it = calls_.find(inbox->key_);
+  if (it != calls_.end() && it->second == inbox) {
+    calls_.erase(it);
+    if (config_.role == Role::kServer) {
+      ended_.push_back(inbox->key_);
+      if (ended_.size() > kEndedMemory) ended_.pop_front();
+    }
+  }
+  EmptyInbox(inbox, &trash);
+  inbox->failure_ = absl::FailedPreconditionError("the call has ended, and its descriptors with it");
+  FinishAll(inbox, inbox->failure_);
+  if (config_.role == Role::kClient && dead_.ok()) {
+    if (sent) {
+      discardable_.push_back(inbox->key_.id);
+      if (discardable_.size() > kDiscardMemory) discardable_.pop_front();
+    }
+    if (++ended_since_drain_ >= kCallsPerDrain) Drain(&trash);
+  }
+  Leave(&trash);
+}
+
+void Session::Cancel(CallInbox* inbox) {
+  Trash trash;
+  MutexLock lock(&mutex_);
+  if (!inbox->ended_ && inbox->failure_.ok()) {
+    inbox->cancelled_ = true;  // What is there may still be taken; nothing is waited for any more.
+    FinishAll(inbox, absl::CancelledError("the call was cancelled"));
+  }
+  Leave(&trash);
+}
+
+void Session::EmptyInbox(CallInbox* inbox, Trash* trash) {
+  for (CallInbox::Slot& slot : inbox->slots_) {
+    if (!slot.taken) trash->AddCharged(std::move(slot.fd));
+  }
+  inbox->slots_.clear();
+}
+
+void Session::FailInbox(CallInbox* inbox, absl::Status status, Trash* trash) {
+  EmptyInbox(inbox, trash);
+  inbox->failure_ = std::move(status);
+  FinishAll(inbox, inbox->failure_);
+}
+
+// --- Waiting ---
+
+bool Session::Progress(Waiter* waiter, bool drained) {
+  return waiter->kind == Waiter::Kind::kReceive ? ProgressReceive(waiter, drained)
+                                                : ProgressSend(waiter);
+}
+
+bool Session::ProgressReceive(Waiter* waiter, bool drained) {
+  CallInbox* inbox = waiter->inbox;
+  const InodeUrl& url = waiter->url;
+  if (!inbox->failure_.ok()) {
+    waiter->status = inbox->failure_;
+    return true;
+  }
+
+  CallInbox::Slot* slot = nullptr;
+  bool taken = false;
+  if (url.index().has_value()) {
+    const uint32_t index = *url.index();
+    slot = inbox->Find(index);
+    taken = index < inbox->forgotten_below_ || (slot != nullptr && slot->taken);
+    if (slot != nullptr && slot->dev_ino != url.dev_ino()) {
+      waiter->status = absl::InvalidArgumentError(absl::StrFormat(
+          "%s names another file than the call's descriptor %d, which is inode://%d/%d",
+          url.ToString(), index, slot->dev_ino.dev, slot->dev_ino.ino));
+      return true;
+    }
+  } else {
+    for (CallInbox::Slot& candidate : inbox->slots_) {
+      if (candidate.dev_ino != url.dev_ino()) continue;
+      if (!candidate.taken) {
+        slot = &candidate;
+        break;
+      }
+      taken = true;
+    }
+    if (slot != nullptr) taken = false;
+  }
+
+  if (slot != nullptr && !taken) {
+    if (waiter->op == Op::kDup) {
+      // fcntl(F_DUPFD_CLOEXEC) does not block, so it may be done under the lock.
+      auto copy = BorrowedFd(slot->fd).Dup();
+      waiter->status = copy.status();
+      if (copy.ok()) waiter->fd = *std::move(copy);
+      return true;
+    }
+    waiter->fd = std::move(slot->fd);
+    slot->taken = true;
+    --held_;
+    if (config_.quota != nullptr) config_.quota->Release(1);
+    Disposed(1);
+    if (inbox->slots_.size() > kTakenMemory) inbox->ForgetTaken();
+    return true;
+  }
+  // Without an index it may mean one that is still to come. Once nothing more can come it means the one that was taken.
+  if (taken && (url.index().has_value() || !inbox->open_ended_)) {
+    waiter->status = absl::FailedPreconditionError(
+        absl::StrCat(url.ToString(), " was taken from this call before; DupFd copies and leaves"));
+    return true;
+  }
+  if (!dead_.ok()) {
+    waiter->status = dead_;
+    return true;
+  }
+  if (inbox->cancelled_) {
+    waiter->status = absl::CancelledError("the call was cancelled");
+    return true;
+  }
+  if (url.index().has_value()) {
+    if (*url.index() >= inbox->announced_) {
+      if (inbox->open_ended_) return false;
+      waiter->status = absl::NotFoundError(
+          absl::StrCat(url.ToString(), " was not sent: the peer sent ", inbox->announced_,
+                       " descriptors with this call and can send no more"));
+      return true;
+    }
+    if (!drained) return false;
+    waiter->status = absl::UnavailableError(absl::StrCat(
+        url.ToString(), " was announced but never came: it was lost, or dropped by the sender"));
+    return true;
+  }
+  if (!drained || inbox->open_ended_) return false;
+  waiter->status = absl::NotFoundError(absl::StrCat(
+      "no descriptor of ", url.ToString(), " was sent with this call (it brought ",
+      inbox->announced_, ")"));
+  return true;
+}
+
+void Session::Finish(Waiter* waiter, absl::Status status) {
+  waiter->done = true;
+  if (!status.ok()) waiter->status = std::move(status);
+  if (waiter->kind == Waiter::Kind::kSend && waiter->reserved && waiter->sent < waiter->fds.size()) {
+    sent_total_ -= waiter->fds.size() - waiter->sent;  // Never went out.
+  }
+  if (waiter->listed) {
+    waiters_.erase(waiter->position);
+    if (waiter->kind == Waiter::Kind::kSend) senders_.erase(waiter->sender_position);
+    waiter->listed = false;
+  }
+  if (waiter->self != nullptr) {
+    finished_async_.push_back(std::move(waiter->self));
+  } else {
+    waiter->wake.NotifyOne();
+    if (leader_waits_ && waiter->promoted) socket_->Wake();
+  }
+}
+
+absl::Status Session::DeadlineError(const Waiter& waiter) const {
+  if (waiter.kind == Waiter::Kind::kSend) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s has not taken enough of the descriptors sent before, until the deadline: it must take or "
+        "drop them, or its session_window (%d) be larger",
+        config_.peer, config_.remote.window));
+  }
+  const auto& slots = waiter.inbox->slots_;
+  const bool taken = std::any_of(slots.begin(), slots.end(), [&](const CallInbox::Slot& slot) {
+    return slot.dev_ino == waiter.url.dev_ino() && !waiter.url.index().has_value();
+  });
+  if (taken) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        waiter.url.ToString(), " was taken from this call before, and no other one came"));
+  }
+  return absl::DeadlineExceededError(
+      absl::StrCat(waiter.url.ToString(), " did not come before the deadline"));
+}
+
+void Session::FinishAll(const CallInbox* inbox, const absl::Status& status) {
+  for (auto it = waiters_.begin(); it != waiters_.end();) {
+    Waiter* waiter = *it++;
+    if (waiter->kind != Waiter::Kind::kReceive || waiter->inbox != inbox) continue;
+    Finish(waiter, status);
+  }
+}
+
+void Session::ProgressAll(uint64_t before_epoch, bool drained) {
+  for (auto it = waiters_.begin(); it != waiters_.end();) {
+    Waiter* waiter = *it++;
+    if (waiter->epoch >= before_epoch || waiter->kind != Waiter::Kind::kReceive) continue;
+    if (ProgressReceive(waiter, drained)) Finish(waiter, absl::OkStatus());
+  }
+}
+
+void Session::ProgressSenders() {
+  // Strictly in their order: a large send must not starve behind small ones.
+  while (!senders_.empty() && ProgressSend(senders_.front())) {
+    Finish(senders_.front(), absl::OkStatus());
+  }
+}
+
+void Session::Enlist(Waiter* waiter) {
+  waiter->epoch = epoch_;
+  waiter->position = waiters_.insert(waiters_.end(), waiter);
+  if (waiter->kind == Waiter::Kind::kSend) {
+    waiter->sender_position = senders_.insert(senders_.end(), waiter);
+    // A leader that is already waiting does not look for room to write.
+    if (leader_waits_) socket_->Wake();
+  }
+  waiter->listed = true;
+}
+
+void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash) {
+  Enlist(waiter);
+  const auto slice = [&options] {
+    return options.cancelled == nullptr ? options.deadline
+                                        : std::min(options.deadline, absl::Now() + kCancelSlice);
+  };
+  while (!waiter->done) {
+    if (!leader_) {
+      leader_ = true;
+      waiter->promoted = true;
+    }
+    bool cancelled = false;
+    if (waiter->promoted) {
+      const PumpResult result = Pump(std::min(kMaxBatch, waiters_.size()), trash);
+      if (waiter->done) break;
+      if (result == PumpResult::kProgress) continue;
+      if (result == PumpResult::kDead) {
+        Finish(waiter, dead_);
+        break;
+      }
+      if (absl::Now() >= options.deadline) {
+        Finish(waiter, DeadlineError(*waiter));
+        break;
+      }
+      socket_->PrepareWait();
+      leader_waits_ = true;
+      const bool want_write = !senders_.empty() && senders_.front()->blocked_on_write;
+      mutex_.Unlock();
+      socket_->Wait(want_write, slice());
+      cancelled = options.cancelled != nullptr && (*options.cancelled)();
+      mutex_.Lock();
+      leader_waits_ = false;
+      if (want_write) ProgressSenders();
+    } else {
+      waiter->wake.WaitUntil(&mutex_, slice());
+      if (waiter->done || waiter->promoted) continue;
+      if (absl::Now() >= options.deadline) {
+        Finish(waiter, DeadlineError(*waiter));
+        break;
+      }
+      if (options.cancelled != nullptr) {
+        mutex_.Unlock();
+        cancelled = (*options.cancelled)();
+        mutex_.Lock();
+      }
+    }
+    if (cancelled && !waiter->done) Finish(waiter, absl::CancelledError("the call was cancelled"));
+  }
+  if (waiter->promoted) HandOver();
+}
+
+void Session::HandOver() {
+  for (Waiter* waiter : waiters_) {
+    if (waiter->self != nullptr) continue;
+    waiter->promoted = true;
+    waiter->wake.NotifyOne();
+    return;
+  }
+  leader_ = false;
+  if (!waiters_.empty() || watch_again_) Watch(true);
+}
+
+void Session::EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time deadline,
+                          Trash* trash) {
+  waiter->self = waiter;
+  Enlist(waiter.get());
+  if (config_.poller != nullptr && deadline != absl::InfiniteFuture()) {
+    std::weak_ptr<Session> weak_session = weak_from_this();
+    std::weak_ptr<Waiter> weak_waiter = waiter;
+    waiter->timer = config_.poller->RunAt(deadline, [weak_session, weak_waiter] {
+      auto session = weak_session.lock();
+      auto late = weak_waiter.lock();
+      if (session == nullptr || late == nullptr) return;
+      Trash expired;
+      MutexLock session_lock(&session->mutex_);
+      if (!late->done) {
+        session->Finish(late.get(), session->DeadlineError(*late));
+      }
+      session->Leave(&expired);
+    });
+  }
+  // If somebody leads it will see to this waiter too; if not, look once, and then let the poller watch.
+  Drain(trash);
+}
+
+bool Session::Drain(Trash* trash) {
+  if (leader_) return false;
+  leader_ = true;
+  ended_since_drain_ = 0;
+  while (Pump(kMaxBatch, trash) == PumpResult::kProgress) {
+  }
+  HandOver();
+  return true;
+}
+
+// --- Receiving ---
+
+absl::StatusOr<UniqueFd> Session::Receive(CallInbox* inbox, const InodeUrl& url, Op op,
+                                          const WaitOptions& options) {
+  Waiter waiter(Waiter::Kind::kReceive);
+  waiter.inbox = inbox;
+  waiter.url = url;
+  waiter.op = op;
+  Trash trash;
+  MutexLock lock(&mutex_);
+  bool done = ProgressReceive(&waiter, /*drained=*/false);
+  // The usual case: nobody else is here, and the frame is in the socket.
+  if (!done && !leader_) {
+    leader_ = true;
+    PumpResult result = PumpResult::kProgress;
+    while (!done && result == PumpResult::kProgress) {
+      result = Pump(std::min(kMaxBatch, waiters_.size() + 1), &trash);
+      done = ProgressReceive(&waiter, /*drained=*/result == PumpResult::kEmpty);
+    }
+    HandOver();
+  }
+  if (!done) RunWaiter(&waiter, options, &trash);
+  Leave(&trash);
+  return waiter.TakeFd();
+}
+
+void Session::ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::Time deadline,
+                           FdCallback done) {
+  auto waiter = std::make_shared<Waiter>(Waiter::Kind::kReceive);
+  waiter->inbox = inbox;
+  waiter->url = url;
+  waiter->op = op;
+  Trash trash;
+  MutexLock lock(&mutex_);
+  if (ProgressReceive(waiter.get(), /*drained=*/false)) {
+    Leave(&trash);
+    done(waiter->TakeFd());
+    return;
+  }
+  waiter->fd_callback = std::move(done);
+  EnlistAsync(waiter, deadline, &trash);
+  Leave(&trash);
+}
+
+Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
+  if (!dead_.ok()) {
+    ProgressAll(++epoch_, /*drained=*/true);
+    return PumpResult::kDead;
+  }
+  const uint64_t epoch = ++epoch_;
+  mutex_.Unlock();
+
+  std::array<FrameBuffer, kMaxBatch> data;
+  absl::InlinedVector<ReceivedMessage, kMaxBatch> messages(max_frames);
+  const IoResult io = socket_->Receive(absl::MakeSpan(data), absl::MakeSpan(messages));
+  // Looked at here, outside the lock. Every descriptor is owned already.
+  absl::InlinedVector<DevIno, 4> dev_inos;
+  if (io.ok()) {
+    for (size_t i = 0; i < io.bytes; ++i) {
+      for (const UniqueFd& fd : messages[i].fds) {
+        auto dev_ino = FdToDevIno(fd);
+        dev_inos.push_back(dev_ino.ok() ? *dev_ino : DevIno{});
+      }
+    }
+  }
+
+  mutex_.Lock();
+  if (!dead_.ok()) {  // Killed meanwhile.
+    for (ReceivedMessage& message : messages) trash->AddUncharged(&message.fds, message.fds.size());
+    ProgressAll(epoch, /*drained=*/true);
+    return PumpResult::kDead;
+  }
+  if (!io.ok()) {
+    if (io.would_block()) {
+      ProgressAll(epoch, /*drained=*/true);
+      return PumpResult::kEmpty;
+    }
+    // The peer closed with frames of ours unread. Reported once; what it had sent, and then the end, follow.
+    if (io.error == ECONNRESET) return PumpResult::kProgress;
+    MarkDead(absl::UnavailableError(
+        absl::StrCat("the session with ", config_.peer, " broke: recvmsg: ", strerror(io.error))));
+    return PumpResult::kDead;
+  }
+
+  absl::Span<const DevIno> rest(dev_inos);
+  for (size_t i = 0; i < io.bytes; ++i) {
+    ReceivedMessage& message = messages[i];
+    if (message.size == 0 && message.fds.empty() && !message.control_truncated) {
+      MarkDead(absl::UnavailableError(absl::StrCat("the peer (", config_.peer,
+                                                   ") closed the session; a new call gets a new one")));
+      return PumpResult::kDead;
+    }
+    const absl::Span<const DevIno> mine = rest.subspan(0, message.fds.size());
+    rest.remove_prefix(message.fds.size());
+    absl::StatusOr<Frame> frame =
+        message.data_truncated
+            ? absl::InvalidArgumentError(
+                  absl::StrCat("a frame of more than ", kFrameSize, " bytes came"))
+            : DecodeFrame(absl::MakeConstSpan(data[i].data(), message.size));
+    const absl::Status status =
+        frame.ok() ? Deliver(*frame, &message, mine, trash) : frame.status();
+    if (!status.ok()) {
+      // The peer does not speak the protocol. Whatever it sent in this batch is closed with the rest of the session.
+      for (size_t k = i; k < io.bytes; ++k) {
+        trash->AddUncharged(&messages[k].fds, messages[k].fds.size());
+      }
+      if (dead_.ok()) {
+        KillLocked(CloseCode::kProtocolError,
+                   absl::UnavailableError(absl::StrCat("the session with ", config_.peer,
+                                                       " was cut: ", status.message())),
+                   trash);
+      }
+      return PumpResult::kDead;
+    }
+  }
+  return PumpResult::kProgress;
+}
+
+absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
+                              absl::Span<const DevIno> dev_inos, Trash* trash) {
+  if (frame.type == FrameType::kData) return DeliverData(frame, message, dev_inos, trash);
+  if (!message->fds.empty() || message->control_truncated) {
+    return absl::InvalidArgumentError("a frame that carries no descriptors came with some");
+  }
+  switch (frame.type) {
+    case FrameType::kCredit:
+      if (frame.credit_total < credit_total_) return absl::OkStatus();  // Overtaken by a newer one.
+      if (frame.credit_total > sent_total_) {
+        return absl::InvalidArgumentError(absl::StrFormat(
+            "credit for %d descriptors came, %d were sent", frame.credit_total, sent_total_));
+      }
+      credit_total_ = frame.credit_total;
+      if (credit_total_ == sent_total_) discardable_.clear();
+      ProgressSenders();
+      return absl::OkStatus();
+    case FrameType::kDiscard:
+      for (uint32_t i = 0; i < frame.discard_count; ++i) {
+        const uint64_t id = frame.discard[i];
+        for (auto it = early_.begin(); it != early_.end();) {
+          if ((*it)->key_.id != id) {
+            ++it;
+            continue;
+          }
+          EmptyInbox(it->get(), trash);
+          calls_.erase((*it)->key_);
+          it = early_.erase(it);
+        }
+      }
+      return absl::OkStatus();
+    case FrameType::kClose:
+      MarkDead(absl::UnavailableError(absl::StrCat("the peer (", config_.peer,
+                                                   ") cut the session: ", frame.close_text)));
+      return absl::UnavailableError("closed by the peer");
+    case FrameType::kData:
+      break;
+  }
+  return absl::InternalError("unreachable: DecodeFrame knows the types");
+}
+
+absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
+                                  absl::Span<const DevIno> dev_inos, Trash* trash) {
+  const size_t count = frame.fd_count;
+  if (message->fds.size() > count || (message->fds.size() < count && !message->control_truncated)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a frame that announces %d descriptors came with %d", count,
+                        message->fds.size()));
+  }
+  CallInbox* inbox = InboxFor(frame.call, trash);
+  if (inbox == nullptr) {  // Ended, or never begun here: nobody can ask for them.
+    trash->AddUncharged(&message->fds, count);
+    return absl::OkStatus();
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t index = frame.first_index + static_cast<uint32_t>(i);
+    if (index < inbox->forgotten_below_ || inbox->Find(index) != nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("descriptor ", index, " of ", CallName(frame.call), " came twice"));
+    }
+  }
+
+  // From here on the call fails if the descriptors cannot be kept; the session does not. Never fewer of them in silence.
+  absl::Status refused = inbox->failure_;
+  if (refused.ok() && message->control_truncated) {
+    refused = absl::ResourceExhaustedError(absl::StrFormat(
+        "%d of %d descriptors of %s from %s could not be received: this process is at its "
+        "RLIMIT_NOFILE, or a security module refused one",
+        count - message->fds.size(), count, CallName(frame.call), config_.peer));
+  }
+  // Before a call nobody can take what comes, so a call brings at most max_fds_per_call then. Later ones of a stream are bounded by
+  // the window, which the sender keeps too.
+  if (refused.ok() && count > config_.local.max_fds_per_call) {
+    refused = absl::ResourceExhaustedError(
+        absl::StrFormat("%s from %s brought %d descriptors at once, max_fds_per_call is %d",
+                        CallName(frame.call), config_.peer, count, config_.local.max_fds_per_call));
+  }
+  if (refused.ok() && !MakeRoom(count, inbox, trash)) {
+    refused = absl::ResourceExhaustedError(absl::StrFormat(
+        "the session with %s holds session_window = %d descriptors that nobody took; %s's %d were "
+        "closed",
+        config_.peer, config_.local.window, CallName(frame.call), count));
+  }
+  if (refused.ok() && config_.quota != nullptr) refused = config_.quota->Charge(count);
+  if (!refused.ok()) {
+    trash->AddUncharged(&message->fds, count);
+    if (inbox->failure_.ok()) FailInbox(inbox, std::move(refused), trash);
+    return absl::OkStatus();
+  }
+
+  held_ += count;
+  for (size_t i = 0; i < count; ++i) {
+    CallInbox::Slot slot{frame.first_index + static_cast<uint32_t>(i), /*taken=*/false, dev_inos[i],
+                         std::move(message->fds[i])};
+    auto at = inbox->slots_.end();
+    while (at != inbox->slots_.begin() && std::prev(at)->index > slot.index) --at;
+    inbox->slots_.insert(at, std::move(slot));
+  }
+  message->fds.clear();
+  for (auto it = waiters_.begin(); it != waiters_.end();) {
+    Waiter* waiter = *it++;
+    if (waiter->kind != Waiter::Kind::kReceive || waiter->inbox != inbox) continue;
+    if (ProgressReceive(waiter, /*drained=*/false)) Finish(waiter, absl::OkStatus());
+  }
+  return absl::OkStatus();
+}
+
+CallInbox* Session::InboxFor(const CallKey& key, Trash* trash) {
+  auto it = calls_.find(key);
+  if (it != calls_.end()) return it->second;
+  if (config_.role == Role::kClient) return nullptr;
+  if (std::find(ended_.begin(), ended_.end(), key) != ended_.end()) return nullptr;
+  if (early_.size() >= kMaxEarly) {
+    EmptyInbox(early_.front().get(), trash);
+    calls_.erase(early_.front()->key_);
+    early_.pop_front();
+  }
+  auto inbox = std::make_unique<CallInbox>(key);
+  inbox->early_deadline_ = absl::Now() + config_.early_timeout;
+  CallInbox* result = inbox.get();
+  early_.push_back(std::move(inbox));
+  calls_.emplace(key, result);
+  ScheduleSweep();
+  return result;
+}
+
+bool Session::MakeRoom(size_t n, const CallInbox* keep, Trash* trash) {
+  if (n > config_.local.window) return false;
+  for (auto& inbox : early_) {
+    // What is in the trash already is as good as closed, though still counted.
+    if (held_ - trash->charged + n <= config_.local.window) break;
+    if (inbox.get() == keep || inbox->slots_.empty()) continue;
+    FailInbox(inbox.get(),
+              absl::ResourceExhaustedError(absl::StrFormat(
+                  "the descriptors of %s came before the call and were closed: the session with %s "
+                  "reached session_window = %d",
+                  CallName(inbox->key_), config_.peer, config_.local.window)),
+              trash);
+  }
+  return held_ - trash->charged + n <= config_.local.window;
+}
+
+void Session::ExpireEarly(absl::Time now, Trash* trash) {
+  while (!early_.empty() && early_.front()->early_deadline_ <= now) {
+    EmptyInbox(early_.front().get(), trash);
+    calls_.erase(early_.front()->key_);
+    early_.pop_front();
+  }
+}
+
+// --- Sending ---
+
+absl::Status Session::CheckSend(size_t count) const {
+  if (count > config_.remote.max_fds_per_call) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%d descriptors are more than the peer takes for one call (max_fds_per_call = %d)", count,
+        config_.remote.max_fds_per_call));
+  }
+  if (count > config_.remote.window) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%d descriptors are more than the peer takes in one session (session_window = %d)", count,
+        config_.remote.window));
+  }
+  return absl::OkStatus();
+}
+
+bool Session::WindowFits(size_t count) const {
+  return sent_total_ - credit_total_ + count <= config_.remote.window;
+}
+
+IoResult Session::SendFrames(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+                             size_t* sent) {
+  while (*sent < fds.size()) {
+    const absl::Span<const int> part = fds.subspan(*sent, kMaxFdsPerMessage);
+    Frame frame;
+    frame.type = FrameType::kData;
+    frame.call = call;
+    frame.first_index = first_index + static_cast<uint32_t>(*sent);
+    frame.fd_count = static_cast<uint16_t>(part.size());
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    const IoResult io = socket_->Send(buffer, part);
+    if (!io.ok()) return io;
+    *sent += part.size();
+  }
+  return IoResult();
+}
+
+absl::Status Session::SendError(int error) const {
+  const std::string text = absl::StrCat("sendmsg to ", config_.peer, ": ", strerror(error));
+  switch (error) {
+    case EBADF:
+      return absl::InvalidArgumentError(absl::StrCat(text, ": a descriptor was closed meanwhile"));
+    case EINVAL:
+      return absl::InvalidArgumentError(
+          absl::StrCat(text, ": a descriptor that the kernel does not pass, an io_uring one say"));
+    case EPERM:
+      return absl::FailedPreconditionError(
+          absl::StrCat(text, ": the peer's socket does not take descriptors"));
+    case ETOOMANYREFS:
+      return absl::ResourceExhaustedError(
+          absl::StrCat(text, ": this user has RLIMIT_NOFILE descriptors in flight already"));
+    case ENOBUFS:
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+      return absl::ResourceExhaustedError(text);
+    default:
+      return absl::UnavailableError(text);
+  }
+}
+
+bool Session::ProgressSend(Waiter* waiter) {
+  if (!dead_.ok() || peer_gone_) {
+    waiter->status = dead_.ok() ? SendError(EPIPE) : dead_;
+    return true;
+  }
+  if (!waiter->reserved) {
+    if (!WindowFits(waiter->fds.size())) return false;
+    sent_total_ += waiter->fds.size();
+    waiter->reserved = true;
+  }
+  // Never blocks, so it may be done under the lock; only senders that had to wait come here.
+  const IoResult io = SendFrames(waiter->call, waiter->first_index, waiter->fds, &waiter->sent);
+  waiter->blocked_on_write = io.would_block();
+  if (io.would_block()) return false;
+  if (!io.ok()) {
+    if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) peer_gone_ = true;
+    waiter->status = SendError(io.error);
+  }
+  return true;
+}
+
+bool Session::TrySend(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+                      absl::Status* status) {
+  *status = CheckSend(fds.size());
+  if (!status->ok() || fds.empty()) return true;
+  MutexLock lock(&mutex_);
+  if (!dead_.ok() || peer_gone_) {
+    *status = dead_.ok() ? SendError(EPIPE) : dead_;
+    return true;
+  }
+  if (!senders_.empty() || !WindowFits(fds.size())) return false;
+  sent_total_ += fds.size();
+  lock.Unlock();
+  size_t sent = 0;
+  const IoResult io = SendFrames(call, first_index, fds, &sent);
+  lock.Lock();
+  if (io.ok()) return true;
+  sent_total_ -= fds.size() - sent;
+  if (io.would_block() && sent == 0) return false;
+  // A socket that took a part and is full now: the peer reads too slowly for a set of this size.
+  if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) peer_gone_ = true;
+  *status = io.would_block()
+                ? absl::ResourceExhaustedError("the session's socket is full: the peer does not read")
+                : SendError(io.error);
+  return true;
+}
+
+absl::Status Session::Send(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+                           const WaitOptions& options) {
+  absl::Status status;
+  if (TrySend(call, first_index, fds, &status)) return status;
+  Waiter waiter(Waiter::Kind::kSend);
+  waiter.call = call;
+  waiter.first_index = first_index;
+  waiter.fds = fds;
+  Trash trash;
+  MutexLock lock(&mutex_);
+  SendDiscards();
+  if (!senders_.empty() || !ProgressSend(&waiter)) RunWaiter(&waiter, options, &trash);
+  Leave(&trash);
+  return std::move(waiter.status);
+}
+
+void Session::SendAsync(const CallKey& call, uint32_t first_index, std::vector<int> fds,
+                        absl::Time deadline, StatusCallback done) {
+  absl::Status status;
+  if (TrySend(call, first_index, fds, &status)) return done(std::move(status));
+  auto waiter = std::make_shared<Waiter>(Waiter::Kind::kSend);
+  waiter->call = call;
+  waiter->first_index = first_index;
+  waiter->owned_fds = std::move(fds);
+  waiter->fds = waiter->owned_fds;
+  waiter->status_callback = std::move(done);
+  Trash trash;
+  MutexLock lock(&mutex_);
+  SendDiscards();
+  EnlistAsync(waiter, deadline, &trash);
+  if (senders_.size() == 1) ProgressSenders();
+  Leave(&trash);
+}
+
+void Session::SendDiscards() {
+  while (!discardable_.empty() && dead_.ok()) {
+    Frame frame;
+    frame.type = FrameType::kDiscard;
+    while (frame.discard_count < kMaxDiscardIds && frame.discard_count < discardable_.size()) {
+      frame.discard[frame.discard_count] = discardable_[frame.discard_count];
+      ++frame.discard_count;
+    }
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    if (!socket_->Send(buffer, {}).ok()) return;
+    discardable_.erase(discardable_.begin(), discardable_.begin() + frame.discard_count);
+  }
+}
+
+void Session::Disposed(size_t n) { disposed_total_ += n; }
+
+void Session::SendCreditIfDue() {
+  const uint64_t step = std::max<uint64_t>(1, config_.local.window / 4);
+  if (disposed_total_ - credit_sent_ < step || !dead_.ok() || peer_gone_) return;
+  const uint64_t before = credit_sent_;
+  Frame frame;
+  frame.type = FrameType::kCredit;
+  frame.credit_total = disposed_total_;
+  credit_sent_ = disposed_total_;
+  mutex_.Unlock();
+  FrameBuffer buffer;
+  EncodeFrame(frame, &buffer);
+  const IoResult io = socket_->Send(buffer, {});
+  mutex_.Lock();
+  // The peer does not read its own socket; the next descriptor tries again.
+  if (io.would_block() && credit_sent_ == frame.credit_total) credit_sent_ = before;
+}
+
+// --- Life and death ---
+
+void Session::MarkDead(const absl::Status& status) {
+  if (!dead_.ok()) return;
+  dead_ = status;
+  socket_->ShutDown();
+  while (!senders_.empty()) Finish(senders_.front(), dead_);
+  ProgressAll(++epoch_, /*drained=*/true);
+  if (leader_waits_) socket_->Wake();
+}
+
+void Session::KillLocked(CloseCode code, const absl::Status& status, Trash* trash) {
+  if (dead_.ok()) {
+    Frame frame;
+    frame.type = FrameType::kClose;
+    frame.close_code = code;
+    frame.close_text = std::string(status.message()).substr(0, kMaxCloseText);
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    (void)socket_->Send(buffer, {});  // A courtesy: the hang-up says enough.
+  }
+  for (auto& [key, inbox] : calls_) {
+    EmptyInbox(inbox, trash);
+    if (inbox->failure_.ok()) inbox->failure_ = status;
+  }
+  for (auto& inbox : early_) calls_.erase(inbox->key_);
+  early_.clear();
+  MarkDead(status);
+}
+
+void Session::Kill(CloseCode code, const absl::Status& status) {
+  Trash trash;
+  MutexLock lock(&mutex_);
+  KillLocked(code, status, &trash);
+  Leave(&trash);
+}
+
+void Session::Leave(Trash* trash) {
+  SendCreditIfDue();
+  std::vector<std::shared_ptr<Waiter>> finished;
+  finished.swap(finished_async_);
+  std::function<void()> on_dead;
+  if (!dead_.ok()) on_dead = std::exchange(on_dead_, nullptr);
+  mutex_.Unlock();
+
+  if (!trash->fds.empty() || trash->charged + trash->uncharged != 0) {
+    config_.reaper->Close(
+        std::move(trash->fds),
+        [self = shared_from_this(), charged = trash->charged, uncharged = trash->uncharged] {
+          self->OnClosed(charged, uncharged);
+        });
+  }
+  for (auto& waiter : finished) {
+    if (config_.poller == nullptr) {
+      waiter->Call();
+      continue;
+    }
+    if (waiter->timer != 0) config_.poller->CancelTimer(waiter->timer);
+    config_.poller->Post([waiter = std::move(waiter)] { waiter->Call(); });
+  }
+  if (on_dead) {
+    if (config_.poller == nullptr) {
+      on_dead();
+    } else {
+      config_.poller->Remove(registration_);
+      config_.poller->Post(std::move(on_dead));
+    }
+  }
+  mutex_.Lock();
+}
+
+void Session::OnClosed(size_t charged, size_t uncharged) {
+  MutexLock lock(&mutex_);
+  held_ -= static_cast<uint32_t>(charged);
+  if (config_.quota != nullptr && charged != 0) config_.quota->Release(charged);
+  Disposed(charged + uncharged);
+  SendCreditIfDue();
+}
+
+// --- The poller's part ---
+
+void Session::Watch(bool for_input) {
+  watch_again_ = false;
+  if (config_.poller == nullptr || registration_ == 0 || !dead_.ok()) return;
+  uint32_t events = EPOLLRDHUP | EPOLLONESHOT;
+  if (for_input) events |= EPOLLIN;
+  if (!senders_.empty() && senders_.front()->blocked_on_write) events |= EPOLLOUT;
+  config_.poller->Modify(registration_, events);
+}
+
+void Session::ScheduleSweep() {
+  if (sweep_scheduled_ || config_.poller == nullptr) return;
+  sweep_scheduled_ = true;
+  config_.poller->RunAt(absl::Now() + kSweepDelay, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->Sweep();
+  });
+}
+
+void Session::OnPollerEvent(uint32_t events) {
+  Trash trash;
+  MutexLock lock(&mutex_);
+  if (leader_) {
+    watch_again_ = true;  // It reads what there is; it need not reach the end, though.
+  } else if ((events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0 || !waiters_.empty()) {
+    if ((events & EPOLLOUT) != 0) ProgressSenders();
+    watch_again_ = true;
+    Drain(&trash);
+  } else {
+    // Nobody asks for what came. Somebody will, in a moment, and read it without help; if not, the sweep does.
+    ScheduleSweep();
+    Watch(/*for_input=*/false);
+  }
+  Leave(&trash);
+}
+
+void Session::Sweep() {
+  Trash trash;
+  MutexLock lock(&mutex_);
+  sweep_scheduled_ = false;
+  watch_again_ = true;
+  Drain(&trash);
+  ExpireEarly(absl::Now(), &trash);
+  if (!early_.empty()) ScheduleSweep();
+  Leave(&trash);
+}
+
+}  // namespace internal
+}  // namespace grpcfd

@@ -1,0 +1,41 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// PeerCredentials: who is at the other end of a session, as the kernel says.
+//
+// How people get it wrong: they trust a pid. SO_PEERCRED freezes uid, gid and pid at connect(2),
+// and the pid may have been given to another process since. A pidfd names the process itself: check
+// it is still alive (it polls readable once the process has ended) after reading anything under
+// /proc/<pid>. Nor does an address string say who connected (snapd, CVE-2019-7304): only these
+// typed fields do.
+#ifndef GRPCFD_PEER_CREDENTIALS_H_
+#define GRPCFD_PEER_CREDENTIALS_H_
+
+#include <sys/types.h>
+
+#include "absl/status/statusor.h"
+#include "grpcfd/borrowed_fd.h"
+#include "grpcfd/unique_fd.h"
+
+namespace grpcfd {
+
+// Move-only, because it owns the pidfd. Thread-compatible.
+struct PeerCredentials {
+  uid_t uid = static_cast<uid_t>(-1);
+  gid_t gid = static_cast<gid_t>(-1);
+  pid_t pid = 0;   // 0: the peer lives in another pid namespace
+  UniqueFd pidfd;  // Invalid before Linux 6.5 (SO_PEERPIDFD), or if the process was already reaped.
+
+  // Whether the process is known to have ended. False where there is no pidfd to tell.
+  bool HasExited() const;
+};
+
+// The peer of a connected unix socket, by SO_PEERCRED and, with `want_pidfd` and where the kernel
+// has it, SO_PEERPIDFD. FAILED_PRECONDITION if `socket` is not a connected unix socket: a failed
+// look-up means "refuse", never "anybody". ENOPROTOOPT and EINVAL on SO_PEERPIDFD mean an older
+// kernel, ESRCH and ENODATA a process that is gone; both leave `pidfd` invalid.
+absl::StatusOr<PeerCredentials> GetPeerCredentials(BorrowedFd socket, bool want_pidfd);
+
+}  // namespace grpcfd
+
+#endif  // GRPCFD_PEER_CREDENTIALS_H_
