@@ -1,0 +1,82 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The client side: channels whose calls carry descriptors.
+//
+//   auto channel = grpcfd::CreateChannel("unix:/run/app.sock", grpc::InsecureChannelCredentials());
+//   grpc::ClientContext context;
+//   auto fds = grpcfd::FromContext(&context);
+//   request.set_memory_url(fds->SendFd(memory)->ToString());
+//   stub->Attach(&context, request, &reply);
+//   absl::StatusOr<grpcfd::UniqueFd> event = fds->RecvFd(reply.event_url());
+//
+// How people get it wrong: they send on the channel before the call, and hope that the server sorts it out. Here a descriptor belongs
+// to the call whose context it was sent with, from before the call starts until the context and every handle from FromContext are gone.
+#ifndef GRPCFD_CLIENT_H_
+#define GRPCFD_CLIENT_H_
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/channel_arguments.h>
+#include <grpcpp/support/client_interceptor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "grpcfd/fd_channel.h"
+#include "grpcfd/fd_transceiver.h"
+
+namespace grpcfd {
+
+// The descriptors of the call that `context` is or will be used for. Call it on the thread that prepares the context; before the call to
+// send with it, and before, during or after it for the same handle again. The handle may be used on any thread. Takes the context's slot for
+// call credentials; credentials that are there already are applied as before.
+//
+// Before the call SendFd only queues. If the call cannot bring the descriptors along, it fails, with a status that says why, and no
+// handler runs with a part of them:
+//   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is no unix socket, the server is no grpcfd server, or
+//                        set_credentials replaced what FromContext had set
+//   INVALID_ARGUMENT     more descriptors than a limit allows
+//   RESOURCE_EXHAUSTED   the server did not take enough of those sent before, until the deadline
+//   UNAVAILABLE          no session with the server
+std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context);
+
+struct ClientInterceptorOptions {
+  // Also send the URLs of the first 16 descriptors in the metadata entry `grpcfd-urls`, for logs, and for servers that read them there.
+  bool urls_in_metadata = true;
+};
+
+// The factory that ties the calls of a channel to `fd_channel`, for programs that have client interceptors of their own:
+//
+//   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> creators;
+//   creators.push_back(std::make_unique<MyTracing>());
+//   creators.push_back(grpcfd::MakeClientInterceptorFactory(fd_channel));
+//   auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(target, creds, args, std::move(creators));
+//
+// It may stand anywhere in the vector. A call without descriptors costs nothing: the factory makes no interceptor for it.
+std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> MakeClientInterceptorFactory(
+    std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options = {});
+
+struct ChannelOptions {
+  FdChannelOptions fd_channel;
+  ClientInterceptorOptions interceptor;
+};
+
+// As grpc::CreateCustomChannel, with descriptors. `interceptor_creators` are the program's own, in their order; grpcfd's comes after them. A
+// target that is no unix socket works as ever for calls without descriptors.
+std::shared_ptr<grpc::Channel> CreateCustomChannel(
+    const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+    const grpc::ChannelArguments& arguments,
+    std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>>
+        interceptor_creators = {},
+    const ChannelOptions& options = {});
+
+// The same with default arguments.
+std::shared_ptr<grpc::Channel> CreateChannel(
+    const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials);
+
+}  // namespace grpcfd
+
+#endif  // GRPCFD_CLIENT_H_

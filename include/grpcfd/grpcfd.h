@@ -1,0 +1,21 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// All of grpcfd but its testing library (grpcfd/testing/...).
+#ifndef GRPCFD_GRPCFD_H_
+#define GRPCFD_GRPCFD_H_
+
+#include "grpcfd/borrowed_fd.h"       // IWYU pragma: export
+#include "grpcfd/client.h"            // IWYU pragma: export
+#include "grpcfd/credentials.h"       // IWYU pragma: export
+#include "grpcfd/fd_channel.h"        // IWYU pragma: export
+#include "grpcfd/fd_server.h"         // IWYU pragma: export
+#include "grpcfd/fd_transceiver.h"    // IWYU pragma: export
+#include "grpcfd/inode_url.h"         // IWYU pragma: export
+#include "grpcfd/limits.h"            // IWYU pragma: export
+#include "grpcfd/peer_credentials.h"  // IWYU pragma: export
+#include "grpcfd/server.h"            // IWYU pragma: export
+#include "grpcfd/status.h"            // IWYU pragma: export
+#include "grpcfd/unique_fd.h"         // IWYU pragma: export
+
+#endif  // GRPCFD_GRPCFD_H_

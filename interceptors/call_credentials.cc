@@ -1,0 +1,234 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "interceptors/call_credentials.h"
+
+#include <grpc/grpc.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "fdchannel/send_file.h"
+#include "grpcfd/client.h"
+#include "grpcfd/credentials.h"
+#include "interceptors/private_access.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// gRPC's own composite of several; null if one is of a class that gRPC cannot combine.
+std::shared_ptr<grpc::CallCredentials> Combine(
+    const std::vector<std::shared_ptr<grpc::CallCredentials>>& credentials) {
+  std::shared_ptr<grpc::CallCredentials> all = credentials.front();
+  for (size_t i = 1; i < credentials.size() && all != nullptr; ++i) {
+    all = grpc::CompositeCallCredentials(all, credentials[i]);
+  }
+  return all;
+}
+
+}  // namespace
+
+void CancelWithStatus(grpc_call* call, const absl::Status& status) {
+  grpc_call_cancel_with_status(call, static_cast<grpc_status_code>(status.code()),
+                               std::string(status.message()).c_str(), nullptr);
+}
+
+std::string MetadataPlaceholder() {
+  const auto bytes = EncodeCallMetadata(CallMetadata());
+  return std::string(bytes.data(), bytes.size());
+}
+
+void FlatCredentials::Add(const std::shared_ptr<grpc::CallCredentials>& credentials) {
+  if (credentials == nullptr) return;
+  if (auto* ours = dynamic_cast<const Credentials*>(credentials.get())) {
+    ours->Flatten(this);
+  } else if (std::find(plain.begin(), plain.end(), credentials) == plain.end()) {
+    plain.push_back(credentials);
+  }
+}
+
+bool Credentials::ApplyToCall(grpc_call* call) {
+  FlatCredentials flat;
+  Flatten(&flat);
+  absl::Status refusal = flat.refusal;
+  for (const auto& fd_call : flat.calls) {
+    // A factory has started it, or put it aside to be started. Otherwise there is none on this channel.
+    if (!refusal.ok() || fd_call->begun()) continue;
+    const absl::Status why = absl::FailedPreconditionError(
+        "the call has descriptors, but its channel cannot carry them: it was not made by "
+        "grpcfd::CreateCustomChannel and has no grpcfd::MakeClientInterceptorFactory");
+    if (fd_call->has_queued()) refusal = why;
+    fd_call->StartWithout(why);
+  }
+  for (const auto& set : flat.sets) {
+    if (refusal.ok() && !set->empty()) {
+      refusal = absl::FailedPreconditionError(
+          "the call's PerRpcCredentials carry descriptors, but no grpcfd::MakeClientInterceptorFactory "
+          "of the channel saw them (it must stand after a chain factory that sets them)");
+    }
+  }
+  if (!refusal.ok()) {
+    CancelWithStatus(call, refusal);
+    return true;
+  }
+  if (flat.plain.empty()) return true;
+  const auto all = Combine(flat.plain);
+  if (all == nullptr) {
+    CancelWithStatus(call, absl::FailedPreconditionError(
+                               "the call has several credentials, and one of them is of a class that "
+                               "neither gRPC nor grpcfd can combine with others"));
+    return true;
+  }
+  return all->ApplyToCall(call);
+}
+
+void ContextCredentials::Flatten(FlatCredentials* flat) const {
+  flat->Add(inner_);
+  if (std::find(flat->calls.begin(), flat->calls.end(), call_) == flat->calls.end()) {
+    flat->calls.push_back(call_);
+  }
+}
+
+void ChainedCredentials::Flatten(FlatCredentials* flat) const {
+  flat->Add(first_);
+  flat->Add(second_);
+}
+
+void RefusingCredentials::Flatten(FlatCredentials* flat) const {
+  if (flat->refusal.ok()) flat->refusal = status_;
+}
+
+void PerRpcCredentialsImpl::Flatten(FlatCredentials* flat) const {
+  flat->Add(inner_);
+  if (std::find(flat->sets.begin(), flat->sets.end(), set_) == flat->sets.end()) {
+    flat->sets.push_back(set_);
+  }
+}
+
+// --- SharedSet ---
+
+absl::StatusOr<InodeUrl> SharedSet::SendFd(BorrowedFd fd) {
+  auto copy = fd.Dup();
+  if (!copy.ok()) return copy.status();
+  return SendFd(*std::move(copy));
+}
+
+absl::StatusOr<InodeUrl> SharedSet::SendFd(UniqueFd&& fd) {
+  UniqueFd adopted = std::move(fd);
+  const auto dev_ino = FdToDevIno(adopted);
+  if (!dev_ino.ok()) return dev_ino.status();
+  MutexLock lock(&mutex_);
+  const InodeUrl url(*dev_ino, static_cast<uint32_t>(fds_.size()));
+  fds_.push_back(std::move(adopted));
+  urls_.push_back(url);
+  return url;
+}
+
+absl::StatusOr<InodeUrl> SharedSet::SendFilename(const std::string& path, int flags) {
+  auto fd = OpenForSending(path, flags);
+  if (!fd.ok()) return fd.status();
+  return SendFd(*std::move(fd));
+}
+
+bool SharedSet::empty() const {
+  MutexLock lock(&mutex_);
+  return fds_.empty();
+}
+
+absl::Status SharedSet::Join(const std::shared_ptr<ClientCall>& call) {
+  MutexLock lock(&mutex_);
+  absl::Status status = call->Preload(fds_, urls_);
+  if (!status.ok()) return status;
+  calls_.erase(std::remove_if(calls_.begin(), calls_.end(), [](const auto& c) { return c.expired(); }),
+               calls_.end());
+  calls_.push_back(call);
+  return absl::OkStatus();
+}
+
+std::vector<std::shared_ptr<ClientCall>> SharedSet::Calls() {
+  std::vector<std::shared_ptr<ClientCall>> living;
+  MutexLock lock(&mutex_);
+  for (auto it = calls_.rbegin(); it != calls_.rend(); ++it) {
+    if (auto call = it->lock()) living.push_back(std::move(call));
+  }
+  return living;
+}
+
+absl::StatusOr<UniqueFd> SharedSet::AskCalls(Ask ask, const InodeUrl& url, absl::Time deadline) {
+  const auto calls = Calls();
+  if (calls.empty()) {
+    return absl::FailedPreconditionError(
+        "no call made with these credentials is there any more: take descriptors while the call's "
+        "ClientContext lives");
+  }
+  // Whichever has it; then the latest may still get it.
+  for (const auto& call : calls) {
+    FdReceiver* receiver = call.get();
+    auto fd = (receiver->*ask)(url, absl::InfinitePast());
+    if (fd.ok()) return fd;
+  }
+  FdReceiver* latest = calls.front().get();
+  return (latest->*ask)(url, deadline);
+}
+
+absl::StatusOr<UniqueFd> SharedSet::RecvFd(const InodeUrl& url, absl::Time deadline) {
+  return AskCalls(&FdReceiver::RecvFd, url, deadline);
+}
+
+absl::StatusOr<UniqueFd> SharedSet::DupFd(const InodeUrl& url, absl::Time deadline) {
+  return AskCalls(&FdReceiver::DupFd, url, deadline);
+}
+
+void SharedSet::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
+  auto now = AskCalls(&FdReceiver::RecvFd, url, absl::InfinitePast());
+  const auto calls = Calls();
+  if (now.ok() || calls.empty()) return done(std::move(now));
+  calls.front()->RecvFdAsync(url, deadline, std::move(done));
+}
+
+}  // namespace internal
+
+// --- Public functions ---
+
+std::shared_ptr<grpc::CallCredentials> ChainCallCredentials(
+    std::shared_ptr<grpc::CallCredentials> first, std::shared_ptr<grpc::CallCredentials> second) {
+  if (first == nullptr) return second;
+  if (second == nullptr) return first;
+  return std::make_shared<internal::ChainedCredentials>(std::move(first), std::move(second));
+}
+
+std::shared_ptr<grpc::CallCredentials> PerRpcCredentials(
+    std::shared_ptr<grpc::CallCredentials> inner) {
+  if (FromPerRpcCredentials(inner) != nullptr) return inner;
+  return std::make_shared<internal::PerRpcCredentialsImpl>(std::move(inner));
+}
+
+std::shared_ptr<FdTransceiver> FromPerRpcCredentials(
+    const std::shared_ptr<grpc::CallCredentials>& credentials) {
+  internal::FlatCredentials flat;
+  flat.Add(credentials);
+  // As in Go, the last one counts.
+  return flat.sets.empty() ? nullptr : flat.sets.back();
+}
+
+std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
+  const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
+  internal::FlatCredentials flat;
+  flat.Add(slot);
+  if (!flat.calls.empty()) return flat.calls.back();
+  auto call = std::make_shared<internal::ClientCall>();
+  for (const auto& set : flat.sets) {
+    absl::Status joined = set->Join(call);
+    // The call cannot be made as it was meant; it says so when it is made, and each SendFd until then.
+    if (!joined.ok()) call->StartWithout(joined);
+  }
+  context->set_credentials(std::make_shared<internal::ContextCredentials>(call, slot));
+  if (internal::MetadataToSend(context).count(internal::kCallMetadataKey) == 0) {
+    context->AddMetadata(internal::kCallMetadataKey, internal::MetadataPlaceholder());
+  }
+  return call;
+}
+
+}  // namespace grpcfd

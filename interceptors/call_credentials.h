@@ -1,0 +1,151 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// grpcfd's own kinds of call credentials: a call's descriptors, a set shared by several calls, a chain, and a refusal.
+//
+// Why it exists: the credentials slot is the only place of a ClientContext where a library can leave an object of its own. What is in
+// there stays for the life of the context, is visible to interceptor factories, and gets the call itself (ApplyToCall) before
+// anything of it is sent. So a call's descriptors live there, and whoever does not belong there wraps what does.
+//
+// The kinds nest: the slot may hold a chain of defaults and a call's descriptors that wrap the user's credentials. Flatten() takes them apart; the
+// rest of the code looks at the flat view only.
+//
+// Newer gRPC makes ApplyToCall non-virtual. This pair of files is all that depends on it.
+#ifndef GRPCFD_INTERCEPTORS_CALL_CREDENTIALS_H_
+#define GRPCFD_INTERCEPTORS_CALL_CREDENTIALS_H_
+
+#include <grpcpp/client_context.h>
+#include <grpcpp/security/credentials.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "fdchannel/client_call.h"
+#include "fdchannel/mutex.h"
+#include "grpcfd/fd_transceiver.h"
+
+namespace grpcfd {
+namespace internal {
+
+class SharedSet;
+
+// What a slot holds, taken apart.
+struct FlatCredentials {
+  // Credentials that are not grpcfd's, in the order in which they apply. No pointer is there twice.
+  std::vector<std::shared_ptr<grpc::CallCredentials>> plain;
+  // The call's descriptors, from FromContext; more than one if two contexts' were mixed up.
+  std::vector<std::shared_ptr<ClientCall>> calls;
+  // The sets of PerRpcCredentials.
+  std::vector<std::shared_ptr<SharedSet>> sets;
+  // Why the call must not be made.
+  absl::Status refusal;
+
+  void Add(const std::shared_ptr<grpc::CallCredentials>& credentials);
+};
+
+// Base of all of them.
+class Credentials : public grpc::CallCredentials {
+ public:
+  // Applies what is plain. Ends the call with a status that says why if it was refused, or if it has descriptors and no factory of
+  // grpcfd's saw it. gRPC calls it once, when the call is made. True always: false would read as CANCELLED.
+  bool ApplyToCall(grpc_call* call) final;
+  grpc::string DebugString() override { return "grpcfd call credentials"; }
+
+  virtual void Flatten(FlatCredentials* flat) const = 0;
+
+ private:
+  // "These are not gRPC's own": CompositeCallCredentials then says so, by returning null.
+  grpc::SecureCallCredentials* AsSecureCredentials() final { return nullptr; }
+};
+
+// A call's descriptors, and the credentials that were in the slot before.
+class ContextCredentials final : public Credentials {
+ public:
+  ContextCredentials(std::shared_ptr<ClientCall> call, std::shared_ptr<grpc::CallCredentials> inner)
+      : call_(std::move(call)), inner_(std::move(inner)) {}
+  void Flatten(FlatCredentials* flat) const override;
+  const std::shared_ptr<ClientCall>& call() const { return call_; }
+
+ private:
+  const std::shared_ptr<ClientCall> call_;
+  const std::shared_ptr<grpc::CallCredentials> inner_;
+};
+
+class ChainedCredentials final : public Credentials {
+ public:
+  ChainedCredentials(std::shared_ptr<grpc::CallCredentials> first,
+                     std::shared_ptr<grpc::CallCredentials> second)
+      : first_(std::move(first)), second_(std::move(second)) {}
+  void Flatten(FlatCredentials* flat) const override;
+
+ private:
+  const std::shared_ptr<grpc::CallCredentials> first_;
+  const std::shared_ptr<grpc::CallCredentials> second_;
+};
+
+// Ends the call with `status`. Keeps what it replaces, so that handles stay valid.
+class RefusingCredentials final : public Credentials {
+ public:
+  RefusingCredentials(absl::Status status, std::shared_ptr<grpc::CallCredentials> replaced)
+      : status_(std::move(status)), replaced_(std::move(replaced)) {}
+  void Flatten(FlatCredentials* flat) const override;
+
+ private:
+  const absl::Status status_;
+  const std::shared_ptr<grpc::CallCredentials> replaced_;
+};
+
+// Descriptors that each call of a PerRpcCredentials brings, and those calls. Thread-safe.
+class SharedSet final : public FdTransceiver {
+ public:
+  using FdReceiver::DupFd;
+  using FdReceiver::RecvFd;
+  using FdReceiver::RecvFdAsync;
+  using FdSender::SendFilename;
+
+  absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) override;
+  absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) override;
+  absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) override;
+  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) override;
+  void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
+  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
+
+  bool empty() const;
+  // Gives `call`, which has nothing queued yet, its copies, and remembers it for RecvFd.
+  absl::Status Join(const std::shared_ptr<ClientCall>& call);
+
+ private:
+  using Ask = absl::StatusOr<UniqueFd> (FdReceiver::*)(const InodeUrl&, absl::Time);
+  absl::StatusOr<UniqueFd> AskCalls(Ask ask, const InodeUrl& url, absl::Time deadline);
+  // Those that are still there, the latest first.
+  std::vector<std::shared_ptr<ClientCall>> Calls();
+
+  mutable Mutex mutex_;
+  std::vector<UniqueFd> fds_ ABSL_GUARDED_BY(mutex_);
+  std::vector<InodeUrl> urls_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<ClientCall>> calls_ ABSL_GUARDED_BY(mutex_);
+};
+
+class PerRpcCredentialsImpl final : public Credentials {
+ public:
+  explicit PerRpcCredentialsImpl(std::shared_ptr<grpc::CallCredentials> inner)
+      : inner_(std::move(inner)) {}
+  void Flatten(FlatCredentials* flat) const override;
+
+ private:
+  const std::shared_ptr<SharedSet> set_ = std::make_shared<SharedSet>();
+  const std::shared_ptr<grpc::CallCredentials> inner_;
+};
+
+// Ends `call` on this side with `status`.
+void CancelWithStatus(grpc_call* call, const absl::Status& status);
+
+// The placeholder of the call's metadata that FromContext leaves in a context, so that a factory notices when the slot was replaced.
+std::string MetadataPlaceholder();
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_INTERCEPTORS_CALL_CREDENTIALS_H_

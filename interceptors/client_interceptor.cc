@@ -1,0 +1,304 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The client's interceptor factories, and the channel that has them.
+//
+// A factory's CreateClientInterceptor runs when the call is made, before anything of it exists in gRPC's core. That is the moment at
+// which a call's descriptors are sent: before the metadata that counts them. If the session is there, which it nearly always is, the factory
+// sends, writes the metadata into the context and makes no interceptor at all. If not, it makes one that holds the call's first
+// operation back until the poller has connected and sent.
+#include <grpcpp/alarm.h>
+#include <grpcpp/create_channel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "fdchannel/channel_core.h"
+#include "fdchannel/socket_address.h"
+#include "grpcfd/client.h"
+#include "grpcfd/credentials.h"
+#include "interceptors/call_credentials.h"
+#include "interceptors/deadline.h"
+#include "interceptors/private_access.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+using grpc::experimental::ClientInterceptorFactoryInterface;
+using grpc::experimental::ClientRpcInfo;
+using grpc::experimental::InterceptionHookPoints;
+using grpc::experimental::Interceptor;
+using grpc::experimental::InterceptorBatchMethods;
+
+void SetOnlyEntry(std::multimap<std::string, std::string>* metadata, const char* key,
+                  std::string value) {
+  auto range = metadata->equal_range(key);
+  if (range.first == range.second) {
+    metadata->emplace(key, std::move(value));
+    return;
+  }
+  range.first->second = std::move(value);
+  metadata->erase(std::next(range.first), range.second);
+}
+
+// What the RPC says so that the server finds the descriptors.
+void WriteMetadata(const ClientCall& call, const std::string& urls,
+                   std::multimap<std::string, std::string>* metadata) {
+  const auto bytes = EncodeCallMetadata(call.metadata());
+  SetOnlyEntry(metadata, kCallMetadataKey, std::string(bytes.data(), bytes.size()));
+  if (!urls.empty()) SetOnlyEntry(metadata, kUrlsMetadataKey, urls);
+}
+
+// Holds a call back until its descriptors are sent, or it is clear that they cannot be.
+//
+// The call goes on (Proceed) from a gRPC thread, by way of an alarm that is due at once: what follows may run the program's callbacks, and those
+// belong on gRPC's threads, not on the poller's.
+class DeferredStart final : public Interceptor {
+ public:
+  DeferredStart(std::shared_ptr<ChannelCore> core, std::shared_ptr<ClientCall> call,
+                grpc::ClientContext* context, std::string urls)
+      : state_(std::make_shared<State>()), core_(std::move(core)), context_(context) {
+    state_->call = std::move(call);
+    state_->urls = std::move(urls);
+  }
+
+  void Intercept(InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_CANCEL)) {
+      // The call may be one that is held back: let it go and be cancelled.
+      state_->Finish(absl::CancelledError("the call was cancelled before its session was there"));
+      methods->Proceed();
+      return;
+    }
+    if (!methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA) ||
+        begun_) {
+      methods->Proceed();
+      return;
+    }
+    begun_ = true;
+    state_->core_call = context_->c_call();
+    state_->methods = methods;
+    state_->armed.store(true, std::memory_order_release);
+    core_->StartAsync(state_->call, ToAbslTime(context_->deadline()), WaitsForReady(context_),
+                      [state = state_](absl::Status status) { state->Finish(std::move(status)); });
+  }
+
+ private:
+  struct State : std::enable_shared_from_this<State> {
+    std::shared_ptr<ClientCall> call;
+    std::string urls;
+    grpc_call* core_call = nullptr;
+    InterceptorBatchMethods* methods = nullptr;
+    std::atomic<bool> armed{false};
+    std::atomic<bool> finished{false};
+    std::unique_ptr<grpc::Alarm> alarm;
+
+    void Finish(absl::Status status) {
+      if (!armed.load(std::memory_order_acquire)) return;  // Cancelled before it was held back.
+      if (finished.exchange(true)) return;
+      alarm = std::make_unique<grpc::Alarm>();
+      alarm->Set(std::chrono::system_clock::now(),
+                [self = shared_from_this(), status = std::move(status)](bool) { self->Go(status); });
+    }
+
+    void Go(const absl::Status& status) {
+      // The alarm keeps the function that called this, and that keeps this object. gRPC holds the function until it returns.
+      const std::unique_ptr<grpc::Alarm> done = std::move(alarm);
+      if (status.ok()) {
+        WriteMetadata(*call, urls, methods->GetSendInitialMetadata());
+      } else {
+        const bool had_descriptors = call->has_queued();
+        call->StartWithout(status);
+        // A call that brings nothing can be made; what it cannot do is get something back.
+        if (had_descriptors) CancelWithStatus(core_call, status);
+      }
+      methods->Proceed();
+    }
+  };
+
+  const std::shared_ptr<State> state_;
+  const std::shared_ptr<ChannelCore> core_;
+  grpc::ClientContext* const context_;
+  bool begun_ = false;
+};
+
+class ClientFactory final : public ClientInterceptorFactoryInterface {
+ public:
+  // Without an FdChannel (the target is no unix socket) calls that have descriptors fail with `without`.
+  ClientFactory(std::shared_ptr<FdChannel> fd_channel, absl::Status without,
+                const ClientInterceptorOptions& options)
+      : fd_channel_(std::move(fd_channel)), without_(std::move(without)), options_(options) {}
+
+  Interceptor* CreateClientInterceptor(ClientRpcInfo* info) override {
+    grpc::ClientContext* context = info->client_context();
+    const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
+    std::multimap<std::string, std::string>& metadata = MetadataToSend(context);
+    if (slot == nullptr && metadata.empty()) return nullptr;  // The plain call.
+
+    FlatCredentials flat;
+    flat.Add(slot);
+    if (!flat.refusal.ok()) return nullptr;
+    if (flat.calls.empty() && flat.sets.empty()) {
+      if (metadata.count(kCallMetadataKey) != 0) {
+        Refuse(context, absl::FailedPreconditionError(
+                            "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
+                            "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
+                            "with it: set credentials before FromContext, or use "
+                            "grpcfd::ChainCallCredentials(context.credentials(), more)"));
+      }
+      return nullptr;
+    }
+    if (flat.calls.size() > 1) {
+      Refuse(context, absl::FailedPreconditionError(
+                          "the call's credentials hold the descriptors of two contexts"));
+      return nullptr;
+    }
+
+    std::shared_ptr<ClientCall> call;
+    if (flat.calls.empty()) {
+      // Only sets: the call gets its own copies, in the slot, with everything plain around it.
+      call = std::make_shared<ClientCall>();
+      for (const auto& set : flat.sets) {
+        absl::Status joined = set->Join(call);
+        if (!joined.ok()) {
+          Refuse(context, joined);
+          return nullptr;
+        }
+      }
+      std::shared_ptr<grpc::CallCredentials> plain;
+      for (const auto& credentials : flat.plain) {
+        plain = ChainCallCredentials(std::move(plain), credentials);
+      }
+      context->set_credentials(std::make_shared<ContextCredentials>(call, std::move(plain)));
+    } else {
+      call = flat.calls.front();
+      if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
+    }
+
+    ClientCall::Start start;
+    start.rpc = info;
+    start.client_streams = info->type() == ClientRpcInfo::Type::CLIENT_STREAMING ||
+                           info->type() == ClientRpcInfo::Type::BIDI_STREAMING;
+    start.deadline = ToAbslTime(context->deadline());
+    if (fd_channel_ != nullptr) start.limits = fd_channel_->core()->options().limits;
+    const bool had_descriptors = call->has_queued();
+    absl::Status status = call->BeginStart(start);
+    if (status.ok() && fd_channel_ == nullptr) {
+      call->StartWithout(without_);
+      if (had_descriptors) Refuse(context, without_);
+      return nullptr;
+    }
+    if (!status.ok()) {
+      if (!call->begun_for(info)) {
+        Refuse(context, status);  // It belongs to another call: leave it alone.
+      } else {
+        call->StartWithout(status);
+        Refuse(context, status);
+      }
+      return nullptr;
+    }
+
+    std::string urls;
+    if (options_.urls_in_metadata && had_descriptors) urls = EncodeMetadataUrls(call->queued_urls());
+    if (!fd_channel_->core()->TryStart(call, &status)) {
+      return new DeferredStart(fd_channel_->core(), std::move(call), context, std::move(urls));
+    }
+    if (!status.ok()) {
+      call->StartWithout(status);
+      if (had_descriptors) Refuse(context, status);
+      return nullptr;
+    }
+    WriteMetadata(*call, urls, &metadata);
+    return nullptr;
+  }
+
+ private:
+  static void Refuse(grpc::ClientContext* context, const absl::Status& status) {
+    context->set_credentials(std::make_shared<RefusingCredentials>(status, context->credentials()));
+  }
+
+  const std::shared_ptr<FdChannel> fd_channel_;
+  const absl::Status without_;
+  const ClientInterceptorOptions options_;
+};
+
+class ChainFactory final : public ClientInterceptorFactoryInterface {
+ public:
+  ChainFactory(std::shared_ptr<grpc::CallCredentials> defaults, bool unary)
+      : defaults_(std::move(defaults)), unary_(unary) {
+    flat_.Add(defaults_);
+  }
+
+  Interceptor* CreateClientInterceptor(ClientRpcInfo* info) override {
+    if (defaults_ == nullptr || (info->type() == ClientRpcInfo::Type::UNARY) != unary_) return nullptr;
+    grpc::ClientContext* context = info->client_context();
+    const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
+    FlatCredentials present;
+    present.Add(slot);
+    if (!present.refusal.ok() || Contains(present)) return nullptr;
+    context->set_credentials(ChainCallCredentials(defaults_, slot));
+    return nullptr;
+  }
+
+ private:
+  // Whether the defaults are in there already, by this factory or another.
+  bool Contains(const FlatCredentials& present) const {
+    const auto all_in = [](const auto& some, const auto& all) {
+      for (const auto& one : some) {
+        if (std::find(all.begin(), all.end(), one) == all.end()) return false;
+      }
+      return true;
+    };
+    return all_in(flat_.plain, present.plain) && all_in(flat_.sets, present.sets);
+  }
+
+  const std::shared_ptr<grpc::CallCredentials> defaults_;
+  const bool unary_;
+  FlatCredentials flat_;
+};
+
+}  // namespace
+}  // namespace internal
+
+std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> MakeClientInterceptorFactory(
+    std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options) {
+  return std::make_unique<internal::ClientFactory>(
+      std::move(fd_channel), absl::FailedPreconditionError("the channel has no FdChannel"), options);
+}
+
+std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> ChainUnaryInterceptorFactory(
+    std::shared_ptr<grpc::CallCredentials> defaults) {
+  return std::make_unique<internal::ChainFactory>(std::move(defaults), /*unary=*/true);
+}
+
+std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>
+ChainStreamInterceptorFactory(std::shared_ptr<grpc::CallCredentials> defaults) {
+  return std::make_unique<internal::ChainFactory>(std::move(defaults), /*unary=*/false);
+}
+
+std::shared_ptr<grpc::Channel> CreateCustomChannel(
+    const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+    const grpc::ChannelArguments& arguments,
+    std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>>
+        interceptor_creators,
+    const ChannelOptions& options) {
+  auto fd_channel = FdChannel::Create(target, options.fd_channel);
+  interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
+      fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(target, credentials, arguments,
+                                                                 std::move(interceptor_creators));
+}
+
+std::shared_ptr<grpc::Channel> CreateChannel(
+    const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  // Qualified: the arguments' namespace has a function of this name too.
+  return grpcfd::CreateCustomChannel(target, credentials, grpc::ChannelArguments());
+}
+
+}  // namespace grpcfd

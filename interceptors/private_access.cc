@@ -1,0 +1,59 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "interceptors/private_access.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// Instantiating Expose<Tag, &Class::member> defines the friend that Tag declares, which hands out the pointer to member.
+template <typename Tag, typename Tag::Member kMember>
+struct Expose {
+  friend constexpr typename Tag::Member Get(Tag) { return kMember; }
+};
+
+struct InterceptorCreatorsTag {
+  using Member = ServerInterceptorCreators grpc::ServerBuilder::*;
+  friend constexpr Member Get(InterceptorCreatorsTag);
+};
+template struct Expose<InterceptorCreatorsTag, &grpc::ServerBuilder::interceptor_creators_>;
+
+struct SendInitialMetadataTag {
+  using Member = std::multimap<std::string, std::string> grpc::ClientContext::*;
+  friend constexpr Member Get(SendInitialMetadataTag);
+};
+template struct Expose<SendInitialMetadataTag, &grpc::ClientContext::send_initial_metadata_>;
+
+struct WaitForReadyTag {
+  using Member = bool grpc::ClientContext::*;
+  friend constexpr Member Get(WaitForReadyTag);
+};
+template struct Expose<WaitForReadyTag, &grpc::ClientContext::wait_for_ready_>;
+
+struct MethodsTag {
+  using Member = std::vector<std::unique_ptr<grpc::internal::RpcServiceMethod>> grpc::Service::*;
+  friend constexpr Member Get(MethodsTag);
+};
+template struct Expose<MethodsTag, &grpc::Service::methods_>;
+
+}  // namespace
+
+ServerInterceptorCreators& InterceptorCreators(grpc::ServerBuilder* builder) {
+  return builder->*Get(InterceptorCreatorsTag());
+}
+
+std::multimap<std::string, std::string>& MetadataToSend(grpc::ClientContext* context) {
+  return context->*Get(SendInitialMetadataTag());
+}
+
+bool WaitsForReady(const grpc::ClientContext* context) {
+  return context->*Get(WaitForReadyTag());
+}
+
+const std::vector<std::unique_ptr<grpc::internal::RpcServiceMethod>>& Methods(
+    const grpc::Service* service) {
+  return service->*Get(MethodsTag());
+}
+
+}  // namespace internal
+}  // namespace grpcfd

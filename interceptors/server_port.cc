@@ -1,0 +1,313 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "interceptors/server_port.h"
+
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
+#include <grpcpp/security/server_credentials.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "fdchannel/bind.h"
+#include "fdchannel/socket_address.h"
+#include "fdchannel/token.h"
+#include "interceptors/private_access.h"
+#include "interceptors/server_interceptor.h"
+
+namespace grpcfd {
+namespace internal {
+
+// --- ShutdownWatcher ---
+
+ShutdownWatcher::ShutdownWatcher(grpc_server* server, std::function<void()> on_shutdown)
+    : server_(server), on_shutdown_(std::move(on_shutdown)) {
+  const auto prepare = [this](Functor* functor, auto* run) {
+    *functor = Functor();
+    functor->functor_run = run;
+    functor->inlineable = 1;  // Both only set a flag or post a task.
+    functor->watcher = this;
+  };
+  prepare(&request_functor_, &OnRequest);
+  prepare(&queue_functor_, &OnQueueShutdown);
+  // Not polled: nothing here waits for I/O, so no thread of gRPC's is bound to it.
+  grpc_completion_queue_attributes attributes{};
+  attributes.version = GRPC_CQ_CURRENT_VERSION;
+  attributes.cq_completion_type = GRPC_CQ_CALLBACK;
+  attributes.cq_polling_type = GRPC_CQ_NON_POLLING;
+  attributes.cq_shutdown_cb = &queue_functor_;
+  queue_ = grpc_completion_queue_create(grpc_completion_queue_factory_lookup(&attributes),
+                                        &attributes, nullptr);
+  grpc_server_register_completion_queue(server_, queue_, nullptr);
+  // A name that no client can guess; if one calls it all the same, the call is refused.
+  auto token = Token::Mint();
+  const std::string secret =
+      token.ok() ? std::string(token->bytes().data(), token->bytes().size()) : std::string();
+  method_ = grpc_server_register_method(
+      server_, absl::StrCat("/grpcfd.shutdown/", absl::BytesToHexString(secret)).c_str(), nullptr,
+      GRPC_SRM_PAYLOAD_NONE, 0);
+  grpc_metadata_array_init(&metadata_);
+}
+
+ShutdownWatcher::~ShutdownWatcher() {
+  grpc_completion_queue_shutdown(queue_);
+  {
+    MutexLock lock(&mutex_);
+    while (pending_ || !queue_down_) changed_.Wait(&mutex_);
+  }
+  grpc_completion_queue_destroy(queue_);
+  grpc_metadata_array_destroy(&metadata_);
+}
+
+void ShutdownWatcher::Start() { Request(); }
+
+void ShutdownWatcher::Request() {
+  {
+    MutexLock lock(&mutex_);
+    pending_ = true;
+  }
+  const grpc_call_error error =
+      grpc_server_request_registered_call(server_, method_, &call_, &deadline_, &metadata_, nullptr,
+                                          queue_, queue_, &request_functor_);
+  if (error != GRPC_CALL_OK) {
+    MutexLock lock(&mutex_);
+    pending_ = false;
+  }
+}
+
+void ShutdownWatcher::OnRequest(grpc_completion_queue_functor* functor, int ok) {
+  ShutdownWatcher* self = static_cast<Functor*>(functor)->watcher;
+  if (ok != 0) {
+    grpc_call_cancel_with_status(self->call_, GRPC_STATUS_UNIMPLEMENTED, "no such method", nullptr);
+    grpc_call_unref(self->call_);
+    grpc_metadata_array_destroy(&self->metadata_);
+    grpc_metadata_array_init(&self->metadata_);
+    self->Request();
+    return;
+  }
+  self->on_shutdown_();
+  MutexLock lock(&self->mutex_);
+  self->pending_ = false;
+  self->changed_.NotifyAll();
+}
+
+void ShutdownWatcher::OnQueueShutdown(grpc_completion_queue_functor* functor, int) {
+  ShutdownWatcher* self = static_cast<Functor*>(functor)->watcher;
+  MutexLock lock(&self->mutex_);
+  self->queue_down_ = true;
+  self->changed_.NotifyAll();
+}
+
+// --- ServerPort ---
+
+absl::Status ServerPort::BindSocket() {
+  if (!status_.ok()) return status_;
+  auto socket = [this]() -> absl::StatusOr<BoundSocket> {
+    if (options_.listen_fd != nullptr) return BoundSocket::Adopt(std::move(*options_.listen_fd));
+    auto address = SocketAddress::Parse(address_);
+    if (!address.ok()) return address.status();
+    BindOptions options;
+    options.mode = options_.mode;
+    options.allow_abstract = options_.allow_abstract;
+    options.backlog = options_.backlog;
+    return BoundSocket::Bind(*address, options);
+  }();
+  if (!socket.ok()) return socket.status();
+  auto listener =
+      Listener::Create(fd_server_->core(), *std::move(socket),
+                       [weak = weak_from_this()](UniqueFd connection, std::string first_bytes) {
+                         if (auto self = weak.lock()) {
+                           self->HandOver(std::move(connection), std::move(first_bytes));
+                         }
+                       });
+  if (!listener.ok()) return listener.status();
+  listener_ = *std::move(listener);
+  return absl::OkStatus();
+}
+
+absl::Status ServerPort::Bind(grpc_server* server) {
+  const absl::Status status = BindSocket();
+  if (options_.bind_status != nullptr) *options_.bind_status = status;
+  if (status.ok()) {
+    watcher_ = std::make_unique<ShutdownWatcher>(
+        server, [listener = listener_] { listener->StopAsync(); });
+  }
+  return status;
+}
+
+void ServerPort::Start() {
+  if (listener_ == nullptr) return;
+  watcher_->Start();
+  // It can fail only for want of memory or of epoll watches; the port is deaf then, as one that could not listen.
+  (void)listener_->Start();
+}
+
+void ServerPort::Close() {
+  if (listener_ == nullptr) return;
+  listener_->Stop();
+  watcher_.reset();
+  listener_.reset();
+}
+
+void ServerPort::HandOver(UniqueFd connection, std::string first_bytes) {
+  const auto before = FdToDevIno(connection);
+  grpc::Slice slice(first_bytes);
+  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+  parameters.fd = connection.Release();
+  parameters.read_buffer = grpc::ByteBuffer(&slice, 1);
+  acceptor_->HandleNewConnection(&parameters);
+  // gRPC takes the bytes out when it takes the connection. If they are still there it did not, because it was shut down meanwhile, and
+  // then it neither closed the descriptor nor says so (gRPC 1.51.1, ExternalConnectionAcceptorImpl). The inode tells whether the
+  // number is still this connection's, in case it was closed after all.
+  if (parameters.read_buffer.Length() == 0) return;
+  const auto after = FdToDevIno(BorrowedFd(parameters.fd));
+  if (before.ok() && after.ok() && *before == *after) UniqueFd(parameters.fd).Reset();
+}
+
+namespace {
+
+// What the ports of one builder share until its server takes over.
+struct BuilderState {
+  std::shared_ptr<FdServer> fd_server;
+  absl::Status status;  // Why there is none.
+  std::vector<std::shared_ptr<ServerPort>> ports;
+};
+
+// Credentials that bind a ServerPort instead of a gRPC port. The connections' own credentials went to the port's acceptor.
+class BindingCredentials final : public grpc::ServerCredentials {
+ public:
+  explicit BindingCredentials(std::shared_ptr<ServerPort> port) : port_(std::move(port)) {}
+  void SetAuthMetadataProcessor(const std::shared_ptr<grpc::AuthMetadataProcessor>&) override {}
+
+ private:
+  int AddPortToServer(const std::string&, grpc_server* server) override {
+    return port_->Bind(server).ok() ? 1 : 0;
+  }
+
+  const std::shared_ptr<ServerPort> port_;
+};
+
+class Plugin final : public grpc::ServerBuilderPlugin {
+ public:
+  explicit Plugin(std::shared_ptr<BuilderState> state) : state_(std::move(state)) {}
+
+  std::string name() override { return "grpcfd"; }
+
+  // After the program's last word on interceptors, before the builder takes them.
+  void UpdateServerBuilder(grpc::ServerBuilder* builder) override {
+    ServerInterceptorCreators& creators = InterceptorCreators(builder);
+    ServerFactory* factory = nullptr;
+    for (auto& creator : creators) {
+      auto* ours = dynamic_cast<ServerFactory*>(creator.get());
+      if (ours != nullptr && ours->fd_server() == state_->fd_server) factory = ours;
+    }
+    if (factory == nullptr) {
+      // Appended: hooks for what is received run last to first, so that the program's interceptors find the call's state.
+      auto made = std::make_unique<ServerFactory>(state_->fd_server);
+      factory = made.get();
+      creators.push_back(std::move(made));
+    }
+    factory->SetMethods(MethodsOf(*builder));
+    for (const auto& port : state_->ports) factory->OwnPort(port);
+  }
+
+  void InitServer(grpc::ServerInitializer*) override {}
+  void Finish(grpc::ServerInitializer*) override {
+    for (const auto& port : state_->ports) port->Start();
+  }
+  void ChangeArguments(const std::string&, void*) override {}
+
+ private:
+  // Names ServerBuilder's protected views.
+  class View : public grpc::ServerBuilder {
+   public:
+    static std::vector<grpc::Service*> Services(grpc::ServerBuilder& builder) {
+      std::vector<grpc::Service*> services;
+      for (const NamedService* named : (builder.*&View::services)()) services.push_back(named->service);
+      return services;
+    }
+  };
+
+  static absl::flat_hash_map<std::string, ServerFactory::ApiType> MethodsOf(
+      grpc::ServerBuilder& builder) {
+    absl::flat_hash_map<std::string, ServerFactory::ApiType> methods;
+    for (const grpc::Service* service : View::Services(builder)) {
+      for (const auto& method : Methods(service)) {
+        // Null: a generic method, served elsewhere.
+        if (method != nullptr) methods[method->name()] = method->api_type();
+      }
+    }
+    return methods;
+  }
+
+  const std::shared_ptr<BuilderState> state_;
+};
+
+class Option final : public grpc::ServerBuilderOption {
+ public:
+  explicit Option(std::shared_ptr<BuilderState> state) : state_(std::move(state)) {}
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    plugins->push_back(std::make_unique<Plugin>(state_));
+  }
+
+  const std::shared_ptr<BuilderState>& state() const { return state_; }
+
+  // The state of an earlier AddListeningPort of `builder` with the same FdServer (null: the shared one), or a new one.
+  static std::shared_ptr<BuilderState> StateOf(grpc::ServerBuilder* builder,
+                                               const ListenOptions& options) {
+    for (grpc::ServerBuilderOption* option : View::Options(*builder)) {
+      auto* ours = dynamic_cast<Option*>(option);
+      if (ours == nullptr) continue;
+      if (options.fd_server == nullptr ? ours->shared_ : ours->state_->fd_server == options.fd_server) {
+        return ours->state_;
+      }
+    }
+    auto state = std::make_shared<BuilderState>();
+    state->fd_server = options.fd_server;
+    if (state->fd_server == nullptr) {
+      auto made = FdServer::Create(options.fd_server_options);
+      if (made.ok()) {
+        state->fd_server = *std::move(made);
+      } else {
+        state->status = made.status();
+      }
+    }
+    auto option = std::make_unique<Option>(state);
+    option->shared_ = options.fd_server == nullptr;
+    builder->SetOption(std::move(option));
+    return state;
+  }
+
+ private:
+  class View : public grpc::ServerBuilder {
+   public:
+    static std::vector<grpc::ServerBuilderOption*> Options(grpc::ServerBuilder& builder) {
+      return (builder.*&View::options)();
+    }
+  };
+
+  const std::shared_ptr<BuilderState> state_;
+  bool shared_ = false;
+};
+
+}  // namespace
+}  // namespace internal
+
+void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
+                      const std::shared_ptr<grpc::ServerCredentials>& credentials,
+                      const ListenOptions& options) {
+  const auto state = internal::Option::StateOf(builder, options);
+  auto acceptor = builder->experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials);
+  auto port = std::make_shared<internal::ServerPort>(address, options, state->fd_server,
+                                                     state->status, std::move(acceptor));
+  state->ports.push_back(port);
+  builder->AddListeningPort(absl::StrCat("grpcfd:", address),
+                            std::make_shared<internal::BindingCredentials>(std::move(port)));
+}
+
+}  // namespace grpcfd
