@@ -156,6 +156,10 @@ class TestServer {
   std::unique_ptr<grpc::Server> server_;
 };
 
+// Makes a round of calls. gRPC opens some descriptors of its own (epoll sets, wake-up eventfds) with the first server and the first calls of a
+// process, and keeps them; after this, what a test leaves open is its own.
+void WarmUp();
+
 inline void SetDeadline(grpc::ClientContext* context, int seconds) {
   context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
 }

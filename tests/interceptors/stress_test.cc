@@ -1,0 +1,296 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What only shows in numbers: a leak of one descriptor in many calls, a race in one start of many, a child that inherits once in a while. The
+// program is its own second process: `stress_test --serve ADDRESS` serves until its stdin ends, `stress_test --list-fds` prints what it inherited.
+#include <dirent.h>
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpcfd/testing/fd_leak_checker.h"
+#include "tests/interceptors/test_service.h"
+
+extern char** environ;
+
+namespace grpcfd {
+namespace {
+
+using testing_internal::Content;
+using testing_internal::FunctionService;
+using testing_internal::MemoryFile;
+using testing_internal::SetDeadline;
+using testing_internal::TempDir;
+using testing_internal::TestServer;
+
+// Says what it read from the descriptor it was sent, and how many descriptors its process has open.
+grpc::Status Read(grpc::ServerContext* context, const test::ExchangeRequest* request,
+                  test::ExchangeReply* reply) {
+  if (request->urls().empty()) {
+    reply->set_number(CountOpenFds());
+    return grpc::Status::OK;
+  }
+  auto fds = FromContext(context);
+  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  auto fd = (*fds)->RecvFd(request->urls(0));
+  if (!fd.ok()) return ToGrpcStatus(fd.status());
+  reply->set_payload(Content(*fd));
+  return grpc::Status::OK;
+}
+
+int Serve(const std::string& address) {
+  FunctionService service;
+  service.exchange = Read;
+  grpc::ServerBuilder builder;
+  AddListeningPort(&builder, address, grpc::InsecureServerCredentials());
+  builder.RegisterService(&service);
+  auto server = builder.BuildAndStart();
+  if (server == nullptr) return 1;
+  printf("ready\n");
+  fflush(stdout);
+  char byte;
+  while (::read(STDIN_FILENO, &byte, 1) > 0) {
+  }
+  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
+  return 0;
+}
+
+int ListFds() {
+  DIR* dir = opendir("/proc/self/fd");
+  while (const dirent* entry = readdir(dir)) {
+    const int fd = atoi(entry->d_name);
+    if (entry->d_name[0] == '.' || fd <= 2 || fd == dirfd(dir)) continue;
+    char target[256] = {};
+    if (readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1) < 0) continue;
+    printf("%d %s\n", fd, target);
+  }
+  closedir(dir);
+  return 0;
+}
+
+// A child running this program with `arguments`, its stdin and stdout connected to us.
+class Child {
+ public:
+  explicit Child(std::vector<std::string> arguments) {
+    int in[2], out[2];
+    EXPECT_EQ(0, pipe2(in, O_CLOEXEC));
+    EXPECT_EQ(0, pipe2(out, O_CLOEXEC));
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+    std::string self = "/proc/self/exe";
+    std::vector<char*> argv = {self.data()};
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    EXPECT_EQ(0, posix_spawn(&pid_, self.c_str(), &actions, nullptr, argv.data(), environ));
+    posix_spawn_file_actions_destroy(&actions);
+    close(in[0]);
+    close(out[1]);
+    stdin_ = UniqueFd(in[1]);
+    stdout_ = fdopen(out[0], "r");
+  }
+  ~Child() {
+    stdin_.Reset();
+    fclose(stdout_);
+    int status = -1;
+    EXPECT_EQ(pid_, waitpid(pid_, &status, 0));
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  }
+
+  // A line of what it prints, without the newline; empty at the end.
+  std::string Line() {
+    char line[512];
+    if (fgets(line, sizeof(line), stdout_) == nullptr) return std::string();
+    line[strcspn(line, "\n")] = '\0';
+    return line;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  UniqueFd stdin_;
+  FILE* stdout_ = nullptr;
+};
+
+TEST(StressTest, AHundredThousandCallsBetweenTwoProcessesLeaveBothTablesAsTheyWere) {
+  TempDir dir;
+  const std::string address = "unix:" + dir.File("socket");
+  Child server({"--serve", address});
+  ASSERT_EQ("ready", server.Line());
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  const auto channel =
+      grpcfd::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+
+  const auto call = [&channel](int number) {
+    auto stub = test::TestService::NewStub(channel);
+    grpc::ClientContext context;
+    SetDeadline(&context, 30);
+    auto fds = FromContext(&context);
+    test::ExchangeRequest request;
+    const std::string content = absl::StrCat("call ", number);
+    request.add_urls(fds->SendFd(MemoryFile(content))->ToString());
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, request, &reply);
+    ASSERT_TRUE(status.ok()) << number << ": " << status.error_message();
+    ASSERT_EQ(content, reply.payload());
+  };
+  const auto server_fds = [&channel] {
+    auto stub = test::TestService::NewStub(channel);
+    grpc::ClientContext context;
+    test::ExchangeReply reply;
+    EXPECT_TRUE(stub->Exchange(&context, test::ExchangeRequest(), &reply).ok());
+    return reply.number();
+  };
+
+  constexpr int kThreads = 4;
+  constexpr int kCallsPerThread = 25000;
+  const auto round = [&call](int calls) {
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&call, t, calls] {
+        for (int i = 0; i < calls && !::testing::Test::HasFatalFailure(); ++i) call(t * 1000000 + i);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  };
+  round(100);  // Threads and epoll sets that gRPC makes with load.
+  const size_t ours = CountOpenFds();
+  const size_t theirs = server_fds();
+  round(kCallsPerThread);
+  // A handler's state may end a moment after its reply is here, and gRPC may have one more thread's epoll set.
+  FdLeakChecker settle;
+  EXPECT_LE(CountOpenFds(), ours + 4);
+  EXPECT_LE(server_fds(), theirs + 4);
+}
+
+// Connects, says something or nothing, and goes.
+void Storm(const std::string& path, std::atomic<bool>* stop, unsigned seed) {
+  std::mt19937 random(seed);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
+  std::vector<UniqueFd> kept;
+  while (!stop->load()) {
+    UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+      std::this_thread::yield();
+      continue;
+    }
+    static const std::string kOpenings[] = {
+        "", "P", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x8eGRP", std::string(64, '\x8e'), "\x16\x03\x01"};
+    const std::string& opening = kOpenings[random() % std::size(kOpenings)];
+    (void)!send(fd.get(), opening.data(), opening.size(), MSG_NOSIGNAL);
+    if (random() % 4 == 0) kept.push_back(std::move(fd));
+    if (kept.size() > 8) kept.clear();
+  }
+}
+
+TEST(StressTest, AThousandStartsAndShutdownsUnderAConnectStorm) {
+  TempDir dir;
+  const std::string path = dir.File("socket");
+  std::atomic<bool> stop{false};
+  std::thread storm([&] { Storm(path, &stop, 1); });
+  for (int cycle = 0; cycle < 1000; ++cycle) {
+    FunctionService service;
+    service.exchange = Read;
+    grpc::ServerBuilder builder;
+    absl::Status bound;
+    ListenOptions options;
+    options.bind_status = &bound;
+    AddListeningPort(&builder, "unix:" + path, grpc::InsecureServerCredentials(), options);
+    builder.RegisterService(&service);
+    auto server = builder.BuildAndStart();
+    ASSERT_NE(nullptr, server) << cycle << ": " << bound;
+    if (cycle % 10 == 0) {
+      grpc::ChannelArguments arguments;
+      arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+      // The storm fills the backlog, so gRPC's own connect(2) may have to be repeated.
+      arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 10);
+      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10);
+      arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 20);
+      auto stub = test::TestService::NewStub(grpcfd::CreateCustomChannel(
+          "unix:" + path, grpc::InsecureChannelCredentials(), arguments));
+      grpc::ClientContext context;
+      SetDeadline(&context, 30);
+      context.set_wait_for_ready(true);
+      auto fds = FromContext(&context);
+      test::ExchangeRequest request;
+      request.add_urls(fds->SendFd(MemoryFile("stormy"))->ToString());
+      test::ExchangeReply reply;
+      const grpc::Status status = stub->Exchange(&context, request, &reply);
+      EXPECT_TRUE(status.ok()) << cycle << ": " << status.error_message();
+      EXPECT_EQ("stormy", reply.payload());
+    }
+    switch (cycle % 3) {
+      case 0:
+        server->Shutdown();
+        break;
+      case 1:
+        server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(20));
+        break;
+      case 2:  // Destruction alone.
+        break;
+    }
+    server.reset();
+  }
+  stop = true;
+  storm.join();
+}
+
+TEST(StressTest, AChildThatIsMadeMeanwhileInheritsNothing) {
+  TestServer server;
+  server.service.exchange = Read;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> callers;
+  for (int t = 0; t < 2; ++t) {
+    callers.emplace_back([&] {
+      auto stub = server.Stub();
+      while (!stop.load()) {
+        grpc::ClientContext context;
+        SetDeadline(&context, 30);
+        auto fds = FromContext(&context);
+        test::ExchangeRequest request;
+        request.add_urls(fds->SendFd(MemoryFile("secret"))->ToString());
+        test::ExchangeReply reply;
+        ASSERT_TRUE(stub->Exchange(&context, request, &reply).ok());
+      }
+    });
+  }
+  for (int i = 0; i < 300; ++i) {
+    Child child({"--list-fds"});
+    for (std::string line = child.Line(); !line.empty(); line = child.Line()) {
+      // gRPC's own descriptors are not all close-on-exec; ours, and what was received, are.
+      EXPECT_EQ(std::string::npos, line.find("memfd")) << line;
+      EXPECT_EQ(std::string::npos, line.find("socket")) << line;
+    }
+  }
+  stop = true;
+  for (std::thread& caller : callers) caller.join();
+}
+
+}  // namespace
+}  // namespace grpcfd
+
+int main(int argc, char** argv) {
+  if (argc == 3 && strcmp(argv[1], "--serve") == 0) return grpcfd::Serve(argv[2]);
+  if (argc == 2 && strcmp(argv[1], "--list-fds") == 0) return grpcfd::ListFds();
+  ::testing::InitGoogleMock(&argc, argv);
+  if (!::testing::GTEST_FLAG(list_tests)) grpcfd::testing_internal::WarmUp();
+  grpcfd::InstallFdLeakListener();
+  return RUN_ALL_TESTS();
+}
