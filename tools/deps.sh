@@ -8,7 +8,7 @@
 set -euo pipefail
 
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
-       protobuf-compiler protobuf-compiler-grpc libgtest-dev libgmock-dev)
+       protobuf-compiler protobuf-compiler-grpc libcli11-dev libgtest-dev libgmock-dev)
 test=(python3)
 clang=(clang)
 lint=(clang clang-format clang-tidy python3 shellcheck)
