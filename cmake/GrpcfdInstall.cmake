@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Installs the libraries, the public headers, the CMake package and the pkg-config files. What users write:
-#   find_package(grpcfd CONFIG REQUIRED)                        grpcfd::grpcfd, grpcfd::fdchannel, grpcfd::urls
-#   find_package(grpcfd CONFIG REQUIRED COMPONENTS fdchannel)   without gRPC
+#   find_package(grpcfd CONFIG REQUIRED)                        grpcfd::grpcfd, grpcfd::messages, grpcfd::fdchannel, grpcfd::urls
+#   find_package(grpcfd CONFIG REQUIRED COMPONENTS fdchannel)   without gRPC and protobuf
+#   find_package(grpcfd CONFIG REQUIRED COMPONENTS messages)    without gRPC
 #   find_package(grpcfd CONFIG REQUIRED COMPONENTS testing)     all of it, and grpcfd::testing
 
 include(CMakePackageConfigHelpers)
@@ -18,7 +19,12 @@ set(_pc_names grpcfd-urls grpcfd-fdchannel)
 install(TARGETS grpcfd_urls grpcfd_fdchannel EXPORT grpcfdFdchannelTargets)
 install(EXPORT grpcfdFdchannelTargets NAMESPACE grpcfd:: DESTINATION ${_cmake_dir})
 if(GRPCFD_WITH_GRPC)
-  list(APPEND _pc_names grpcfd)
+  list(APPEND _pc_names grpcfd grpcfd-messages)
+  install(TARGETS grpcfd_messages EXPORT grpcfdMessagesTargets)
+  install(EXPORT grpcfdMessagesTargets NAMESPACE grpcfd:: DESTINATION ${_cmake_dir})
+  # The schema lies beside the header made from it, as protobuf's own do.
+  install(FILES ${PROJECT_SOURCE_DIR}/proto/grpcfd/v1/descriptor.proto ${PROJECT_BINARY_DIR}/generated/grpcfd/v1/descriptor.pb.h
+    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/grpcfd/v1)
   list(APPEND _package_files ${PROJECT_SOURCE_DIR}/cmake/GrpcfdFindGrpc.cmake)
   install(TARGETS grpcfd EXPORT grpcfdGrpcTargets)
   install(EXPORT grpcfdGrpcTargets NAMESPACE grpcfd:: DESTINATION ${_cmake_dir})
@@ -43,9 +49,11 @@ install(FILES ${_package_files} DESTINATION ${_cmake_dir})
 
 # pkg-config. A static archive does not know what it needs, so its private dependencies are the user's: then they go
 # into Requires, and `pkg-config --libs` suffices without --static.
-# grpcfd_pkg_config(<name> DESCRIPTION <text> LIB <library> REQUIRES ... [REQUIRES_PRIVATE ...] [LIBS_PRIVATE ...])
+# grpcfd_pkg_config(<name> DESCRIPTION <text> LIB <library> REQUIRES ... [REQUIRES_PRIVATE ...] [LIBS_PRIVATE ...]
+#   [VARIABLES <name=value>...])
 function(grpcfd_pkg_config name)
-  cmake_parse_arguments(ARG "" "DESCRIPTION;LIB" "REQUIRES;REQUIRES_PRIVATE;LIBS_PRIVATE" ${ARGN})
+  cmake_parse_arguments(ARG "" "DESCRIPTION;LIB" "REQUIRES;REQUIRES_PRIVATE;LIBS_PRIVATE;VARIABLES" ${ARGN})
+  string(REPLACE ";" "\n" PC_VARIABLES "${ARG_VARIABLES}")
   set(PC_LIBS "-L\${libdir} -l${ARG_LIB}")
   if(NOT BUILD_SHARED_LIBS)
     list(APPEND ARG_REQUIRES ${ARG_REQUIRES_PRIVATE})
@@ -102,6 +110,14 @@ grpcfd_pkg_config(grpcfd-fdchannel
   LIBS_PRIVATE -pthread)
 
 if(GRPCFD_WITH_GRPC)
+  grpcfd_absl_packages(grpcfd_messages _public _private)
+  grpcfd_pkg_config(grpcfd-messages
+    DESCRIPTION "Descriptors in protobuf messages: grpcfd/v1/descriptor.proto and grpcfd/message.h"
+    LIB grpcfd_messages
+    REQUIRES "grpcfd-fdchannel = ${PROJECT_VERSION}" protobuf ${_public}
+    REQUIRES_PRIVATE ${_private}
+    VARIABLES "proto_import_dir=\${includedir}")
+
   grpcfd_absl_packages(grpcfd _public _private)
   grpcfd_pkg_config(grpcfd
     DESCRIPTION "${PROJECT_DESCRIPTION}"

@@ -4,15 +4,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "fdchannel/threads.h"
 
 namespace grpcfd {
 namespace internal {
@@ -26,7 +31,8 @@ absl::Status BindError(const SocketAddress& address, const char* call, int error
   return absl::ErrnoToStatus(error, text);
 }
 
-// Whether the file at `path` is a socket, and which. The file itself: bind(2) does not follow a symbolic link either.
+// Whether the file at `path` is a socket, and which. The file itself: bind(2) does not follow a
+// symbolic link either.
 absl::StatusOr<DevIno> SocketFile(const std::string& path) {
   struct stat st;
   if (::lstat(path.c_str(), &st) != 0) {
@@ -49,37 +55,100 @@ bool Refuses(const SocketAddress& address) {
          errno == ECONNREFUSED;
 }
 
-// Removes the socket file of a server that is gone. Two processes that start at once must not both find it stale, and the second remove
-// the first one's new file: hence the lock file, and the second look under it.
+// The right to bind a path, from before bind(2) until after listen(2). Two processes that start at
+// once must not both find a stale file, and the second remove the first one's new file; and a
+// socket that is bound but does not listen yet looks as stale as one whose process is gone. The
+// lock is a file beside the socket, removed with the lock.
+class PathLock {
+ public:
+  static absl::StatusOr<PathLock> Take(const SocketAddress& address) {
+    PathLock lock(absl::StrCat(address.name(), ".grpcfd-lock"));
+    lock.fd_ =
+        UniqueFd(::open(lock.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!lock.fd_.valid()) {
+      const int error = errno;
+      return absl::ErrnoToStatus(error,
+                                 absl::StrCat("bind ", address.ToString(), ": open ", lock.path_));
+    }
+    // Not waited for: whoever holds it may never let go. And whoever held it when it was opened
+    // here may have removed it since.
+    struct stat held, named;
+    if (::flock(lock.fd_.get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(lock.fd_.get(), &held) != 0 ||
+        ::lstat(lock.path_.c_str(), &named) != 0 || held.st_ino != named.st_ino ||
+        held.st_dev != named.st_dev) {
+      lock.fd_.Reset();
+      return absl::UnavailableError(absl::StrCat(address.ToString(),
+                                                 " is being bound by another process, which has ",
+                                                 lock.path_, ": start again in a moment"));
+    }
+    return lock;
+  }
+  PathLock(PathLock&&) = default;
+  // While it is still locked: whoever opened it before sees that it is gone.
+  ~PathLock() {
+    if (fd_.valid()) ::unlink(path_.c_str());
+  }
+
+ private:
+  explicit PathLock(std::string path) : path_(std::move(path)) {}
+
+  std::string path_;
+  UniqueFd fd_;
+};
+
+// Removes the socket file of a server that is gone. Under the PathLock.
 absl::Status RemoveStale(const SocketAddress& address) {
   const std::string& path = address.name();
   auto before = SocketFile(path);
   if (!before.ok()) return absl::IsNotFound(before.status()) ? absl::OkStatus() : before.status();
   if (!Refuses(address)) return BindError(address, "bind", EADDRINUSE);
-
-  const std::string lock_path = absl::StrCat(path, ".lock");
-  const UniqueFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("open ", lock_path));
-  // Not waited for: whoever holds it may never let go.
-  struct stat held, named;
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(lock.get(), &held) != 0 ||
-      ::lstat(lock_path.c_str(), &named) != 0 || held.st_ino != named.st_ino ||
-      held.st_dev != named.st_dev) {
-    return absl::UnavailableError(
-        absl::StrCat(path, " is stale, and another process that clears it away has ", lock_path,
-                     ": start again in a moment"));
-  }
-  absl::Status status;
+  // A server that knows nothing of the lock may have taken the path meanwhile.
   auto after = SocketFile(path);
-  if (!after.ok()) {
-    if (!absl::IsNotFound(after.status())) status = after.status();
-  } else if (*after != *before || !Refuses(address)) {
-    status = BindError(address, "bind", EADDRINUSE);
-  } else if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-    status = absl::ErrnoToStatus(errno, absl::StrCat("unlink ", path));
+  if (!after.ok()) return absl::IsNotFound(after.status()) ? absl::OkStatus() : after.status();
+  if (*after != *before) return BindError(address, "bind", EADDRINUSE);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    const int error = errno;
+    return absl::ErrnoToStatus(error, absl::StrCat("unlink ", path));
   }
-  ::unlink(lock_path.c_str());  // While it is still locked: whoever opened it before sees that it is gone.
-  return status;
+  return absl::OkStatus();
+}
+
+int BindFd(const UniqueFd& fd, const SocketAddress& address) {
+  sockaddr_un sockaddr;
+  const socklen_t length = address.ToSockaddr(&sockaddr);
+  return ::bind(fd.get(), reinterpret_cast<const struct sockaddr*>(&sockaddr), length) == 0 ? 0
+                                                                                            : errno;
+}
+
+// The file gets the socket's mode less the umask (net/unix/af_unix.c, unix_bind_bsd), so the mode
+// is set on the socket, where nobody can look in between. The umask is the whole process's, except
+// for a thread that has asked for its own (unshare(2), CLONE_FS; no privilege needed).
+int BindFdWithoutUmask(const UniqueFd& fd, const SocketAddress& address) {
+  int error = 0;
+  std::thread thread = StartThread("grpcfd-bind", [&] {
+    if (::unshare(CLONE_FS) == 0) ::umask(0);
+    error = BindFd(fd, address);
+  });
+  thread.join();
+  return error;
+}
+
+// Where a seccomp filter forbids unshare(2), the umask did cut the mode. Nobody can connect yet, so
+// nothing was open that should not be.
+absl::Status WidenMode(const std::string& path, const DevIno& file, mode_t mode) {
+  const UniqueFd opened(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  struct stat st;
+  if (!opened.valid() || ::fstat(opened.get(), &st) != 0) {
+    const int error = errno;
+    return absl::ErrnoToStatus(error, absl::StrCat("open ", path));
+  }
+  if (DevIno{st.st_dev, st.st_ino} != file || (st.st_mode & 07777) == mode) return absl::OkStatus();
+  // chmod(2) would follow a symbolic link that took the name meanwhile.
+  if (::chmod(absl::StrCat("/proc/self/fd/", opened.get()).c_str(), mode) != 0) {
+    const int error = errno;
+    return absl::ErrnoToStatus(error, absl::StrCat("chmod ", path));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -88,23 +157,27 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
                                               const BindOptions& options) {
   const bool abstract = address.kind() == SocketAddress::Kind::kAbstract;
   if (abstract && !options.allow_abstract) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        address.ToString(),
-        " is an abstract name: no file mode protects it, and every process of the network namespace "
-        "may connect; set ListenOptions::allow_abstract if that is meant"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(address.ToString(),
+                     " is an abstract name: no file mode protects it, and every process of the "
+                     "network namespace "
+                     "may connect; set ListenOptions::allow_abstract if that is meant"));
   }
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return absl::ErrnoToStatus(errno, "socket");
-  // bind(2) gives the file the socket's mode less the umask; on the socket itself nobody can look in between.
-  if (!abstract && options.mode.has_value() && ::fchmod(fd.get(), *options.mode) != 0) {
-    return absl::ErrnoToStatus(errno, "fchmod of the socket");
+  std::optional<PathLock> lock;
+  if (!abstract) {
+    auto taken = PathLock::Take(address);
+    if (!taken.ok()) return taken.status();
+    lock.emplace(*std::move(taken));
   }
-  sockaddr_un sockaddr;
-  const socklen_t length = address.ToSockaddr(&sockaddr);
+  const bool with_mode = !abstract && options.mode.has_value();
+  if (with_mode && ::fchmod(fd.get(), *options.mode) != 0) {
+    const int error = errno;
+    return absl::ErrnoToStatus(error, "fchmod of the socket");
+  }
   const auto bind = [&] {
-    return ::bind(fd.get(), reinterpret_cast<const struct sockaddr*>(&sockaddr), length) == 0
-               ? 0
-               : errno;
+    return with_mode ? BindFdWithoutUmask(fd, address) : BindFd(fd, address);
   };
   int error = bind();
   if (error == EADDRINUSE && !abstract) {
@@ -123,6 +196,10 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
     file = *bound;
   }
   BoundSocket result(std::move(fd), std::move(path), file);
+  if (with_mode) {
+    absl::Status widened = WidenMode(result.path_, file, *options.mode);
+    if (!widened.ok()) return widened;
+  }
   if (::listen(result.fd_.get(), options.backlog) != 0) return BindError(address, "listen", errno);
   return result;
 }
@@ -137,9 +214,9 @@ absl::StatusOr<BoundSocket> BoundSocket::Adopt(UniqueFd socket) {
         absl::StrCat("the descriptor to listen on is no socket: ", strerror(errno)));
   }
   if (domain != AF_UNIX || type != SOCK_STREAM || listening == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the socket to listen on must be a unix stream socket that is listening; domain ",
-                     domain, ", type ", type, ", listening ", listening, " came"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the socket to listen on must be a unix stream socket that is listening; domain ", domain,
+        ", type ", type, ", listening ", listening, " came"));
   }
   const int flags = ::fcntl(socket.get(), F_GETFL);
   if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0 ||
@@ -147,6 +224,16 @@ absl::StatusOr<BoundSocket> BoundSocket::Adopt(UniqueFd socket) {
     return absl::ErrnoToStatus(errno, "fcntl of the socket to listen on");
   }
   return BoundSocket(std::move(socket), std::string(), DevIno{});
+}
+
+BoundSocket& BoundSocket::operator=(BoundSocket&& other) noexcept {
+  if (this != &other) {
+    Close();
+    fd_ = std::move(other.fd_);
+    path_ = std::move(other.path_);
+    file_ = other.file_;
+  }
+  return *this;
 }
 
 void BoundSocket::Close() {

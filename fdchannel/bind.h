@@ -3,12 +3,14 @@
 //
 // BoundSocket: a listening unix socket, and the file it is bound to.
 //
-// Why it exists: the file of a unix socket outlives a server that crashed, and bind(2) refuses a path that exists. Deleting what is there
-// before binding is the usual answer, and it silently takes the address away from a server that is alive.
+// Why it exists: the file of a unix socket outlives a server that crashed, and bind(2) refuses a
+// path that exists. Deleting what is there before binding is the usual answer, and it silently
+// takes the address away from a server that is alive.
 //
-// How people get it wrong: bind, then chmod (anybody connects in between); umask around bind (it is the whole process's); unlink at exit
-// whatever has the name by then. Here the mode is set on the socket before it is bound, a file is removed only if nobody answers
-// there, under a lock and after a second look, and at exit only the file that this socket made is removed.
+// How people get it wrong: bind, then chmod (anybody connects in between); umask around bind (it is
+// the whole process's); unlink at exit whatever has the name by then. Here the mode is set on the
+// socket before it is bound, a file is removed only if nobody answers there, under a lock that is
+// held until the new socket listens, and at exit only the file that this socket made is removed.
 #ifndef GRPCFD_FDCHANNEL_BIND_H_
 #define GRPCFD_FDCHANNEL_BIND_H_
 
@@ -27,7 +29,8 @@ namespace grpcfd {
 namespace internal {
 
 struct BindOptions {
-  std::optional<mode_t> mode;  // Of the socket file; unset: 0777 less the umask.
+  std::optional<mode_t>
+      mode;  // Of the socket file, whatever the umask; unset: 0777 less the umask.
   bool allow_abstract = false;
   int backlog = 128;
 };
@@ -38,16 +41,17 @@ class BoundSocket {
   // Binds and listens.
   //   ALREADY_EXISTS       a server is listening there, or the path is something else than a socket
   //   FAILED_PRECONDITION  an abstract name without allow_abstract
-  //   UNAVAILABLE          another process is clearing the same stale path away
+  //   UNAVAILABLE          another process is binding the same path at this moment
   //   PERMISSION_DENIED, NOT_FOUND, RESOURCE_EXHAUSTED, INVALID_ARGUMENT as bind(2) says
   static absl::StatusOr<BoundSocket> Bind(const SocketAddress& address, const BindOptions& options);
 
-  // Adopts a socket that is bound and listening already (socket activation, sd_listen_fds(3)). Its file is not ours to remove.
-  // INVALID_ARGUMENT if it is not a listening unix stream socket. Made non-blocking and close-on-exec.
+  // Adopts a socket that is bound and listening already (socket activation, sd_listen_fds(3)). Its
+  // file is not ours to remove. INVALID_ARGUMENT if it is not a listening unix stream socket. Made
+  // non-blocking and close-on-exec.
   static absl::StatusOr<BoundSocket> Adopt(UniqueFd socket);
 
   BoundSocket(BoundSocket&&) = default;
-  BoundSocket& operator=(BoundSocket&&) = default;
+  BoundSocket& operator=(BoundSocket&& other) noexcept;  // Closes what it had.
   ~BoundSocket() { Close(); }
 
   const UniqueFd& fd() const { return fd_; }

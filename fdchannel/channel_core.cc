@@ -21,9 +21,18 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// The kernel has no event for "the backlog has room again" (connect(2) says EAGAIN and is done), nor for "a server has bound the path".
+// The kernel has no event for "the backlog has room again" (connect(2) says EAGAIN and is done),
+// nor for "a server has bound the path".
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(5);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
+
+bool IsSessionSocket(const UniqueFd& fd) {
+  int domain = 0, type = 0;
+  socklen_t size = sizeof(int);
+  return ::getsockopt(fd.get(), SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 &&
+         ::getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX &&
+         type == SOCK_SEQPACKET;
+}
 
 }  // namespace
 
@@ -93,20 +102,24 @@ void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time
             });
       }
       pending_.push_back(std::move(pending));
-      if (!connecting_) {
-        connecting_ = true;
-        poller_->Post([weak = weak_from_this()] {
-          if (auto self = weak.lock()) {
-            self->attempt_deadline_ = absl::Now() + self->options_.connect_timeout;
-            self->backoff_ = kFirstBackoff;
-            self->Connect();
-          }
-        });
-      }
+      const bool first = !std::exchange(connecting_, true);
+      poller_->Post([weak = weak_from_this(), first] {
+        if (auto self = weak.lock()) self->Begin(first);
+      });
       return;
     }
   }
-  call->SendQueuedAsync(session, NextKey(), std::move(done));
+  call->SendQueuedAsync(session, NextKey(),
+                        [weak = weak_from_this(), session, call, deadline, wait_for_ready,
+                         done = std::move(done)](absl::Status status) mutable {
+                          auto self = weak.lock();
+                          if (!absl::IsUnavailable(status) || session->alive() || self == nullptr) {
+                            return done(std::move(status));
+                          }
+                          // The server went away unnoticed. Nothing was sent, so the call can have
+                          // the next session.
+                          self->StartAsync(call, deadline, wait_for_ready, std::move(done));
+                        });
 }
 
 void ChannelCore::Expire(const StatusCallback* done) {
@@ -123,9 +136,22 @@ void ChannelCore::Expire(const StatusCallback* done) {
       absl::StrCat("no session with ", address_.ToString(), " before the call's deadline")));
 }
 
+void ChannelCore::Begin(bool first) {
+  if (first) {
+    backoff_ = kFirstBackoff;
+  } else if (retry_timer_ == 0) {
+    return;  // Under way.
+  }
+  // A call that came while others wait for the next attempt does not wait with them: it may want to
+  // know at once.
+  attempt_deadline_ = absl::Now() + options_.connect_timeout;
+  Connect();
+}
+
 void ChannelCore::Connect() {
   {
     MutexLock lock(&mutex_);
+    if (retry_timer_ != 0) poller_->CancelTimer(std::exchange(retry_timer_, 0));
     if (pending_.empty()) {  // All gave up meanwhile.
       connecting_ = false;
       return;
@@ -145,7 +171,7 @@ void ChannelCore::Connect() {
   } while (result != 0 && errno == EINTR);
   if (result != 0) {
     const int error = errno;
-    if (error == EAGAIN && absl::Now() < attempt_deadline_) return RetryLater();
+    if (error == EAGAIN && absl::Now() + backoff_ < attempt_deadline_) return RetryLater();
     return Failed(absl::UnavailableError(absl::StrCat("cannot connect to ", address_.ToString(),
                                                       ": ", strerror(error))),
                   /*may_pass=*/true);
@@ -165,9 +191,10 @@ void ChannelCore::Connect() {
         /*may_pass=*/true);
   }
   MutexLock lock(&mutex_);
-  auto id = poller_->Add(attempt_.socket, EPOLLIN | EPOLLRDHUP, [weak = weak_from_this()](uint32_t) {
-    if (auto self = weak.lock()) self->OnReply();
-  });
+  auto id =
+      poller_->Add(attempt_.socket, EPOLLIN | EPOLLRDHUP, [weak = weak_from_this()](uint32_t) {
+        if (auto self = weak.lock()) self->OnReply();
+      });
   if (!id.ok()) {
     lock.Unlock();
     Failed(id.status(), /*may_pass=*/false);
@@ -178,9 +205,9 @@ void ChannelCore::Connect() {
   attempt_.timer = poller_->RunAt(attempt_deadline_, [weak = weak_from_this()] {
     if (auto self = weak.lock()) {
       self->attempt_.timer = 0;
-      self->Failed(absl::UnavailableError(absl::StrCat(
-                       self->address_.ToString(), " did not answer the hello within ",
-                       absl::FormatDuration(self->options_.connect_timeout))),
+      self->Failed(absl::UnavailableError(
+                       absl::StrCat(self->address_.ToString(), " did not answer the hello within ",
+                                    absl::FormatDuration(self->options_.connect_timeout))),
                    /*may_pass=*/true);
     }
   });
@@ -189,15 +216,20 @@ void ChannelCore::Connect() {
 void ChannelCore::OnReply() {
   if (!attempt_.socket.valid()) return;
   ReceivedMessage message;
-  const IoResult io =
-      ReceiveMessage(attempt_.socket, attempt_.reply.data() + attempt_.received,
-                     attempt_.reply.size() - attempt_.received, &message);
+  const IoResult io = ReceiveMessage(attempt_.socket, attempt_.reply.data() + attempt_.received,
+                                     attempt_.reply.size() - attempt_.received, &message);
   for (UniqueFd& fd : message.fds) attempt_.fds.push_back(std::move(fd));
   if (!io.ok()) {
     if (io.would_block()) return;
-    return Failed(absl::UnavailableError(absl::StrCat(address_.ToString(), " broke the hello off: ",
-                                                      strerror(io.error))),
+    return Failed(absl::UnavailableError(absl::StrCat(
+                      address_.ToString(), " broke the hello off: ", strerror(io.error))),
                   /*may_pass=*/true);
+  }
+  // Not later: a server could send 253 with each byte.
+  if (attempt_.fds.size() > 1) {
+    return Failed(absl::InternalError(absl::StrCat("a hello reply came with ", attempt_.fds.size(),
+                                                   " descriptors instead of one")),
+                  /*may_pass=*/false);
   }
   if (message.control_truncated) {
     return Failed(absl::ResourceExhaustedError(
@@ -215,11 +247,12 @@ void ChannelCore::OnReply() {
   attempt_.received += message.size;
   const size_t compared = std::min(attempt_.received, kMagicSize);
   if (memcmp(attempt_.reply.data(), kHelloReplyMagic, compared) != 0) {
-    return Failed(absl::FailedPreconditionError(absl::StrCat(
-                      "the server at ", address_.ToString(),
-                      " is not a grpcfd server (grpcfd::AddListeningPort): it answers a hello with \"",
-                      absl::CEscape(std::string(attempt_.reply.data(), compared)), "\"")),
-                  /*may_pass=*/false);
+    return Failed(
+        absl::FailedPreconditionError(absl::StrCat(
+            "the server at ", address_.ToString(),
+            " is not a grpcfd server (grpcfd::AddListeningPort): it answers a hello with \"",
+            absl::CEscape(std::string(attempt_.reply.data(), compared)), "\"")),
+        /*may_pass=*/false);
   }
   if (attempt_.received < attempt_.reply.size()) return;
 
@@ -227,16 +260,20 @@ void ChannelCore::OnReply() {
   if (!reply.ok()) return Failed(reply.status(), /*may_pass=*/false);
   if (reply->status != HelloStatus::kOk) {
     // The server may not have noticed yet that the last session of this token is gone.
-    if (reply->status == HelloStatus::kTokenInUse && absl::Now() < attempt_deadline_) {
+    if (reply->status == HelloStatus::kTokenInUse && absl::Now() + backoff_ < attempt_deadline_) {
       EndAttempt();
       return RetryLater();
     }
-    return Failed(HelloStatusToStatus(*reply), reply->status == HelloStatus::kShuttingDown);
+    const absl::Status status = HelloStatusToStatus(*reply);
+    return Failed(status, /*may_pass=*/absl::IsUnavailable(status));
   }
-  if (attempt_.fds.size() != 1) {
-    return Failed(absl::InternalError(absl::StrCat("a hello reply came with ", attempt_.fds.size(),
-                                                   " descriptors instead of one")),
-                  /*may_pass=*/false);
+  // Anything else would be taken for a session that cannot be used and never ends.
+  if (attempt_.fds.empty() || !IsSessionSocket(attempt_.fds[0])) {
+    return Failed(
+        absl::InternalError(absl::StrCat(
+            "a hello reply came ", attempt_.fds.empty() ? "without" : "with something else than",
+            " the session's SOCK_SEQPACKET unix socket")),
+        /*may_pass=*/false);
   }
   if (reply->version < kMinVersion || reply->version > kMaxVersion) {
     return Failed(absl::InternalError(absl::StrCat("the server chose protocol version ",
@@ -244,6 +281,7 @@ void ChannelCore::OnReply() {
                   /*may_pass=*/false);
   }
   UniqueFd socket = std::move(attempt_.fds[0]);
+  attempt_.fds.clear();
   EndAttempt();
   Established(*reply, std::move(socket));
 }
@@ -252,7 +290,10 @@ void ChannelCore::EndAttempt() {
   MutexLock lock(&mutex_);
   if (attempt_.registration != 0) poller_->Remove(attempt_.registration);
   if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
+  const std::shared_ptr<Reaper> reaper = reaper_;
   lock.Unlock();
+  // What a server sends that should not have: closing it may block.
+  if (!attempt_.fds.empty()) reaper->Close(std::move(attempt_.fds), /*after=*/nullptr);
   attempt_ = Attempt();
   lock.Lock();
 }
@@ -261,8 +302,11 @@ void ChannelCore::RetryLater() {
   const absl::Time when = absl::Now() + backoff_;
   backoff_ = std::min(backoff_ * 2, kMaxBackoff);
   MutexLock lock(&mutex_);
-  poller_->RunAt(when, [weak = weak_from_this()] {
-    if (auto self = weak.lock()) self->Connect();
+  retry_timer_ = poller_->RunAt(when, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) {
+      self->retry_timer_ = 0;
+      self->Connect();
+    }
   });
 }
 
@@ -335,8 +379,8 @@ absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::Create(const std::string& 
   }
   auto token = internal::Token::Mint();
   if (!token.ok()) return token.status();
-  return std::shared_ptr<FdChannel>(new FdChannel(
-      std::make_shared<internal::ChannelCore>(*std::move(address), *token, options)));
+  return std::shared_ptr<FdChannel>(
+      new FdChannel(std::make_shared<internal::ChannelCore>(*std::move(address), *token, options)));
 }
 
 FdChannel::~FdChannel() = default;

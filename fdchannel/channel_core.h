@@ -1,11 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ChannelCore: what an FdChannel is made of. Keeps one session with the server, makes a new one when there is none, and starts calls on it.
+// ChannelCore: what an FdChannel is made of. Keeps one session with the server, makes a new one
+// when there is none, and starts calls on it.
 //
-// How people get it wrong: they connect on the thread that makes the call. That thread may be gRPC's own, and a
-// unix connect(2) blocks for as long as the server's backlog is full. Here a call that finds no session is put aside; the poller connects,
-// shakes hands and completes it.
+// How people get it wrong: they connect on the thread that makes the call. That thread may be
+// gRPC's own, and a unix connect(2) blocks for as long as the server's backlog is full. Here a call
+// that finds no session is put aside; the poller connects, shakes hands and completes it.
 #ifndef GRPCFD_FDCHANNEL_CHANNEL_CORE_H_
 #define GRPCFD_FDCHANNEL_CHANNEL_CORE_H_
 
@@ -48,12 +49,13 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   const FdChannelOptions& options() const { return options_; }
   uint64_t session_id() const;
 
-  // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and *status says how it went. If the
-  // status is not OK, nothing was sent.
+  // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and
+  // *status says how it went. If the status is not OK, nothing was sent.
   bool TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status);
 
-  // The same, connecting first if need be. Never blocks; `done` is called once, on the poller's thread. With `wait_for_ready` a server that
-  // cannot be reached is tried again until `deadline`; without, one failed attempt is UNAVAILABLE.
+  // The same, connecting first if need be. Never blocks; `done` is called once, on the poller's
+  // thread. With `wait_for_ready` a server that cannot be reached is tried again until `deadline`;
+  // without, one failed attempt is UNAVAILABLE.
   //   FAILED_PRECONDITION  what answers there is no grpcfd server
   //   DEADLINE_EXCEEDED    not there by `deadline`
   //   others               as Session::Send and HelloStatusToStatus
@@ -81,6 +83,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   absl::Status EnsureThreads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // On the poller's thread.
+  void Begin(bool first);
   void Connect();
   void OnReply();
   void EndAttempt();
@@ -93,9 +96,11 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   const Token token_;
   const FdChannelOptions options_;
   std::atomic<uint64_t> next_call_id_{1};
+  // Touched by the poller's thread only.
   Attempt attempt_;
   absl::Time attempt_deadline_ = absl::InfinitePast();
   absl::Duration backoff_ = absl::ZeroDuration();
+  Poller::Id retry_timer_ = 0;  // 0 while nothing is waited for, or an attempt is under way.
 
   mutable Mutex mutex_;
   std::shared_ptr<Poller> poller_ ABSL_GUARDED_BY(mutex_);

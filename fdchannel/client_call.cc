@@ -71,7 +71,11 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   const int number = queued.get();
   absl::Status status = (*session)->Send(key, index, absl::MakeConstSpan(&number, 1), options);
   lock.Lock();
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    // An index that was not used leaves no hole, unless another sender has the next one already.
+    if (next_index_ == index + 1) --next_index_;
+    return status;
+  }
   return InodeUrl(*dev_ino, index);
 }
 
@@ -84,9 +88,15 @@ absl::Status ClientCall::Preload(const std::vector<UniqueFd>& fds,
     if (!copy.ok()) return copy.status();
     copies.push_back(*std::move(copy));
   }
+  if (fds.empty()) return absl::OkStatus();
   MutexLock lock(&mutex_);
+  if (phase_ == Phase::kWithout) return without_;
   if (phase_ != Phase::kQueueing || next_index_ != 0) {
-    return absl::FailedPreconditionError("the call has descriptors of its own, or has started");
+    return absl::FailedPreconditionError(
+        "the descriptors of PerRpcCredentials must be a call's first, and this call has others "
+        "already, or "
+        "has started: set the credentials before FromContext, and only one that carries "
+        "descriptors");
   }
   for (size_t i = 0; i < copies.size(); ++i) {
     Enqueue(urls[i].dev_ino(), std::move(copies[i]));
@@ -106,7 +116,18 @@ bool ClientCall::begun() const {
 
 bool ClientCall::begun_for(const void* rpc) const {
   MutexLock lock(&mutex_);
-  return phase_ != Phase::kQueueing && start_.rpc == rpc;
+  return phase_ != Phase::kQueueing && start_.rpc == rpc && transport_call_ == nullptr;
+}
+
+bool ClientCall::starting() const {
+  MutexLock lock(&mutex_);
+  return phase_ == Phase::kStarting;
+}
+
+bool ClientCall::Claim(const void* transport_call) {
+  MutexLock lock(&mutex_);
+  if (transport_call_ == nullptr) transport_call_ = transport_call;
+  return transport_call_ == transport_call;
 }
 
 std::vector<InodeUrl> ClientCall::queued_urls() const {
@@ -121,19 +142,22 @@ std::vector<InodeUrl> ClientCall::queued_urls() const {
 
 absl::Status ClientCall::BeginStart(const Start& start) {
   MutexLock lock(&mutex_);
+  if (phase_ == Phase::kWithout && transport_call_ == nullptr) return without_;
   if (phase_ != Phase::kQueueing) {
     return absl::FailedPreconditionError(
-        "a second call was started with the descriptors of one: a ClientContext serves one call, and "
+        "a second call was started with the descriptors of one: a ClientContext serves one call, "
+        "and "
         "so does its FromContext; PerRpcCredentials serve many");
   }
   phase_ = Phase::kStarting;
   start_ = start;
   announced_ = next_index_;
   if (next_index_ > start.limits.max_fds_per_call) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the call has %d descriptors, more than max_fds_per_call = %d of its channel; raise the limit "
-        "at both ends, or use several calls",
-        next_index_, start.limits.max_fds_per_call));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the call has %d descriptors, more than max_fds_per_call = %d of its "
+                        "channel; raise the limit "
+                        "at both ends, or use several calls",
+                        next_index_, start.limits.max_fds_per_call));
   }
   return absl::OkStatus();
 }
@@ -154,7 +178,8 @@ void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey k
 }
 
 void ClientCall::FinishStart(const absl::Status& status, std::vector<Queued>* done_with) {
-  // The descriptors are in the socket, or will never be. Closing may block, so the caller does it without the lock.
+  // The descriptors are in the socket, or will never be. Closing may block, so the caller does it
+  // without the lock.
   done_with->swap(queue_);
   if (status.ok()) {
     phase_ = Phase::kStarted;
@@ -179,24 +204,41 @@ bool ClientCall::TrySendQueued(const std::shared_ptr<Session>& session, CallKey 
 
 void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
                                  std::function<void(absl::Status)> done) {
+  // The session waits with numbers, so the descriptors are kept out of reach of StartWithout: it
+  // may come meanwhile, and a number that it closed would be another file's by the time it is sent.
+  auto sending = std::make_shared<std::vector<Queued>>();
   std::vector<int> numbers;
   absl::Time deadline;
+  absl::Status given_up;
   {
     MutexLock lock(&mutex_);
-    AttachLocked(session, key);
-    numbers = QueuedNumbers();
-    deadline = Limit(absl::InfiniteFuture());
+    if (phase_ == Phase::kStarting) {
+      AttachLocked(session, key);
+      numbers = QueuedNumbers();
+      sending->swap(queue_);
+      deadline = Limit(absl::InfiniteFuture());
+    } else {
+      given_up = without_;
+    }
   }
-  // Keeps itself, and so the queued descriptors, until they are sent.
-  session->SendAsync(key, 0, std::move(numbers), deadline,
-                     [self = shared_from_this(), done = std::move(done)](absl::Status status) {
-                       std::vector<Queued> done_with;
-                       if (status.ok()) {
-                         MutexLock lock(&self->mutex_);
-                         self->FinishStart(status, &done_with);
-                       }
-                       done(std::move(status));
-                     });
+  if (!given_up.ok()) return done(std::move(given_up));
+  session->SendAsync(
+      key, 0, std::move(numbers), deadline,
+      [self = shared_from_this(), sending, done = std::move(done)](absl::Status status) {
+        std::vector<Queued> done_with;
+        {
+          MutexLock lock(&self->mutex_);
+          if (self->phase_ == Phase::kStarting) {
+            if (status.ok()) {
+              self->FinishStart(status, &done_with);
+            } else {
+              self->queue_.swap(*sending);  // Nothing was sent; StartWithout closes them.
+            }
+          }
+        }
+        sending->clear();
+        done(std::move(status));
+      });
 }
 
 void ClientCall::StartWithout(const absl::Status& why) {
@@ -219,7 +261,8 @@ CallMetadata ClientCall::metadata() const {
 
 absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline) {
   if (phase_ == Phase::kQueueing) {
-    return absl::FailedPreconditionError("the call has not started: nothing can have come back yet");
+    return absl::FailedPreconditionError(
+        "the call has not started: nothing can have come back yet");
   }
   deadline = Limit(deadline);
   while (phase_ == Phase::kStarting) {

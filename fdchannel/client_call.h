@@ -1,13 +1,16 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ClientCall: the descriptors of one call, at the client. What FromContext(ClientContext*) hands out.
+// ClientCall: the descriptors of one call, at the client. What FromContext(ClientContext*) hands
+// out.
 //
-// Before the call starts its descriptors are queued here: nobody knows yet on which channel it will be made. Starting binds it to a
-// session and sends them, in one frame if they fit. After that a streaming call sends more as they come.
+// Before the call starts its descriptors are queued here: nobody knows yet on which channel it will
+// be made. Starting binds it to a session and sends them, in one frame if they fit. After that a
+// streaming call sends more as they come.
 //
-// How people get it wrong: they queue the *number* of a descriptor. By the time it is sent, the caller may have closed it and the
-// number may belong to another file (Cap'n Proto issue 2755). The queue owns what is in it.
+// How people get it wrong: they queue the *number* of a descriptor. By the time it is sent, the
+// caller may have closed it and the number may belong to another file (Cap'n Proto issue 2755). The
+// queue owns what is in it.
 #ifndef GRPCFD_FDCHANNEL_CLIENT_CALL_H_
 #define GRPCFD_FDCHANNEL_CLIENT_CALL_H_
 
@@ -47,7 +50,9 @@ class ClientCall final : public FdTransceiver, public std::enable_shared_from_th
   void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
 
-  // Puts duplicates of what a set of descriptors shared by several calls holds in front of the queue. Before anything else is queued.
+  // Puts duplicates of what a set of descriptors shared by several calls holds in front of the
+  // queue. FAILED_PRECONDITION, unless the set is empty, once anything else is queued; what
+  // StartWithout was given after that.
   absl::Status Preload(const std::vector<UniqueFd>& fds, const std::vector<InodeUrl>& urls);
 
   // --- For whoever makes the call ---
@@ -62,21 +67,30 @@ class ClientCall final : public FdTransceiver, public std::enable_shared_from_th
 
   // Descriptors queued so far, and their URLs.
   bool has_queued() const;
-  // Whether BeginStart or StartWithout was called; and whether by `rpc`.
+  // Whether BeginStart or StartWithout was called; whether BeginStart by `rpc`, which has not been
+  // claimed yet; and whether the call is between BeginStart and its outcome.
   bool begun() const;
   bool begun_for(const void* rpc) const;
+  bool starting() const;
+  // Ties the call to the transport's own call object, once that exists. False if it is tied to
+  // another one: credentials that were copied to a second context. Addresses are reused, hence
+  // begun_for() as well.
+  bool Claim(const void* transport_call);
   std::vector<InodeUrl> queued_urls() const;
 
-  // Takes the call from "queueing" to "starting"; from here on SendFd waits until it has started. FAILED_PRECONDITION if it was started
-  // before: a context, and with it this state, serves one call. INVALID_ARGUMENT if more are queued than start.limits allow.
+  // Takes the call from "queueing" to "starting"; from here on SendFd waits until it has started.
+  // FAILED_PRECONDITION if it was started before: a context, and with it this state, serves one
+  // call. INVALID_ARGUMENT if more are queued than start.limits allow.
   absl::Status BeginStart(const Start& start);
-  // Attaches to `session` as `key` and sends what is queued without waiting. False, with nothing done, if that would have to wait. `*status`
-  // as Session::Send; if it is OK the call has started and metadata() is what the RPC must say.
+  // Attaches to `session` as `key` and sends what is queued without waiting. False, with nothing
+  // done, if that would have to wait. `*status` as Session::Send; if it is OK the call has started
+  // and metadata() is what the RPC must say.
   bool TrySendQueued(const std::shared_ptr<Session>& session, CallKey key, absl::Status* status);
   // The same; waits without a thread, then calls `done`, on this thread or the poller's.
   void SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
                        std::function<void(absl::Status)> done);
-  // The call goes out without descriptors, or not at all: all methods report `why` from now on. What is queued is closed.
+  // The call goes out without descriptors, or not at all: all methods report `why` from now on.
+  // What is queued is closed.
   void StartWithout(const absl::Status& why);
 
   CallMetadata metadata() const;
@@ -108,6 +122,7 @@ class ClientCall final : public FdTransceiver, public std::enable_shared_from_th
   std::vector<Queued> queue_ ABSL_GUARDED_BY(mutex_);
   uint32_t next_index_ ABSL_GUARDED_BY(mutex_) = 0;
   Start start_ ABSL_GUARDED_BY(mutex_);
+  const void* transport_call_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint32_t announced_ ABSL_GUARDED_BY(mutex_) = 0;
   // Set while starting, then unchanged.
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);

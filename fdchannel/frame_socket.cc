@@ -18,7 +18,8 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// Without a wake-up descriptor (none left in this process) a waiter looks around this often instead.
+// Without a wake-up descriptor (none left in this process) a waiter looks around this often
+// instead.
 constexpr absl::Duration kBlindSlice = absl::Milliseconds(10);
 
 }  // namespace

@@ -3,8 +3,9 @@
 //
 // FrameSocket: what a Session needs of its socket. SeqpacketSocket is the real one.
 //
-// Why it exists: who reads the socket, and when, is the subtle part of a session. With the socket behind this interface, a test drives a
-// session through random schedules without a kernel in the loop.
+// Why it exists: who reads the socket, and when, is the subtle part of a session. With the socket
+// behind this interface, a test drives a session through random schedules without a kernel in the
+// loop.
 #ifndef GRPCFD_FDCHANNEL_FRAME_SOCKET_H_
 #define GRPCFD_FDCHANNEL_FRAME_SOCKET_H_
 
@@ -22,7 +23,8 @@
 namespace grpcfd {
 namespace internal {
 
-// Send and ShutDown are thread-safe. Receive and Wait are called by one thread at a time: the session's leader.
+// Send and ShutDown are thread-safe. Receive and Wait are called by one thread at a time: the
+// session's leader.
 class FrameSocket {
  public:
   virtual ~FrameSocket() = default;
@@ -30,13 +32,14 @@ class FrameSocket {
   // One frame with its descriptors, in one message. Never blocks.
   virtual IoResult Send(const FrameBuffer& frame, absl::Span<const int> fds) = 0;
 
-  // Up to messages.size() messages, at most kMaxBatch; the i-th one's bytes go to data[i]. `bytes` of the result counts them. Never
-  // blocks. A message of size 0 is the end of the session.
+  // Up to messages.size() messages, at most kMaxBatch; the i-th one's bytes go to data[i]. `bytes`
+  // of the result counts them. Never blocks. A message of size 0 is the end of the session.
   virtual IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) = 0;
 
   // Called under the session's lock, before Wait: from here on Wake() is not lost.
   virtual void PrepareWait() = 0;
-  // Blocks until the socket is readable or hung up, or writable if `want_write`, or Wake() was called since PrepareWait(), or `deadline`.
+  // Blocks until the socket is readable or hung up, or writable if `want_write`, or Wake() was
+  // called since PrepareWait(), or `deadline`.
   virtual void Wait(bool want_write, absl::Time deadline) = 0;
   virtual void Wake() = 0;
 

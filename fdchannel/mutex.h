@@ -1,10 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Mutex, MutexLock, CondVar: std::mutex and std::condition_variable with clang's thread-safety annotations.
+// Mutex, MutexLock, CondVar: std::mutex and std::condition_variable with clang's thread-safety
+// annotations.
 //
-// Why it exists: clang checks GUARDED_BY only on annotated types, which std::mutex is not in libstdc++. abseil's Mutex is annotated, but
-// Debian ships it built without ThreadSanitizer, which then sees no lock at all and reports races that are none.
+// Why it exists: clang checks GUARDED_BY only on annotated types, which std::mutex is not in
+// libstdc++. abseil's Mutex is annotated, but Debian ships it built without ThreadSanitizer, which
+// then sees no lock at all and reports races that are none.
 #ifndef GRPCFD_FDCHANNEL_MUTEX_H_
 #define GRPCFD_FDCHANNEL_MUTEX_H_
 
@@ -18,7 +20,8 @@
 namespace grpcfd {
 namespace internal {
 
-// Not recursive. Hold it for a few instructions: never over a callback, a blocking system call, or a close(2).
+// Not recursive. Hold it for a few instructions: never over a callback, a blocking system call, or
+// a close(2).
 class ABSL_LOCKABLE Mutex {
  public:
   Mutex() = default;
@@ -37,7 +40,9 @@ class ABSL_LOCKABLE Mutex {
 // Locks for a scope; may be unlocked and locked again in between.
 class ABSL_SCOPED_LOCKABLE MutexLock {
  public:
-  explicit MutexLock(Mutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) : mutex_(mutex) { mutex_->Lock(); }
+  explicit MutexLock(Mutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) : mutex_(mutex) {
+    mutex_->Lock();
+  }
   ~MutexLock() ABSL_UNLOCK_FUNCTION() {
     if (held_) mutex_->Unlock();
   }

@@ -184,7 +184,8 @@ void Poller::Run(const std::shared_ptr<State>& state) {
       if (handler != nullptr) (*handler)(events[i].events);
     }
 
-    // Timers that are due, one by one, because each may cancel the next; those that they add wait for the next round.
+    // Timers that are due, one by one, because each may cancel the next; those that they add wait
+    // for the next round.
     Id newest = 0;
     const absl::Time now = absl::Now();
     while (!stop) {

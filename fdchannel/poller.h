@@ -1,13 +1,16 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Poller: one epoll(7) thread with timers, for what has no caller's thread to run on: accepting, handshakes, hang-ups, sweeps, time-outs
-// and asynchronous waiters. It is not on the path of a descriptor: whoever waits for one reads it itself.
+// Poller: one epoll(7) thread with timers, for what has no caller's thread to run on: accepting,
+// handshakes, hang-ups, sweeps, time-outs and asynchronous waiters. It is not on the path of a
+// descriptor: whoever waits for one reads it itself.
 //
-// How people get it wrong: they key handlers by descriptor number. A number that is closed and opened again within one batch of events
-// gets its predecessor's events. Here every registration has an id of its own.
+// How people get it wrong: they key handlers by descriptor number. A number that is closed and
+// opened again within one batch of events gets its predecessor's events. Here every registration
+// has an id of its own.
 //
-// Thread-safe. Handlers, tasks and timers run one after another on the poller's thread; they must not block.
+// Thread-safe. Handlers, tasks and timers run one after another on the poller's thread; they must
+// not block.
 #ifndef GRPCFD_FDCHANNEL_POLLER_H_
 #define GRPCFD_FDCHANNEL_POLLER_H_
 
@@ -38,18 +41,21 @@ class Poller {
   // Ids are never 0 and never used twice.
   using Id = uint64_t;
 
-  // RESOURCE_EXHAUSTED if the epoll or eventfd descriptor cannot be had. `thread_name` has at most 15 bytes.
+  // RESOURCE_EXHAUSTED if the epoll or eventfd descriptor cannot be had. `thread_name` has at most
+  // 15 bytes.
   static absl::StatusOr<std::shared_ptr<Poller>> Start(const char* thread_name);
 
   ~Poller() { Stop(); }
   Poller(const Poller&) = delete;
   Poller& operator=(const Poller&) = delete;
 
-  // Calls `handler` with the events of `fd` until Remove(). The descriptor must outlive its registration.
+  // Calls `handler` with the events of `fd` until Remove(). The descriptor must outlive its
+  // registration.
   absl::StatusOr<Id> Add(BorrowedFd fd, uint32_t epoll_events, EventHandler handler);
   // Changes the events waited for; re-arms EPOLLONESHOT. Ignores ids that were removed.
   void Modify(Id id, uint32_t epoll_events);
-  // After this the handler is not called again, except for a call that another thread finds under way.
+  // After this the handler is not called again, except for a call that another thread finds under
+  // way.
   void Remove(Id id);
 
   // Runs `task` soon, in the order of the calls. After Stop() the caller's thread runs it.

@@ -24,9 +24,12 @@ constexpr uint64_t kMostDescriptors = 1 << 20;
 
 absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile) {
   const uint64_t room = std::min(nofile, kMostDescriptors);
-  if (limits.max_fds_total == 0) limits.max_fds_total = static_cast<uint32_t>(std::max<uint64_t>(1, room / 4));
-  if (limits.max_sessions == 0) limits.max_sessions = static_cast<uint32_t>(std::max<uint64_t>(1, room / 8));
-  if (limits.max_sessions_per_uid == 0) limits.max_sessions_per_uid = (limits.max_sessions + 1) / 2;
+  if (limits.max_fds_total == 0)
+    limits.max_fds_total = static_cast<uint32_t>(std::max<uint64_t>(1, room / 4));
+  if (limits.max_sessions == 0)
+    limits.max_sessions = static_cast<uint32_t>(std::max<uint64_t>(1, room / 8));
+  if (limits.max_sessions_per_uid == 0)
+    limits.max_sessions_per_uid = limits.max_sessions - limits.max_sessions / 2;
   const SessionLimits& session = limits.session;
   if (session.max_fds_per_call == 0 || session.session_window == 0 || limits.max_half_open == 0 ||
       limits.max_fds_per_uid == 0) {
@@ -34,15 +37,17 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
         "max_fds_per_call, session_window, max_fds_per_uid and max_half_open must be at least 1");
   }
   if (session.session_window < session.max_fds_per_call) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "session_window = %d is smaller than max_fds_per_call = %d: a full call could never be sent",
-        session.session_window, session.max_fds_per_call));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("session_window = %d is smaller than max_fds_per_call = %d: a full call "
+                        "could never be sent",
+                        session.session_window, session.max_fds_per_call));
   }
   const uint64_t sum = uint64_t{limits.max_fds_total} + kFdsPerSession * limits.max_sessions +
                        limits.max_half_open + kFdsOfServer;
   if (sum > nofile) {
     return absl::FailedPreconditionError(absl::StrFormat(
-        "the limits need %d descriptors (max_fds_total %d + %d x max_sessions %d + max_half_open %d "
+        "the limits need %d descriptors (max_fds_total %d + %d x max_sessions %d + max_half_open "
+        "%d "
         "+ %d for the server itself), RLIMIT_NOFILE is %d: lower them, or raise it (setrlimit, "
         "LimitNOFILE=)",
         sum, limits.max_fds_total, kFdsPerSession, limits.max_sessions, limits.max_half_open,
@@ -86,10 +91,11 @@ absl::Status QuotaLedger::Charge(uid_t uid, uint64_t n) {
       std::min<uint64_t>(limits_.max_fds_per_uid, (uint64_t{limits_.max_fds_total} + 1) / 2);
   User& user = users_[uid];
   if (user.held + n > per_uid) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "uid %d holds %d descriptors at this server that nobody took, and %d more came; the limit is "
-        "%d (max_fds_per_uid, and never more than half of max_fds_total)",
-        uid, user.held, n, per_uid));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("uid %d holds %d descriptors at this server that nobody took, and %d more "
+                        "came; the limit is "
+                        "%d (max_fds_per_uid, and never more than half of max_fds_total)",
+                        uid, user.held, n, per_uid));
   }
   if (held_ + n > limits_.max_fds_total) {
     return absl::ResourceExhaustedError(absl::StrFormat(

@@ -3,12 +3,13 @@
 //
 // QuotaLedger: how many descriptors and sessions a server holds, in total and for each user.
 //
-// Why it exists: a session's window bounds one client process, but a user may start many. And what one user holds must never
-// keep another user out: nobody gets more than half of the total.
+// Why it exists: a session's window bounds one client process, but a user may start many. And what
+// one user holds must never keep another user out: nobody gets more than half of the total.
 //
-// How people get it wrong: sums that overflow (dbus-broker 19), counts kept per connection when the resource is the process's, and
-// a release that is forgotten on one of the error paths. All arithmetic here is 64-bit over 32-bit limits, and charges are released by
-// the objects that hold what was charged.
+// How people get it wrong: sums that overflow (dbus-broker 19), counts kept per connection when the
+// resource is the process's, and a release that is forgotten on one of the error paths. All
+// arithmetic here is 64-bit over 32-bit limits, and charges are released by the objects that hold
+// what was charged.
 #ifndef GRPCFD_FDCHANNEL_QUOTA_H_
 #define GRPCFD_FDCHANNEL_QUOTA_H_
 
@@ -27,9 +28,10 @@
 namespace grpcfd {
 namespace internal {
 
-// `limits` with every 0 replaced by what it stands for at a soft RLIMIT_NOFILE of `nofile`. FAILED_PRECONDITION, with the sum spelled out, if
-// all limits together do not fit into it; INVALID_ARGUMENT for a limit that makes no sense (a window smaller than a call's
-// descriptors, say). `nofile` may be RLIM_INFINITY.
+// `limits` with every 0 replaced by what it stands for at a soft RLIMIT_NOFILE of `nofile`.
+// FAILED_PRECONDITION, with the sum spelled out, if all limits together do not fit into it;
+// INVALID_ARGUMENT for a limit that makes no sense (a window smaller than a call's descriptors,
+// say). `nofile` may be RLIM_INFINITY.
 absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile);
 
 // Thread-safe.
@@ -38,8 +40,8 @@ class QuotaLedger : public std::enable_shared_from_this<QuotaLedger> {
   // `limits` as ResolveLimits gave them.
   explicit QuotaLedger(const ServerLimits& limits) : limits_(limits) {}
 
-  // The account of one session of `uid`; the session is counted until the account is destroyed. RESOURCE_EXHAUSTED if `uid`, or the
-  // server, has too many.
+  // The account of one session of `uid`; the session is counted until the account is destroyed.
+  // RESOURCE_EXHAUSTED if `uid`, or the server, has too many.
   absl::StatusOr<std::shared_ptr<DescriptorQuota>> OpenSession(uid_t uid);
 
   uint64_t held_total() const;

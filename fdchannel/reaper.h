@@ -3,9 +3,10 @@
 //
 // Reaper: closes received descriptors on a thread of its own.
 //
-// Why it exists: close(2) can block. A descriptor from a peer may belong to a FUSE or network file system whose flush waits for a
-// server that never answers (close(2), "NOTES"; fs/open.c, filp_flush). Closed on a poller thread or under a lock, one such
-// descriptor would stop every session; closed here, it delays only other closes.
+// Why it exists: close(2) can block. A descriptor from a peer may belong to a FUSE or network file
+// system whose flush waits for a server that never answers (close(2), "NOTES"; fs/open.c,
+// filp_flush). Closed on a poller thread or under a lock, one such descriptor would stop every
+// session; closed here, it delays only other closes.
 //
 // Thread-safe.
 #ifndef GRPCFD_FDCHANNEL_REAPER_H_
@@ -29,11 +30,13 @@ class Reaper {
   Reaper(const Reaper&) = delete;
   Reaper& operator=(const Reaper&) = delete;
 
-  // Closes `fds` soon, then calls `after` (may be empty) on the same thread. The thread starts with the first
-  // call, so a process that never drops a descriptor never has it. After Stop() the caller's thread does the work.
+  // Closes `fds` soon, then calls `after` (may be empty) on the same thread. The thread starts with
+  // the first call, so a process that never drops a descriptor never has it. After Stop() the
+  // caller's thread does the work.
   void Close(FdVector fds, std::function<void()> after);
 
-  // Closes all that was handed over, then ends the thread. Idempotent. A close that blocks holds this up.
+  // Closes all that was handed over, then ends the thread. Idempotent. A close that blocks holds
+  // this up.
   void Stop();
 
  private:

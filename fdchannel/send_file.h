@@ -13,8 +13,8 @@
 namespace grpcfd {
 namespace internal {
 
-// open(2) with O_CLOEXEC added. NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED as errno says; INVALID_ARGUMENT for a path with a NUL
-// byte.
+// open(2) with O_CLOEXEC added. NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED as errno says;
+// INVALID_ARGUMENT for a path with a NUL byte.
 absl::StatusOr<UniqueFd> OpenForSending(const std::string& path, int flags);
 
 }  // namespace internal

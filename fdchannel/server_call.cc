@@ -24,6 +24,7 @@ void ServerCall::End() {
     MutexLock lock(&mutex_);
     if (ended_) return;
     ended_ = true;
+    cancelled_ = nullptr;  // It refers to the call's context, which goes now; a handle may stay.
   }
   // What was sent back outlives the call here: the client takes it when the reply has reached it.
   session_->End(&inbox_, /*sent=*/false);
@@ -44,7 +45,8 @@ absl::StatusOr<InodeUrl> ServerCall::SendFd(BorrowedFd fd) {
   uint32_t index;
   {
     MutexLock lock(&mutex_);
-    if (ended_) return absl::FailedPreconditionError("the call has ended: nothing can be sent with it");
+    if (ended_)
+      return absl::FailedPreconditionError("the call has ended: nothing can be sent with it");
     const uint32_t limit = session_->remote_limits().max_fds_per_call;
     if (!config_.server_streams && next_index_ >= limit) {
       return absl::InvalidArgumentError(absl::StrFormat(
@@ -59,7 +61,12 @@ absl::StatusOr<InodeUrl> ServerCall::SendFd(BorrowedFd fd) {
   const int number = fd.get();
   absl::Status status =
       session_->Send(config_.key, index, absl::MakeConstSpan(&number, 1), options);
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    // An index that was not used leaves no hole, unless another sender has the next one already.
+    MutexLock lock(&mutex_);
+    if (next_index_ == index + 1) --next_index_;
+    return status;
+  }
   return InodeUrl(*dev_ino, index);
 }
 

@@ -1,7 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServerCall: the descriptors of one call, at the server. What FromContext(ServerContextBase*) hands out.
+// ServerCall: the descriptors of one call, at the server. What FromContext(ServerContextBase*)
+// hands out.
 #ifndef GRPCFD_FDCHANNEL_SERVER_CALL_H_
 #define GRPCFD_FDCHANNEL_SERVER_CALL_H_
 
@@ -20,18 +21,20 @@
 namespace grpcfd {
 namespace internal {
 
-// Thread-safe. Descriptors that nobody took are closed by End(), or by the destructor. A handle may outlive the call: its methods
-// then say FAILED_PRECONDITION.
+// Thread-safe. Descriptors that nobody took are closed by End(), or by the destructor. A handle may
+// outlive the call: its methods then say FAILED_PRECONDITION.
 class ServerCall final : public FdTransceiver {
  public:
   struct Config {
     CallKey key;
     uint32_t announced = 0;       // Descriptors that the client sent before the call.
     bool client_streams = false;  // The client may send more during the call.
-    bool server_streams = false;  // More than max_fds_per_call may be sent in the course of the call.
+    bool server_streams =
+        false;  // More than max_fds_per_call may be sent in the course of the call.
     absl::Time deadline = absl::InfiniteFuture();
     absl::Duration recv_timeout = absl::Seconds(10);
-    // Sends that find the window full fail at once instead of waiting: for handlers that must not block.
+    // Sends that find the window full fail at once instead of waiting: for handlers that must not
+    // block.
     bool never_block = false;
   };
 
@@ -54,8 +57,9 @@ class ServerCall final : public FdTransceiver {
   void Cancel();
   // The handler has returned and the call is closed.
   void End();
-  // Asks `cancelled` while a RecvFd of the calling thread waits: gRPC's synchronous handlers learn of a cancellation only by asking,
-  // and only the handler's own thread can be sure that the context it asks is still there.
+  // Asks `cancelled` while a RecvFd of the calling thread waits: gRPC's synchronous handlers learn
+  // of a cancellation only by asking, and only the handler's own thread can be sure that the
+  // context it asks is still there.
   void AskOnThisThread(std::function<bool()> cancelled);
 
  private:

@@ -23,8 +23,9 @@ namespace {
 
 // Connections accepted before others get their turn.
 constexpr int kAcceptBatch = 16;
-// After accept(2) failed for want of descriptors. The backlog stays readable, so without a pause this would be a busy loop; there is no event
-// for "a descriptor was closed somewhere in this process".
+// After accept(2) failed for want of descriptors. The backlog stays readable, so without a pause
+// this would be a busy loop; there is no event for "a descriptor was closed somewhere in this
+// process".
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
 
 std::string PeerName(const PeerCredentials& credentials) {
@@ -56,6 +57,15 @@ absl::StatusOr<std::shared_ptr<Poller>> ServerCore::StartPoller() {
   return poller_;
 }
 
+void ServerCore::CloseLater(FdVector fds) {
+  std::shared_ptr<Reaper> reaper;
+  {
+    MutexLock lock(&mutex_);
+    reaper = reaper_;
+  }
+  reaper->Close(std::move(fds), /*after=*/nullptr);
+}
+
 void ServerCore::ShutDown() {
   absl::flat_hash_map<Token, Entry> sessions;
   {
@@ -69,8 +79,11 @@ void ServerCore::ShutDown() {
 }
 
 size_t ServerCore::session_count() const {
+  // Dead ones stay for a while if calls may still come for what they hold.
   MutexLock lock(&mutex_);
-  return sessions_.size();
+  return static_cast<size_t>(
+      std::count_if(sessions_.begin(), sessions_.end(),
+                    [](const auto& entry) { return entry.second.session->alive(); }));
 }
 
 absl::StatusOr<std::shared_ptr<Session>> ServerCore::FindSession(const Token& token,
@@ -80,10 +93,10 @@ absl::StatusOr<std::shared_ptr<Session>> ServerCore::FindSession(const Token& to
     auto it = sessions_.find(token);
     if (it != sessions_.end() && it->second.session->id() == session_id) return it->second.session;
   }
-  return absl::UnavailableError(
-      absl::StrCat("the call names session ", session_id,
-                   ", which is gone, and its descriptors with it (the client lost the session, or this "
-                   "server was restarted): a new call gets a new session"));
+  return absl::UnavailableError(absl::StrCat(
+      "the call names session ", session_id,
+      ", which is gone, and its descriptors with it (the client lost the session, or this "
+      "server was restarted): a new call gets a new session"));
 }
 
 HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentials,
@@ -135,6 +148,10 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.peer = PeerName(credentials);
   config.quota = *std::move(quota);
   MutexLock lock(&mutex_);
+  if (shut_down_) {  // Meanwhile.
+    reply.status = HelloStatus::kShuttingDown;
+    return reply;
+  }
   config.id = next_session_id_++;
   config.poller = poller_;
   config.reaper = reaper_;
@@ -157,7 +174,8 @@ void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
     MutexLock lock(&mutex_);
     auto it = sessions_.find(token);
     if (it == sessions_.end() || it->second.session->id() != session_id) return;
-    // A client may send descriptors, start the call and exit. The call comes by another socket; it finds them for a while.
+    // A client may send descriptors, start the call and exit. The call comes by another socket; it
+    // finds them for a while.
     if (it->second.session->held() != 0) poller = poller_;
   }
   if (poller == nullptr) return RemoveSession(token, session_id);
@@ -182,18 +200,20 @@ absl::StatusOr<std::shared_ptr<Listener>> Listener::Create(std::shared_ptr<Serve
                                                            ConnectionHandler handler) {
   auto poller = core->StartPoller();
   if (!poller.ok()) return poller.status();
-  return std::shared_ptr<Listener>(new Listener(std::move(core), *std::move(poller),
-                                                std::move(socket), std::move(handler)));
+  return std::shared_ptr<Listener>(
+      new Listener(std::move(core), *std::move(poller), std::move(socket), std::move(handler)));
 }
 
 Listener::~Listener() {
-  // Start() keeps a reference with the poller until StopOnPoller(); a listener that never started has nothing there.
+  // Start() keeps a reference with the poller until StopOnPoller(); a listener that never started
+  // has nothing there.
 }
 
 absl::Status Listener::Start() {
   MutexLock lock(&mutex_);
   if (stopping_) return absl::FailedPreconditionError("the listener was stopped");
-  auto id = poller_->Add(socket_.fd(), EPOLLIN, [self = shared_from_this()](uint32_t) { self->Accept(); });
+  auto id = poller_->Add(socket_.fd(), EPOLLIN,
+                         [self = shared_from_this()](uint32_t events) { self->Accept(events); });
   if (!id.ok()) return id.status();
   registration_ = *id;
   return absl::OkStatus();
@@ -216,23 +236,16 @@ void Listener::Stop() {
 }
 
 void Listener::StopOnPoller() {
-  Poller::Id registration;
-  {
-    MutexLock lock(&mutex_);
-    registration = std::exchange(registration_, 0);
-  }
-  if (registration != 0) poller_->Remove(registration);
+  StopAccepting();
   socket_.Close();
   while (!half_open_.empty()) Detach(half_open_.front().get());
 }
 
-void Listener::Accept() {
+void Listener::Accept(uint32_t events) {
   for (int i = 0; i < kAcceptBatch; ++i) {
-    Poller::Id registration;
     {
       MutexLock lock(&mutex_);
       if (stopping_) return;
-      registration = registration_;
     }
     UniqueFd connection(
         ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -241,22 +254,43 @@ void Listener::Accept() {
       continue;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
-    if (errno == EAGAIN) return;
-    poller_->Modify(registration, 0);
-    poller_->RunAt(absl::Now() + kAcceptPause, [poller = poller_.get(), registration] {
-      poller->Modify(registration, EPOLLIN);
-    });
+    if (errno != EAGAIN) {
+      Pause();
+    } else if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
+      // Somebody has shut down a socket that was adopted. Nothing will come any more, but epoll(7)
+      // would say so for ever.
+      StopAccepting();
+    }
     return;
   }
+}
+
+void Listener::StopAccepting() {
+  Poller::Id registration;
+  {
+    MutexLock lock(&mutex_);
+    registration = std::exchange(registration_, 0);
+  }
+  if (registration != 0) poller_->Remove(registration);
+}
+
+void Listener::Pause() {
+  StopAccepting();
+  poller_->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
+    auto self = weak.lock();
+    if (self == nullptr) return;
+    const absl::Status status = self->Start();
+    if (!status.ok() && !absl::IsFailedPrecondition(status)) self->Pause();
+  });
 }
 
 void Listener::MakeRoomForHalfOpen() {
   if (half_open_.size() < core_->limits().max_half_open) return;
   absl::flat_hash_map<uid_t, size_t> counts;
   for (const auto& half_open : half_open_) ++counts[half_open->credentials.uid];
-  const auto most = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
-    return a.second < b.second;
-  });
+  const auto most =
+      std::max_element(counts.begin(), counts.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
   const auto oldest = std::find_if(half_open_.begin(), half_open_.end(), [most](const auto& h) {
     return h->credentials.uid == most->first;
   });
@@ -271,7 +305,7 @@ void Listener::Admit(UniqueFd connection) {
   auto half_open = std::make_unique<HalfOpen>();
   half_open->socket = std::move(connection);
   half_open->credentials = *std::move(credentials);
-  HalfOpen* key = half_open.get();
+  HalfOpen* const key = half_open.get();
   half_open_.push_back(std::move(half_open));
   auto id = poller_->Add(key->socket, EPOLLIN | EPOLLRDHUP,
                          [self = shared_from_this(), key](uint32_t) { self->OnBytes(key); });
@@ -280,13 +314,16 @@ void Listener::Admit(UniqueFd connection) {
     return;
   }
   key->registration = *id;
-  key->timer = poller_->RunAt(absl::Now() + core_->limits().hello_timeout,
-                              [weak = weak_from_this(), key] {
-                                if (auto self = weak.lock()) {
-                                  key->timer = 0;
-                                  self->Detach(key);
-                                }
-                              });
+  key->timer =
+      poller_->RunAt(absl::Now() + core_->limits().hello_timeout, [weak = weak_from_this(), key] {
+        if (auto self = weak.lock()) {
+          key->timer = 0;
+          self->Detach(key);
+        }
+      });
+  // Most have written by now. Looked at here, they cannot be crowded out by those that are accepted
+  // next.
+  OnBytes(key);
 }
 
 std::unique_ptr<Listener::HalfOpen> Listener::Detach(HalfOpen* half_open) {
@@ -301,9 +338,11 @@ std::unique_ptr<Listener::HalfOpen> Listener::Detach(HalfOpen* half_open) {
 
 void Listener::OnBytes(HalfOpen* half_open) {
   ReceivedMessage message;
-  // Descriptors have no place here; what comes with these bytes is owned by `message`, and closed with it.
-  const IoResult io = ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
-                                     half_open->bytes.size() - half_open->received, &message);
+  const IoResult io =
+      ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
+                     half_open->bytes.size() - half_open->received, &message);
+  // Descriptors have no place here. Closing them may block, which must not hold up everybody else.
+  if (!message.fds.empty()) core_->CloseLater(std::move(message.fds));
   if (io.would_block()) return;
   if (!io.ok() || message.size == 0) {
     Detach(half_open);
@@ -334,7 +373,8 @@ void Listener::AnswerHello(HalfOpen* half_open) {
   if (!hello.ok()) {
     reply.status = HelloStatus::kMalformed;
   } else if (!credentials.ok()) {
-    reply.status = HelloStatus::kRefused;
+    reply.status = absl::IsResourceExhausted(credentials.status()) ? HelloStatus::kOutOfDescriptors
+                                                                   : HelloStatus::kRefused;
   } else {
     reply = core_->OpenSession(*hello, *std::move(credentials), &client_end);
   }
@@ -344,7 +384,8 @@ void Listener::AnswerHello(HalfOpen* half_open) {
   const IoResult sent =
       SendMessage(detached->socket, bytes,
                   client_end.valid() ? absl::MakeConstSpan(&number, 1) : absl::Span<const int>());
-  // A client that went away meanwhile: its end of the session closes here, and the hang-up removes the session.
+  // A client that went away meanwhile: its end of the session closes here, and the hang-up removes
+  // the session.
   (void)sent;
 }
 

@@ -1,12 +1,14 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServerCore: what an FdServer is made of: the sessions by token, their quotas, and the thread that looks after them.
-// Listener: one listening socket of it. Accepts, reads the first bytes, keeps hellos and hands all other connections on.
+// ServerCore: what an FdServer is made of: the sessions by token, their quotas, and the thread that
+// looks after them. Listener: one listening socket of it. Accepts, reads the first bytes, keeps
+// hellos and hands all other connections on.
 //
-// How people get it wrong: they decide by peeking. A peer that sends one byte and stalls makes a level-triggered poll
-// return at once, for ever. Here the bytes are read, and handed on with the connection. And they let a flood of silent connections
-// occupy all descriptors: here those are counted, timed, and when there are too many the user who has most of them loses the oldest.
+// How people get it wrong: they decide by peeking. A peer that sends one byte and stalls makes a
+// level-triggered poll return at once, for ever. Here the bytes are read, and handed on with the
+// connection. And they let a flood of silent connections occupy all descriptors: here those are
+// counted, timed, and when there are too many the user who has most of them loses the oldest.
 #ifndef GRPCFD_FDCHANNEL_SERVER_CORE_H_
 #define GRPCFD_FDCHANNEL_SERVER_CORE_H_
 
@@ -44,9 +46,10 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
 
   const ServerLimits& limits() const { return limits_; }
 
-  // The session that a call with this token and session id belongs to. UNAVAILABLE, saying why, if there is none (any more): a client
-  // names only sessions that it has had.
-  absl::StatusOr<std::shared_ptr<Session>> FindSession(const Token& token, uint64_t session_id) const;
+  // The session that a call with this token and session id belongs to. UNAVAILABLE, saying why, if
+  // there is none (any more): a client names only sessions that it has had.
+  absl::StatusOr<std::shared_ptr<Session>> FindSession(const Token& token,
+                                                       uint64_t session_id) const;
 
   // Cuts all sessions and refuses new ones.
   void ShutDown();
@@ -66,6 +69,8 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
       : limits_(limits), ledger_(std::make_shared<QuotaLedger>(limits)) {}
 
   absl::StatusOr<std::shared_ptr<Poller>> StartPoller();
+  // On a thread where it holds nobody up. After StartPoller().
+  void CloseLater(FdVector fds);
 
   // Makes a session for a hello. On success `*client_end` is to be sent with the reply.
   HelloReply OpenSession(const Hello& hello, PeerCredentials credentials, UniqueFd* client_end);
@@ -87,8 +92,8 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
 // Thread-safe.
 class Listener : public std::enable_shared_from_this<Listener> {
  public:
-  // Receives a connection that is not a hello, non-blocking and close-on-exec, and the bytes read from it so far (at least one). Called on the
-  // poller's thread.
+  // Receives a connection that is not a hello, non-blocking and close-on-exec, and the bytes read
+  // from it so far (at least one). Called on the poller's thread.
   using ConnectionHandler = std::function<void(UniqueFd connection, std::string first_bytes)>;
 
   static absl::StatusOr<std::shared_ptr<Listener>> Create(std::shared_ptr<ServerCore> core,
@@ -98,8 +103,8 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   // Begins to accept. Clients that connected before are waiting in the backlog.
   absl::Status Start();
-  // Ends accepting, and closes the listening socket and the connections that have not said what they are; soon, on the poller's thread. Never
-  // blocks. Sessions go on.
+  // Ends accepting, and closes the listening socket and the connections that have not said what
+  // they are; soon, on the poller's thread. Never blocks. Sessions go on.
   void StopAsync();
   // The same, and when it returns it is done. Not on the poller's thread.
   void Stop();
@@ -123,7 +128,9 @@ class Listener : public std::enable_shared_from_this<Listener> {
         socket_(std::move(socket)) {}
 
   // On the poller's thread.
-  void Accept();
+  void Accept(uint32_t events);
+  void StopAccepting();
+  void Pause();
   void Admit(UniqueFd connection);
   void MakeRoomForHalfOpen();
   void OnBytes(HalfOpen* half_open);

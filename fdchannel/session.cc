@@ -22,15 +22,26 @@ namespace {
 constexpr absl::Duration kSweepDelay = absl::Milliseconds(100);
 // How often a waiter asks whether its call was cancelled.
 constexpr absl::Duration kCancelSlice = absl::Milliseconds(10);
-// Ended calls that are remembered, to close what still comes for them at once. One that is forgotten costs early_timeout, no more.
+// Ended calls that are remembered, to close what still comes for them at once. One that is
+// forgotten costs early_timeout, no more.
 constexpr size_t kEndedMemory = 64;
 constexpr size_t kDiscardMemory = 1024;
+// The wire has no such index: first_index + fd_count fits 32 bits.
+constexpr uint32_t kNoIndex = 0xffffffff;
 // Taken slots that are remembered one by one.
 constexpr size_t kTakenMemory = 64;
 // A client reads unasked after this many calls: a server may have sent what nobody asks for.
 constexpr uint32_t kCallsPerDrain = 16;
 // Early calls without descriptors (refused ones) kept to tell their RPC why.
 constexpr size_t kMaxEarly = 1024;
+// How often one turn looks at the socket before it minds its deadline, or the poller's other
+// sessions, again. More than a socket's buffer holds: only a peer that never stops sending gets
+// there.
+constexpr int kLooksPerWait = 1024;
+// How long a receive whose deadline has passed waits for the leader to look at the socket once: the look takes microseconds, but its
+// thread may have to get a processor first, or be in a callback that asks for a cancellation.
+constexpr absl::Duration kLookPatience = absl::Milliseconds(500);
+constexpr int kLooksPerDrain = 128;
 
 std::string CallName(const CallKey& key) {
   return key.attempt == 0 ? absl::StrCat("call ", key.id)
@@ -54,7 +65,6 @@ void CallInbox::ForgetTaken() {
   }
   slots_.erase(slots_.begin(), keep);
 }
-
 
 // Somebody who waits: for a descriptor, or for room to send. Guarded by the session's mutex.
 struct Session::Waiter {
@@ -82,6 +92,9 @@ struct Session::Waiter {
   bool done = false;
   // It has the lead, or was given it.
   bool promoted = false;
+  // A look that began after it came found the socket empty; whether it waits for that only.
+  bool looked = false;
+  bool wants_look = false;
   absl::Status status;
   UniqueFd fd;
   CondVar wake;
@@ -112,6 +125,7 @@ struct Session::Trash {
   size_t charged = 0;    // of those, counted in held_ and in the quota
   size_t uncharged = 0;  // arrived or lost on arrival, never counted there
 
+  bool empty() const { return fds.empty() && charged + uncharged == 0; }
   void AddCharged(UniqueFd fd) {
     fds.push_back(std::move(fd));
     ++charged;
@@ -129,12 +143,14 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
       new Session(std::move(socket), std::move(config), std::move(on_dead)));
   if (session->config_.poller != nullptr) {
     std::weak_ptr<Session> weak = session;
-    auto id = session->config_.poller->Add(session->socket_->fd(),
-                                           EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
-                                           [weak](uint32_t events) {
-                                             if (auto self = weak.lock()) self->OnPollerEvent(events);
-                                           });
-    // Without it (epoll's own limits) nobody sees the peer hang up until somebody asks: still correct, only later.
+    // The peer may have sent something already: the handler must find registration_ written.
+    MutexLock lock(&session->mutex_);
+    auto id = session->config_.poller->Add(
+        session->socket_->fd(), EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, [weak](uint32_t events) {
+          if (auto self = weak.lock()) self->OnPollerEvent(events);
+        });
+    // Without it (epoll's own limits) nobody sees the peer hang up until somebody asks: still
+    // correct, only later.
     if (id.ok()) session->registration_ = *id;
   }
   return session;
@@ -145,7 +161,8 @@ Session::Session(std::unique_ptr<FrameSocket> socket, Config config, std::functi
 
 Session::~Session() {
   if (config_.poller != nullptr && registration_ != 0) config_.poller->Remove(registration_);
-  // Nobody else is left: attached calls and blocked waiters keep the session. What remains is early descriptors and asynchronous senders.
+  // Nobody else is left: attached calls and blocked waiters keep the session. What remains is early
+  // descriptors and asynchronous senders.
   FdVector fds;
   size_t charged = 0;
   std::vector<std::shared_ptr<Waiter>> waiters;
@@ -190,38 +207,42 @@ uint32_t Session::held() const {
 // --- Calls ---
 
 void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended) {
+  Trash trash;
   MutexLock lock(&mutex_);
   inbox->attached_ = true;
   inbox->announced_ = announced;
   inbox->open_ended_ = open_ended;
   if (announced > config_.local.max_fds_per_call) {
-    inbox->failure_ = absl::ResourceExhaustedError(
-        absl::StrFormat("%s from %s announces %d descriptors, max_fds_per_call is %d",
-                        CallName(inbox->key_), config_.peer, announced,
-                        config_.local.max_fds_per_call));
+    inbox->failure_ = absl::ResourceExhaustedError(absl::StrFormat(
+        "%s from %s announces %d descriptors, max_fds_per_call is %d", CallName(inbox->key_),
+        config_.peer, announced, config_.local.max_fds_per_call));
   }
   const auto [it, inserted] = calls_.try_emplace(inbox->key_, inbox);
   if (inserted) return;
   CallInbox* const earlier = it->second;
   if (earlier->attached_) {
-    inbox->failure_ = absl::FailedPreconditionError(absl::StrCat(
-        CallName(inbox->key_), " of this session is already being served: a call id names one call"));
+    inbox->failure_ = absl::FailedPreconditionError(
+        absl::StrCat(CallName(inbox->key_),
+                     " of this session is already being served: a call id names one call"));
     return;
   }
-  auto early = std::find_if(early_.begin(), early_.end(),
-                            [&](const auto& e) { return e.get() == earlier; });
+  auto early =
+      std::find_if(early_.begin(), early_.end(), [&](const auto& e) { return e.get() == earlier; });
   inbox->slots_ = std::move((*early)->slots_);
   if (inbox->failure_.ok()) inbox->failure_ = std::move((*early)->failure_);
   it->second = inbox;
   early_.erase(early);
+  if (!inbox->failure_.ok()) EmptyInbox(inbox, &trash);
+  if (!trash.empty()) Leave(&trash);
 }
 
 void Session::End(CallInbox* inbox, bool sent) {
   Trash trash;
   MutexLock lock(&mutex_);
   if (inbox->ended_) return Leave(&trash);
-  // All that the peer announced is in the socket by now, if it was not lost. Read here, it is closed at once; later it would first
-  // have to be told from the descriptors of a call that is yet to come.
+  // All that the peer announced is in the socket by now, if it was not lost. Read here, it is
+  // closed at once; later it would first have to be told from the descriptors of a call that is yet
+  // to come.
   if (config_.role == Role::kServer && inbox->attached_ && dead_.ok() && inbox->failure_.ok() &&
       inbox->forgotten_below_ + inbox->slots_.size() < inbox->announced_) {
     Drain(&trash);
@@ -236,7 +257,8 @@ void Session::End(CallInbox* inbox, bool sent) {
     }
   }
   EmptyInbox(inbox, &trash);
-  inbox->failure_ = absl::FailedPreconditionError("the call has ended, and its descriptors with it");
+  inbox->failure_ =
+      absl::FailedPreconditionError("the call has ended, and its descriptors with it");
   FinishAll(inbox, inbox->failure_);
   if (config_.role == Role::kClient && dead_.ok()) {
     if (sent) {
@@ -272,11 +294,6 @@ void Session::FailInbox(CallInbox* inbox, absl::Status status, Trash* trash) {
 }
 
 // --- Waiting ---
-
-bool Session::Progress(Waiter* waiter, bool drained) {
-  return waiter->kind == Waiter::Kind::kReceive ? ProgressReceive(waiter, drained)
-                                                : ProgressSend(waiter);
-}
 
 bool Session::ProgressReceive(Waiter* waiter, bool drained) {
   CallInbox* inbox = waiter->inbox;
@@ -326,8 +343,11 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
     if (inbox->slots_.size() > kTakenMemory) inbox->ForgetTaken();
     return true;
   }
-  // Without an index it may mean one that is still to come. Once nothing more can come it means the one that was taken.
-  if (taken && (url.index().has_value() || !inbox->open_ended_)) {
+  // Without an index it may mean one that is still to come, or still in the socket. Once nothing
+  // more can come it means the one that was taken.
+  const bool complete =
+      drained || inbox->forgotten_below_ + inbox->slots_.size() >= inbox->announced_;
+  if (taken && (url.index().has_value() || (complete && !inbox->open_ended_))) {
     waiter->status = absl::FailedPreconditionError(
         absl::StrCat(url.ToString(), " was taken from this call before; DupFd copies and leaves"));
     return true;
@@ -354,16 +374,17 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
     return true;
   }
   if (!drained || inbox->open_ended_) return false;
-  waiter->status = absl::NotFoundError(absl::StrCat(
-      "no descriptor of ", url.ToString(), " was sent with this call (it brought ",
-      inbox->announced_, ")"));
+  waiter->status = absl::NotFoundError(absl::StrCat("no descriptor of ", url.ToString(),
+                                                    " was sent with this call (it brought ",
+                                                    inbox->announced_, ")"));
   return true;
 }
 
 void Session::Finish(Waiter* waiter, absl::Status status) {
   waiter->done = true;
   if (!status.ok()) waiter->status = std::move(status);
-  if (waiter->kind == Waiter::Kind::kSend && waiter->reserved && waiter->sent < waiter->fds.size()) {
+  if (waiter->kind == Waiter::Kind::kSend && waiter->reserved &&
+      waiter->sent < waiter->fds.size()) {
     sent_total_ -= waiter->fds.size() - waiter->sent;  // Never went out.
   }
   if (waiter->listed) {
@@ -381,10 +402,11 @@ void Session::Finish(Waiter* waiter, absl::Status status) {
 
 absl::Status Session::DeadlineError(const Waiter& waiter) const {
   if (waiter.kind == Waiter::Kind::kSend) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%s has not taken enough of the descriptors sent before, until the deadline: it must take or "
-        "drop them, or its session_window (%d) be larger",
-        config_.peer, config_.remote.window));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%s has not taken enough of the descriptors sent before, until the "
+                        "deadline: it must take or "
+                        "drop them, or its session_window (%d) be larger",
+                        config_.peer, config_.remote.window));
   }
   const auto& slots = waiter.inbox->slots_;
   const bool taken = std::any_of(slots.begin(), slots.end(), [&](const CallInbox::Slot& slot) {
@@ -410,7 +432,12 @@ void Session::ProgressAll(uint64_t before_epoch, bool drained) {
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     Waiter* waiter = *it++;
     if (waiter->epoch >= before_epoch || waiter->kind != Waiter::Kind::kReceive) continue;
-    if (ProgressReceive(waiter, drained)) Finish(waiter, absl::OkStatus());
+    if (ProgressReceive(waiter, drained)) {
+      Finish(waiter, absl::OkStatus());
+    } else if (drained) {
+      waiter->looked = true;
+      if (waiter->wants_look) waiter->wake.NotifyOne();
+    }
   }
 }
 
@@ -418,6 +445,13 @@ void Session::ProgressSenders() {
   // Strictly in their order: a large send must not starve behind small ones.
   while (!senders_.empty() && ProgressSend(senders_.front())) {
     Finish(senders_.front(), absl::OkStatus());
+  }
+  if (senders_.empty() || !senders_.front()->blocked_on_write) return;
+  // Somebody must look for room to write now. A leader that is not waiting will.
+  if (leader_waits_) {
+    socket_->Wake();
+  } else if (!leader_) {
+    Watch(true);
   }
 }
 
@@ -427,6 +461,12 @@ void Session::Enlist(Waiter* waiter) {
   if (waiter->kind == Waiter::Kind::kSend) {
     waiter->sender_position = senders_.insert(senders_.end(), waiter);
     // A leader that is already waiting does not look for room to write.
+    if (leader_waits_) socket_->Wake();
+  } else if (!waiter->inbox->open_ended_ ||
+             waiter->url.index().value_or(kNoIndex) < waiter->inbox->announced_) {
+    // It is in the socket or lost, and one look from now on tells which. A look that is under way
+    // began too early.
+    look_again_ = true;
     if (leader_waits_) socket_->Wake();
   }
   waiter->listed = true;
@@ -438,6 +478,7 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash
     return options.cancelled == nullptr ? options.deadline
                                         : std::min(options.deadline, absl::Now() + kCancelSlice);
   };
+  int looks = 0;
   while (!waiter->done) {
     if (!leader_) {
       leader_ = true;
@@ -447,20 +488,28 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash
     if (waiter->promoted) {
       const PumpResult result = Pump(std::min(kMaxBatch, waiters_.size()), trash);
       if (waiter->done) break;
-      if (result == PumpResult::kProgress) continue;
       if (result == PumpResult::kDead) {
         Finish(waiter, dead_);
         break;
+      }
+      // A peer that never stops sending must not hold this thread beyond its deadline.
+      if (result == PumpResult::kProgress && ++looks % kLooksPerWait != 0) continue;
+      if (!trash->empty() || !finished_async_.empty()) {
+        // This may be a long wait; what others get, or get rid of, through this thread is not to
+        // wait with it.
+        Leave(trash);
+        if (waiter->done) break;
       }
       if (absl::Now() >= options.deadline) {
         Finish(waiter, DeadlineError(*waiter));
         break;
       }
-      socket_->PrepareWait();
-      leader_waits_ = true;
+      const bool wait = result == PumpResult::kEmpty && !look_again_;
+      if (wait) socket_->PrepareWait();
+      leader_waits_ = wait;
       const bool want_write = !senders_.empty() && senders_.front()->blocked_on_write;
       mutex_.Unlock();
-      socket_->Wait(want_write, slice());
+      if (wait) socket_->Wait(want_write, slice());
       cancelled = options.cancelled != nullptr && (*options.cancelled)();
       mutex_.Lock();
       leader_waits_ = false;
@@ -469,6 +518,17 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash
       waiter->wake.WaitUntil(&mutex_, slice());
       if (waiter->done || waiter->promoted) continue;
       if (absl::Now() >= options.deadline) {
+        // However late it is, what is in the socket is found: also if somebody else leads, who may not have looked since.
+        if (waiter->kind == Waiter::Kind::kReceive && !waiter->looked && !waiter->wants_look) {
+          const absl::Time limit = absl::Now() + kLookPatience;
+          waiter->wants_look = true;
+          look_again_ = true;
+          if (leader_waits_) socket_->Wake();
+          while (!waiter->done && !waiter->promoted && !waiter->looked) {
+            if (!waiter->wake.WaitUntil(&mutex_, limit)) break;
+          }
+          if (waiter->done || waiter->promoted) continue;
+        }
         Finish(waiter, DeadlineError(*waiter));
         break;
       }
@@ -480,6 +540,8 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash
     }
     if (cancelled && !waiter->done) Finish(waiter, absl::CancelledError("the call was cancelled"));
   }
+  // The next sender in line has not been tried yet, or not with the room that this one leaves.
+  if (waiter->kind == Waiter::Kind::kSend) ProgressSenders();
   if (waiter->promoted) HandOver();
 }
 
@@ -492,6 +554,13 @@ void Session::HandOver() {
   }
   leader_ = false;
   if (!waiters_.empty() || watch_again_) Watch(true);
+  if (look_again_ && !waiters_.empty() && config_.poller != nullptr) {
+    // Somebody asynchronous came during the last look, and may be waiting for what is lost: the
+    // socket will not tell.
+    config_.poller->RunAt(absl::InfinitePast(), [weak = weak_from_this()] {
+      if (auto self = weak.lock()) self->Sweep();
+    });
+  }
 }
 
 void Session::EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time deadline,
@@ -509,11 +578,14 @@ void Session::EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time dead
       MutexLock session_lock(&session->mutex_);
       if (!late->done) {
         session->Finish(late.get(), session->DeadlineError(*late));
+        // The next sender in line has not been tried yet.
+        if (late->kind == Waiter::Kind::kSend) session->ProgressSenders();
       }
       session->Leave(&expired);
     });
   }
-  // If somebody leads it will see to this waiter too; if not, look once, and then let the poller watch.
+  // If somebody leads it will see to this waiter too; if not, look once, and then let the poller
+  // watch.
   Drain(trash);
 }
 
@@ -521,7 +593,12 @@ bool Session::Drain(Trash* trash) {
   if (leader_) return false;
   leader_ = true;
   ended_since_drain_ = 0;
-  while (Pump(kMaxBatch, trash) == PumpResult::kProgress) {
+  for (int looks = 0; looks < kLooksPerDrain; ++looks) {
+    const PumpResult result = Pump(kMaxBatch, trash);
+    if (result == PumpResult::kDead || (result == PumpResult::kEmpty && !look_again_)) break;
+    // Enough for now: a peer that never stops sending must not keep this thread. The poller comes
+    // back to it.
+    if (looks + 1 == kLooksPerDrain) watch_again_ = true;
   }
   HandOver();
   return true;
@@ -542,7 +619,8 @@ absl::StatusOr<UniqueFd> Session::Receive(CallInbox* inbox, const InodeUrl& url,
   if (!done && !leader_) {
     leader_ = true;
     PumpResult result = PumpResult::kProgress;
-    while (!done && result == PumpResult::kProgress) {
+    for (int looks = 0; !done && result == PumpResult::kProgress && looks < kLooksPerWait;
+         ++looks) {
       result = Pump(std::min(kMaxBatch, waiters_.size() + 1), &trash);
       done = ProgressReceive(&waiter, /*drained=*/result == PumpResult::kEmpty);
     }
@@ -577,6 +655,7 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
     return PumpResult::kDead;
   }
   const uint64_t epoch = ++epoch_;
+  look_again_ = false;
   mutex_.Unlock();
 
   std::array<FrameBuffer, kMaxBatch> data;
@@ -604,7 +683,8 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
       ProgressAll(epoch, /*drained=*/true);
       return PumpResult::kEmpty;
     }
-    // The peer closed with frames of ours unread. Reported once; what it had sent, and then the end, follow.
+    // The peer closed with frames of ours unread. Reported once; what it had sent, and then the
+    // end, follow.
     if (io.error == ECONNRESET) return PumpResult::kProgress;
     MarkDead(absl::UnavailableError(
         absl::StrCat("the session with ", config_.peer, " broke: recvmsg: ", strerror(io.error))));
@@ -615,21 +695,21 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
   for (size_t i = 0; i < io.bytes; ++i) {
     ReceivedMessage& message = messages[i];
     if (message.size == 0 && message.fds.empty() && !message.control_truncated) {
-      MarkDead(absl::UnavailableError(absl::StrCat("the peer (", config_.peer,
-                                                   ") closed the session; a new call gets a new one")));
+      MarkDead(absl::UnavailableError(absl::StrCat(
+          "the peer (", config_.peer, ") closed the session; a new call gets a new one")));
       return PumpResult::kDead;
     }
     const absl::Span<const DevIno> mine = rest.subspan(0, message.fds.size());
     rest.remove_prefix(message.fds.size());
     absl::StatusOr<Frame> frame =
-        message.data_truncated
-            ? absl::InvalidArgumentError(
-                  absl::StrCat("a frame of more than ", kFrameSize, " bytes came"))
-            : DecodeFrame(absl::MakeConstSpan(data[i].data(), message.size));
+        message.data_truncated ? absl::InvalidArgumentError(absl::StrCat("a frame of more than ",
+                                                                         kFrameSize, " bytes came"))
+                               : DecodeFrame(absl::MakeConstSpan(data[i].data(), message.size));
     const absl::Status status =
         frame.ok() ? Deliver(*frame, &message, mine, trash) : frame.status();
     if (!status.ok()) {
-      // The peer does not speak the protocol. Whatever it sent in this batch is closed with the rest of the session.
+      // The peer does not speak the protocol. Whatever it sent in this batch is closed with the
+      // rest of the session.
       for (size_t k = i; k < io.bytes; ++k) {
         trash->AddUncharged(&messages[k].fds, messages[k].fds.size());
       }
@@ -677,8 +757,8 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
       }
       return absl::OkStatus();
     case FrameType::kClose:
-      MarkDead(absl::UnavailableError(absl::StrCat("the peer (", config_.peer,
-                                                   ") cut the session: ", frame.close_text)));
+      MarkDead(absl::UnavailableError(
+          absl::StrCat("the peer (", config_.peer, ") cut the session: ", frame.close_text)));
       return absl::UnavailableError("closed by the peer");
     case FrameType::kData:
       break;
@@ -690,9 +770,8 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
                                   absl::Span<const DevIno> dev_inos, Trash* trash) {
   const size_t count = frame.fd_count;
   if (message->fds.size() > count || (message->fds.size() < count && !message->control_truncated)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("a frame that announces %d descriptors came with %d", count,
-                        message->fds.size()));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "a frame that announces %d descriptors came with %d", count, message->fds.size()));
   }
   CallInbox* inbox = InboxFor(frame.call, trash);
   if (inbox == nullptr) {  // Ended, or never begun here: nobody can ask for them.
@@ -707,7 +786,8 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
     }
   }
 
-  // From here on the call fails if the descriptors cannot be kept; the session does not. Never fewer of them in silence.
+  // From here on the call fails if the descriptors cannot be kept; the session does not. Never
+  // fewer of them in silence.
   absl::Status refused = inbox->failure_;
   if (refused.ok() && message->control_truncated) {
     refused = absl::ResourceExhaustedError(absl::StrFormat(
@@ -715,8 +795,8 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
         "RLIMIT_NOFILE, or a security module refused one",
         count - message->fds.size(), count, CallName(frame.call), config_.peer));
   }
-  // Before a call nobody can take what comes, so a call brings at most max_fds_per_call then. Later ones of a stream are bounded by
-  // the window, which the sender keeps too.
+  // Before a call nobody can take what comes, so a call brings at most max_fds_per_call then. Later
+  // ones of a stream are bounded by the window, which the sender keeps too.
   if (refused.ok() && count > config_.local.max_fds_per_call) {
     refused = absl::ResourceExhaustedError(
         absl::StrFormat("%s from %s brought %d descriptors at once, max_fds_per_call is %d",
@@ -895,12 +975,17 @@ bool Session::TrySend(const CallKey& call, uint32_t first_index, absl::Span<cons
   lock.Lock();
   if (io.ok()) return true;
   sent_total_ -= fds.size() - sent;
+  if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) peer_gone_ = true;
+  // Others may have found the window full because of this one.
+  Trash none;
+  ProgressSenders();
+  Leave(&none);
   if (io.would_block() && sent == 0) return false;
   // A socket that took a part and is full now: the peer reads too slowly for a set of this size.
-  if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) peer_gone_ = true;
-  *status = io.would_block()
-                ? absl::ResourceExhaustedError("the session's socket is full: the peer does not read")
-                : SendError(io.error);
+  *status =
+      io.would_block()
+          ? absl::ResourceExhaustedError("the session's socket is full: the peer does not read")
+          : SendError(io.error);
   return true;
 }
 
@@ -956,7 +1041,10 @@ void Session::SendDiscards() {
 void Session::Disposed(size_t n) { disposed_total_ += n; }
 
 void Session::SendCreditIfDue() {
-  const uint64_t step = std::max<uint64_t>(1, config_.local.window / 4);
+  // Never so much that a full call would not fit beside what is owed.
+  const uint64_t window = config_.local.window;
+  const uint64_t call = std::min<uint64_t>(window, config_.local.max_fds_per_call);
+  const uint64_t step = std::max<uint64_t>(1, std::min(window / 4, window - call + 1));
   if (disposed_total_ - credit_sent_ < step || !dead_.ok() || peer_gone_) return;
   const uint64_t before = credit_sent_;
   Frame frame;
@@ -968,8 +1056,13 @@ void Session::SendCreditIfDue() {
   EncodeFrame(frame, &buffer);
   const IoResult io = socket_->Send(buffer, {});
   mutex_.Lock();
-  // The peer does not read its own socket; the next descriptor tries again.
-  if (io.would_block() && credit_sent_ == frame.credit_total) credit_sent_ = before;
+  // The peer does not read its own socket, or the kernel is short of memory. The next descriptor
+  // tries again; if none comes because the peer waits for this very credit, the sweep does.
+  if ((io.would_block() || io.error == ENOBUFS || io.error == ENOMEM) &&
+      credit_sent_ == frame.credit_total) {
+    credit_sent_ = before;
+    ScheduleSweep();
+  }
 }
 
 // --- Life and death ---
@@ -1017,12 +1110,11 @@ void Session::Leave(Trash* trash) {
   if (!dead_.ok()) on_dead = std::exchange(on_dead_, nullptr);
   mutex_.Unlock();
 
-  if (!trash->fds.empty() || trash->charged + trash->uncharged != 0) {
-    config_.reaper->Close(
-        std::move(trash->fds),
-        [self = shared_from_this(), charged = trash->charged, uncharged = trash->uncharged] {
-          self->OnClosed(charged, uncharged);
-        });
+  if (!trash->empty()) {
+    config_.reaper->Close(std::move(trash->fds),
+                          [self = shared_from_this(), charged = trash->charged,
+                           uncharged = trash->uncharged] { self->OnClosed(charged, uncharged); });
+    *trash = Trash();
   }
   for (auto& waiter : finished) {
     if (config_.poller == nullptr) {
@@ -1065,9 +1157,25 @@ void Session::Watch(bool for_input) {
 void Session::ScheduleSweep() {
   if (sweep_scheduled_ || config_.poller == nullptr) return;
   sweep_scheduled_ = true;
-  config_.poller->RunAt(absl::Now() + kSweepDelay, [weak = weak_from_this()] {
-    if (auto self = weak.lock()) self->Sweep();
+  config_.poller->RunAt(absl::Now() + kSweepDelay, [weak = weak_from_this(), epoch = epoch_] {
+    if (auto self = weak.lock()) self->SweepIfQuiet(epoch);
   });
+}
+
+void Session::SweepIfQuiet(uint64_t epoch) {
+  Trash trash;
+  MutexLock lock(&mutex_);
+  sweep_scheduled_ = false;
+  watch_again_ = true;
+  if (epoch_ == epoch || !dead_.ok()) {
+    Drain(&trash);
+  } else if (!leader_) {
+    // Somebody has looked since. What is there now is fresh, and its reader is likely on the way.
+    Watch(/*for_input=*/true);
+  }
+  ExpireEarly(absl::Now(), &trash);
+  if (!early_.empty()) ScheduleSweep();
+  Leave(&trash);
 }
 
 void Session::OnPollerEvent(uint32_t events) {
@@ -1080,7 +1188,8 @@ void Session::OnPollerEvent(uint32_t events) {
     watch_again_ = true;
     Drain(&trash);
   } else {
-    // Nobody asks for what came. Somebody will, in a moment, and read it without help; if not, the sweep does.
+    // Nobody asks for what came. Somebody will, in a moment, and read it without help; if not, the
+    // sweep does.
     ScheduleSweep();
     Watch(/*for_input=*/false);
   }

@@ -1,26 +1,35 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Session: one pair of client and server processes, joined by a SOCK_SEQPACKET socket; both ends are this class. It
-// sorts the frames that arrive to the calls they belong to, and keeps what it sends within the peer's window.
+// Session: one pair of client and server processes, joined by a SOCK_SEQPACKET socket; both ends
+// are this class. It sorts the frames that arrive to the calls they belong to, and keeps what it
+// sends within the peer's window.
 //
-// Why it has no reading thread: a descriptor is nearly always there when somebody asks for it, because it was sent before
-// the RPC that names it. A thread that reads ahead only adds a hand-over (measured: docs/decisions/0002). So whoever
-// asks reads the socket itself: the *leader*. The rules:
-//  1. Look in the table under the lock. There: take it. Session dead: UNAVAILABLE. Otherwise become a waiter.
-//  2. If nobody leads, lead: unlock, receive one batch, own every descriptor, lock, sort it to the calls, finish their waiters.
-//  3. Nothing there: wait for the socket until one's own deadline; cancellation, end of call and death of the session wake it.
-//  4. A leader that leaves, for whatever reason, hands the lead to exactly one other blocked waiter in the same critical section; if only
+// Why it has no reading thread: a descriptor is nearly always there when somebody asks for it,
+// because it was sent before the RPC that names it. A thread that reads ahead only adds a hand-over
+// (measured: docs/decisions/0002). So whoever asks reads the socket itself: the *leader*. The
+// rules:
+//  1. Look in the table under the lock. There: take it. Session dead: UNAVAILABLE. Otherwise become
+//  a waiter.
+//  2. If nobody leads, lead: unlock, receive one batch, own every descriptor, lock, sort it to the
+//  calls, finish their waiters.
+//  3. Nothing there: wait for the socket until one's own deadline; cancellation, end of call and
+//  death of the session wake it.
+//  4. A leader that leaves, for whatever reason, hands the lead to exactly one other blocked waiter
+//  in the same critical section; if only
 //     asynchronous waiters are left, the poller watches the socket for them.
 //  5. Under the lock: no close, no callback, no system call that can block.
 //  6. At a hang-up what is still in the socket is read first; only then is the session dead.
-//  7. When nobody waits nobody reads. A sweep, at most once a second while frames come in, starts their time-outs and quotas.
-// Never are there data and waiters, but nobody who leads, is being promoted, or watches (tests/fdchannel/session_model_test.cc).
+//  7. When nobody waits nobody reads. A sweep, at most ten times a second while frames come in,
+//  starts their time-outs and quotas.
+// Never are there data and waiters, but nobody who leads, is being promoted, or watches
+// (tests/fdchannel/session_model_test.cc).
 //
-// How people get it wrong: "the socket is empty, so the descriptor is lost" is true only for a waiter that was there before the look.
-// Waiters carry the number of the look (epoch_) for that.
+// How people get it wrong: "the socket is empty, so the descriptor is lost" is true only for a
+// waiter that was there before the look. Waiters carry the number of the look (epoch_) for that.
 //
-// Thread-safe. Descriptors are numbered per call and direction; what PROTOCOL.md calls the rules of the wire is enforced here.
+// Thread-safe. Descriptors are numbered per call and direction; what PROTOCOL.md calls the rules of
+// the wire is enforced here.
 #ifndef GRPCFD_FDCHANNEL_SESSION_H_
 #define GRPCFD_FDCHANNEL_SESSION_H_
 
@@ -52,8 +61,8 @@ namespace internal {
 
 class Session;
 
-// What one call has received. A member of whatever stands for the call; all of it is guarded by the mutex of the session it is
-// attached to. It must be ended (Session::End) before it is destroyed.
+// What one call has received. A member of whatever stands for the call; all of it is guarded by the
+// mutex of the session it is attached to. It must be ended (Session::End) before it is destroyed.
 class CallInbox {
  public:
   explicit CallInbox(CallKey key) : key_(key) {}
@@ -83,14 +92,16 @@ class CallInbox {
   uint32_t announced_ = 0;
   // Why the call's descriptors are not to be had, if so.
   absl::Status failure_;
-  // By index. Taken ones stay, so that asking again is told apart from asking too early; below `forgotten_below_` all were taken.
+  // By index. Taken ones stay, so that asking again is told apart from asking too early; below
+  // `forgotten_below_` all were taken.
   std::vector<Slot> slots_;
   uint32_t forgotten_below_ = 0;
   // For a call whose RPC has not come yet.
   absl::Time early_deadline_ = absl::InfiniteFuture();
 };
 
-// Who pays for the descriptors that a session holds. Thread-safe; called under session locks, so it must not call back.
+// Who pays for the descriptors that a session holds. Thread-safe; called under session locks, so it
+// must not call back.
 class DescriptorQuota {
  public:
   virtual ~DescriptorQuota() = default;
@@ -101,8 +112,8 @@ class DescriptorQuota {
 
 struct WaitOptions {
   absl::Time deadline = absl::InfiniteFuture();
-  // Asked now and then while waiting, if set; true ends the wait with CANCELLED. gRPC's synchronous server tells of a cancellation
-  // only when asked.
+  // Asked now and then while waiting, if set; true ends the wait with CANCELLED. gRPC's synchronous
+  // server tells of a cancellation only when asked.
   const std::function<bool()>* cancelled = nullptr;
 };
 
@@ -117,8 +128,8 @@ class Session : public std::enable_shared_from_this<Session> {
     Role role = Role::kServer;
     uint64_t id = 0;
     Token token;
-    ReceiveLimits local;   // What we hold of the peer's.
-    ReceiveLimits remote;  // What the peer holds of ours.
+    ReceiveLimits local;                               // What we hold of the peer's.
+    ReceiveLimits remote;                              // What the peer holds of ours.
     absl::Duration early_timeout = absl::Seconds(10);  // For descriptors whose RPC never comes.
     std::string peer;                                  // For messages: "pid 17, uid 1000".
     std::shared_ptr<Poller> poller;                    // May be null in tests: then nobody watches.
@@ -141,11 +152,13 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // --- Receiving ---
 
-  // Makes `inbox` the receiver of its call's descriptors, those that came early included. `announced` is how many the peer had sent when
-  // it started the call; `open_ended` whether it may send more.
+  // Makes `inbox` the receiver of its call's descriptors, those that came early included.
+  // `announced` is how many the peer had sent when it started the call; `open_ended` whether it may
+  // send more.
   void Attach(CallInbox* inbox, uint32_t announced, bool open_ended);
-  // Ends the call here: waiters get FAILED_PRECONDITION, what was not taken is closed, now or when it comes. `sent` says whether
-  // this side sent descriptors in the call: the peer may be told to drop what it still holds of them. Idempotent.
+  // Ends the call here: waiters get FAILED_PRECONDITION, what was not taken is closed, now or when
+  // it comes. `sent` says whether this side sent descriptors in the call: the peer may be told to
+  // drop what it still holds of them. Idempotent.
   void End(CallInbox* inbox, bool sent);
   // Waiters of the call, and those to come, get CANCELLED unless their descriptor is there.
   void Cancel(CallInbox* inbox);
@@ -153,34 +166,39 @@ class Session : public std::enable_shared_from_this<Session> {
   // See FdReceiver for the errors. `inbox` must be attached.
   absl::StatusOr<UniqueFd> Receive(CallInbox* inbox, const InodeUrl& url, Op op,
                                    const WaitOptions& options);
-  // Never blocks. `done` is called on this thread if the outcome is at hand, later on the poller's otherwise.
+  // Never blocks. `done` is called on this thread if the outcome is at hand, later on the poller's
+  // otherwise.
   void ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::Time deadline,
                     FdCallback done);
 
   // --- Sending ---
 
-  // Sends the descriptors as first_index, first_index + 1, ... of the call, in as few frames as they fit. They stay the caller's. All are on
-  // their way, or none if the status is not OK — except when the session dies in between, which takes all with it.
+  // Sends the descriptors as first_index, first_index + 1, ... of the call, in as few frames as
+  // they fit. They stay the caller's. All are on their way, or none if the status is not OK —
+  // except when the session dies in between, which takes all with it.
   //   INVALID_ARGUMENT    more than the peer's limit for a call or its window
-  //   RESOURCE_EXHAUSTED  the window stayed full until the deadline, or the kernel is out of memory or of descriptors in flight (ETOOMANYREFS)
-  //   UNAVAILABLE         the session is dead
+  //   RESOURCE_EXHAUSTED  the window stayed full until the deadline, or the kernel is out of memory
+  //   or of descriptors in flight (ETOOMANYREFS) UNAVAILABLE         the session is dead
   absl::Status Send(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
                     const WaitOptions& options);
   // The same without waiting: false, with nothing sent, if it would have to.
   bool TrySend(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
                absl::Status* status);
-  // The same; waits without a thread. `fds` must stay open until `done` was called, on the poller's thread or on this one.
+  // The same; waits without a thread. `fds` must stay open until `done` was called, on the poller's
+  // thread or on this one.
   void SendAsync(const CallKey& call, uint32_t first_index, std::vector<int> fds,
                  absl::Time deadline, StatusCallback done);
 
   // --- Upkeep ---
 
-  // Cuts the session at once: tells the peer why, closes everything held, fails all waiters with `status`.
+  // Cuts the session at once: tells the peer why, closes everything held, fails all waiters with
+  // `status`.
   void Kill(CloseCode code, const absl::Status& status);
   // Reads what is there and drops what is overdue. Called by the poller; by tests as they like.
   void Sweep();
 
-  // What the session holds of the peer's descriptors, not yet taken or closed. For tests and statistics.
+  // What the session holds of the peer's descriptors, not yet taken or closed. For tests and
+  // statistics.
   uint32_t held() const;
 
  private:
@@ -201,7 +219,8 @@ class Session : public std::enable_shared_from_this<Session> {
                            absl::Span<const DevIno> dev_inos, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   CallInbox* InboxFor(const CallKey& key, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool MakeRoom(size_t n, const CallInbox* keep, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MakeRoom(size_t n, const CallInbox* keep, Trash* trash)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailInbox(CallInbox* inbox, absl::Status status, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EmptyInbox(CallInbox* inbox, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -211,9 +230,9 @@ class Session : public std::enable_shared_from_this<Session> {
   // Waiters.
   void RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time deadline, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time deadline, Trash* trash)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enlist(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool Progress(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressReceive(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressSend(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ProgressAll(uint64_t before_epoch, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -236,17 +255,20 @@ class Session : public std::enable_shared_from_this<Session> {
   void KillLocked(CloseCode code, const absl::Status& status, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MarkDead(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Does, without the lock, what must not be done under it: sends a due credit, hands over what is to be closed, and has the callbacks
-  // of finished waiters run. The last thing in every method that delivers or finishes anything.
+  // Does, without the lock, what must not be done under it: sends a due credit, hands over what is
+  // to be closed, and has the callbacks of finished waiters run. The last thing in every method
+  // that delivers or finishes anything.
   void Leave(Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnClosed(size_t charged, size_t uncharged);
   void Watch(bool for_input) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A sweep, unless somebody has looked at the socket since look number `epoch`.
+  void SweepIfQuiet(uint64_t epoch);
   void ScheduleSweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnPollerEvent(uint32_t events);
 
   const std::unique_ptr<FrameSocket> socket_;
   const Config config_;
-  Poller::Id registration_ = 0;  // Written once, before the session is shared.
+  Poller::Id registration_ = 0;  // Written once, under the lock, before Create() returns.
 
   mutable Mutex mutex_;
   std::function<void()> on_dead_ ABSL_GUARDED_BY(mutex_);
@@ -254,8 +276,11 @@ class Session : public std::enable_shared_from_this<Session> {
   bool leader_ ABSL_GUARDED_BY(mutex_) = false;
   bool leader_waits_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Since the last look began, somebody came whom the next look will settle, whatever it finds.
+  bool look_again_ ABSL_GUARDED_BY(mutex_) = false;
   std::list<Waiter*> waiters_ ABSL_GUARDED_BY(mutex_);
-  std::list<Waiter*> senders_ ABSL_GUARDED_BY(mutex_);  // Those of waiters_ that send, in their order.
+  std::list<Waiter*> senders_
+      ABSL_GUARDED_BY(mutex_);  // Those of waiters_ that send, in their order.
   std::vector<std::shared_ptr<Waiter>> finished_async_ ABSL_GUARDED_BY(mutex_);
 
   absl::flat_hash_map<CallKey, CallInbox*> calls_ ABSL_GUARDED_BY(mutex_);
@@ -274,7 +299,8 @@ class Session : public std::enable_shared_from_this<Session> {
   std::deque<uint64_t> discardable_ ABSL_GUARDED_BY(mutex_);
 
   bool sweep_scheduled_ ABSL_GUARDED_BY(mutex_) = false;
-  // The poller saw something while a leader was there to deal with it; whoever leaves the lead watches again.
+  // The poller saw something while a leader was there to deal with it; whoever leaves the lead
+  // watches again.
   bool watch_again_ ABSL_GUARDED_BY(mutex_) = false;
   // sendmsg said that nobody is at the other end; what came before can still be read.
   bool peer_gone_ ABSL_GUARDED_BY(mutex_) = false;

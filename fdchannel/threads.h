@@ -1,7 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// StartThread, JoinOrLeave: the two ways in which a background thread of this library begins and ends.
+// StartThread, JoinOrLeave: the two ways in which a background thread of this library begins and
+// ends.
 #ifndef GRPCFD_FDCHANNEL_THREADS_H_
 #define GRPCFD_FDCHANNEL_THREADS_H_
 
@@ -11,13 +12,13 @@
 namespace grpcfd {
 namespace internal {
 
-// A thread with all signals blocked (the application's handlers run on the application's threads) and a name of at most 15 bytes, as
-// `ps -L` and debuggers show it.
+// A thread with all signals blocked (the application's handlers run on the application's threads)
+// and a name of at most 15 bytes, as `ps -L` and debuggers show it.
 std::thread StartThread(const char* name, std::function<void()> body);
 
-// Joins `thread`, if it is one. Called on that very thread (an application's callback dropped the last reference to the object that owns
-// it), it cannot join: the thread is let go, and ends by itself as soon as the callback returns. Its body must therefore own
-// all it touches.
+// Joins `thread`, if it is one. Called on that very thread (an application's callback dropped the
+// last reference to the object that owns it), it cannot join: the thread is let go, and ends by
+// itself as soon as the callback returns. Its body must therefore own all it touches.
 void JoinOrLeave(std::thread* thread);
 
 }  // namespace internal

@@ -53,9 +53,20 @@ bool Credentials::ApplyToCall(grpc_call* call) {
   FlatCredentials flat;
   Flatten(&flat);
   absl::Status refusal = flat.refusal;
+  std::vector<std::shared_ptr<ClientCall>> claimed;
   for (const auto& fd_call : flat.calls) {
-    // A factory has started it, or put it aside to be started. Otherwise there is none on this channel.
-    if (!refusal.ok() || fd_call->begun()) continue;
+    if (!refusal.ok()) break;
+    if (!fd_call->Claim(call)) {
+      refusal = absl::FailedPreconditionError(
+          "the call's credentials hold the descriptors of another call: a ClientContext serves one "
+          "call, "
+          "and so does its FromContext; PerRpcCredentials serve many");
+      break;
+    }
+    claimed.push_back(fd_call);
+    // A factory has started it, or put it aside to be started. Otherwise there is none on this
+    // channel.
+    if (fd_call->begun()) continue;
     const absl::Status why = absl::FailedPreconditionError(
         "the call has descriptors, but its channel cannot carry them: it was not made by "
         "grpcfd::CreateCustomChannel and has no grpcfd::MakeClientInterceptorFactory");
@@ -63,25 +74,31 @@ bool Credentials::ApplyToCall(grpc_call* call) {
     fd_call->StartWithout(why);
   }
   for (const auto& set : flat.sets) {
-    if (refusal.ok() && !set->empty()) {
+    const bool joined = std::any_of(flat.calls.begin(), flat.calls.end(),
+                                    [&set](const auto& c) { return set->HasJoined(c); });
+    if (refusal.ok() && !joined && !set->empty()) {
       refusal = absl::FailedPreconditionError(
-          "the call's PerRpcCredentials carry descriptors, but no grpcfd::MakeClientInterceptorFactory "
+          "the call's PerRpcCredentials carry descriptors, but no "
+          "grpcfd::MakeClientInterceptorFactory "
           "of the channel saw them (it must stand after a chain factory that sets them)");
     }
   }
+  std::shared_ptr<grpc::CallCredentials> all;
+  if (refusal.ok() && !flat.plain.empty()) {
+    all = Combine(flat.plain);
+    if (all == nullptr) {
+      refusal = absl::FailedPreconditionError(
+          "the call has several credentials, and one of them is of a class that neither gRPC nor "
+          "grpcfd can combine with others");
+    }
+  }
   if (!refusal.ok()) {
+    // A call that is held back until its session is there need not wait for it now.
+    for (const auto& fd_call : claimed) fd_call->StartWithout(refusal);
     CancelWithStatus(call, refusal);
     return true;
   }
-  if (flat.plain.empty()) return true;
-  const auto all = Combine(flat.plain);
-  if (all == nullptr) {
-    CancelWithStatus(call, absl::FailedPreconditionError(
-                               "the call has several credentials, and one of them is of a class that "
-                               "neither gRPC nor grpcfd can combine with others"));
-    return true;
-  }
-  return all->ApplyToCall(call);
+  return all == nullptr || all->ApplyToCall(call);
 }
 
 void ContextCredentials::Flatten(FlatCredentials* flat) const {
@@ -98,6 +115,8 @@ void ChainedCredentials::Flatten(FlatCredentials* flat) const {
 
 void RefusingCredentials::Flatten(FlatCredentials* flat) const {
   if (flat->refusal.ok()) flat->refusal = status_;
+  // So that FromContext still finds the call.
+  flat->Add(replaced_);
 }
 
 void PerRpcCredentialsImpl::Flatten(FlatCredentials* flat) const {
@@ -139,12 +158,25 @@ bool SharedSet::empty() const {
 
 absl::Status SharedSet::Join(const std::shared_ptr<ClientCall>& call) {
   MutexLock lock(&mutex_);
+  if (HasJoinedLocked(call)) return absl::OkStatus();
   absl::Status status = call->Preload(fds_, urls_);
   if (!status.ok()) return status;
-  calls_.erase(std::remove_if(calls_.begin(), calls_.end(), [](const auto& c) { return c.expired(); }),
-               calls_.end());
+  calls_.erase(
+      std::remove_if(calls_.begin(), calls_.end(), [](const auto& c) { return c.expired(); }),
+      calls_.end());
   calls_.push_back(call);
   return absl::OkStatus();
+}
+
+bool SharedSet::HasJoined(const std::shared_ptr<ClientCall>& call) const {
+  MutexLock lock(&mutex_);
+  return HasJoinedLocked(call);
+}
+
+bool SharedSet::HasJoinedLocked(const std::shared_ptr<ClientCall>& call) const {
+  return std::any_of(calls_.begin(), calls_.end(), [&call](const auto& joined) {
+    return !joined.owner_before(call) && !call.owner_before(joined);
+  });
 }
 
 std::vector<std::shared_ptr<ClientCall>> SharedSet::Calls() {
@@ -221,7 +253,8 @@ std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
   auto call = std::make_shared<internal::ClientCall>();
   for (const auto& set : flat.sets) {
     absl::Status joined = set->Join(call);
-    // The call cannot be made as it was meant; it says so when it is made, and each SendFd until then.
+    // The call cannot be made as it was meant; it says so when it is made, and each SendFd until
+    // then.
     if (!joined.ok()) call->StartWithout(joined);
   }
   context->set_credentials(std::make_shared<internal::ContextCredentials>(call, slot));

@@ -1,14 +1,16 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// grpcfd's own kinds of call credentials: a call's descriptors, a set shared by several calls, a chain, and a refusal.
+// grpcfd's own kinds of call credentials: a call's descriptors, a set shared by several calls, a
+// chain, and a refusal.
 //
-// Why it exists: the credentials slot is the only place of a ClientContext where a library can leave an object of its own. What is in
-// there stays for the life of the context, is visible to interceptor factories, and gets the call itself (ApplyToCall) before
-// anything of it is sent. So a call's descriptors live there, and whoever does not belong there wraps what does.
+// Why it exists: the credentials slot is the only place of a ClientContext where a library can
+// leave an object of its own. What is in there stays for the life of the context, is visible to
+// interceptor factories, and gets the call itself (ApplyToCall) before anything of it is sent. So a
+// call's descriptors live there, and whoever does not belong there wraps what does.
 //
-// The kinds nest: the slot may hold a chain of defaults and a call's descriptors that wrap the user's credentials. Flatten() takes them apart; the
-// rest of the code looks at the flat view only.
+// The kinds nest: the slot may hold a chain of defaults and a call's descriptors that wrap the
+// user's credentials. Flatten() takes them apart; the rest of the code looks at the flat view only.
 //
 // Newer gRPC makes ApplyToCall non-virtual. This pair of files is all that depends on it.
 #ifndef GRPCFD_INTERCEPTORS_CALL_CREDENTIALS_H_
@@ -39,7 +41,7 @@ struct FlatCredentials {
   std::vector<std::shared_ptr<ClientCall>> calls;
   // The sets of PerRpcCredentials.
   std::vector<std::shared_ptr<SharedSet>> sets;
-  // Why the call must not be made.
+  // Why the call must not be made. What else is here was in the slot before the refusal.
   absl::Status refusal;
 
   void Add(const std::shared_ptr<grpc::CallCredentials>& credentials);
@@ -48,8 +50,9 @@ struct FlatCredentials {
 // Base of all of them.
 class Credentials : public grpc::CallCredentials {
  public:
-  // Applies what is plain. Ends the call with a status that says why if it was refused, or if it has descriptors and no factory of
-  // grpcfd's saw it. gRPC calls it once, when the call is made. True always: false would read as CANCELLED.
+  // Applies what is plain. Ends the call with a status that says why if it was refused, or if it
+  // has descriptors and no factory of grpcfd's saw it. gRPC calls it once, when the call is made.
+  // True always: false would read as CANCELLED.
   bool ApplyToCall(grpc_call* call) final;
   grpc::string DebugString() override { return "grpcfd call credentials"; }
 
@@ -113,12 +116,16 @@ class SharedSet final : public FdTransceiver {
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
 
   bool empty() const;
-  // Gives `call`, which has nothing queued yet, its copies, and remembers it for RecvFd.
+  // Gives `call` its copies and remembers it for RecvFd; once for each call. Errors as
+  // ClientCall::Preload.
   absl::Status Join(const std::shared_ptr<ClientCall>& call);
+  bool HasJoined(const std::shared_ptr<ClientCall>& call) const;
 
  private:
   using Ask = absl::StatusOr<UniqueFd> (FdReceiver::*)(const InodeUrl&, absl::Time);
   absl::StatusOr<UniqueFd> AskCalls(Ask ask, const InodeUrl& url, absl::Time deadline);
+  bool HasJoinedLocked(const std::shared_ptr<ClientCall>& call) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Those that are still there, the latest first.
   std::vector<std::shared_ptr<ClientCall>> Calls();
 
@@ -142,7 +149,8 @@ class PerRpcCredentialsImpl final : public Credentials {
 // Ends `call` on this side with `status`.
 void CancelWithStatus(grpc_call* call, const absl::Status& status);
 
-// The placeholder of the call's metadata that FromContext leaves in a context, so that a factory notices when the slot was replaced.
+// The placeholder of the call's metadata that FromContext leaves in a context, so that a factory
+// notices when the slot was replaced.
 std::string MetadataPlaceholder();
 
 }  // namespace internal

@@ -3,10 +3,11 @@
 //
 // The client's interceptor factories, and the channel that has them.
 //
-// A factory's CreateClientInterceptor runs when the call is made, before anything of it exists in gRPC's core. That is the moment at
-// which a call's descriptors are sent: before the metadata that counts them. If the session is there, which it nearly always is, the factory
-// sends, writes the metadata into the context and makes no interceptor at all. If not, it makes one that holds the call's first
-// operation back until the poller has connected and sent.
+// A factory's CreateClientInterceptor runs when the call is made, before anything of it exists in
+// gRPC's core. That is the moment at which a call's descriptors are sent: before the metadata that
+// counts them. If the session is there, which it nearly always is, the factory sends, writes the
+// metadata into the context and makes no interceptor at all. If not, it makes one that holds the
+// call's first operation back until the poller has connected and sent.
 #include <grpcpp/alarm.h>
 #include <grpcpp/create_channel.h>
 
@@ -58,8 +59,8 @@ void WriteMetadata(const ClientCall& call, const std::string& urls,
 
 // Holds a call back until its descriptors are sent, or it is clear that they cannot be.
 //
-// The call goes on (Proceed) from a gRPC thread, by way of an alarm that is due at once: what follows may run the program's callbacks, and those
-// belong on gRPC's threads, not on the poller's.
+// The call goes on (Proceed) from a gRPC thread, by way of an alarm that is due at once: what
+// follows may run the program's callbacks, and those belong on gRPC's threads, not on the poller's.
 class DeferredStart final : public Interceptor {
  public:
   DeferredStart(std::shared_ptr<ChannelCore> core, std::shared_ptr<ClientCall> call,
@@ -72,21 +73,27 @@ class DeferredStart final : public Interceptor {
   void Intercept(InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_CANCEL)) {
       // The call may be one that is held back: let it go and be cancelled.
-      state_->Finish(absl::CancelledError("the call was cancelled before its session was there"));
+      state_->Cancel();
       methods->Proceed();
       return;
     }
     if (!methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA) ||
-        begun_) {
+        begun_ || !state_->call->starting()) {
       methods->Proceed();
       return;
     }
     begun_ = true;
-    state_->core_call = context_->c_call();
-    state_->methods = methods;
-    state_->armed.store(true, std::memory_order_release);
-    core_->StartAsync(state_->call, ToAbslTime(context_->deadline()), WaitsForReady(context_),
-                      [state = state_](absl::Status status) { state->Finish(std::move(status)); });
+    // The call may be over, and this object gone, before StartAsync returns.
+    const std::shared_ptr<State> state = state_;
+    const std::shared_ptr<ChannelCore> core = core_;
+    const absl::Time deadline = ToAbslTime(context_->deadline());
+    const bool wait_for_ready = WaitsForReady(context_);
+    state->core_call = context_->c_call();
+    state->methods = methods;
+    state->armed = true;
+    if (state->cancelled) return state->Cancel();
+    core->StartAsync(state->call, deadline, wait_for_ready,
+                     [state](absl::Status status) { state->Finish(std::move(status)); });
   }
 
  private:
@@ -95,20 +102,30 @@ class DeferredStart final : public Interceptor {
     std::string urls;
     grpc_call* core_call = nullptr;
     InterceptorBatchMethods* methods = nullptr;
+    // The call is being held back; it was cancelled; somebody has let it go. The order of the first
+    // two matters: whichever of Intercept and Cancel comes second sees what the other has set.
     std::atomic<bool> armed{false};
+    std::atomic<bool> cancelled{false};
     std::atomic<bool> finished{false};
     std::unique_ptr<grpc::Alarm> alarm;
 
+    void Cancel() {
+      cancelled = true;
+      if (armed)
+        Finish(absl::CancelledError("the call was cancelled before its session was there"));
+    }
+
     void Finish(absl::Status status) {
-      if (!armed.load(std::memory_order_acquire)) return;  // Cancelled before it was held back.
       if (finished.exchange(true)) return;
       alarm = std::make_unique<grpc::Alarm>();
-      alarm->Set(std::chrono::system_clock::now(),
-                [self = shared_from_this(), status = std::move(status)](bool) { self->Go(status); });
+      alarm->Set(
+          std::chrono::system_clock::now(),
+          [self = shared_from_this(), status = std::move(status)](bool) { self->Go(status); });
     }
 
     void Go(const absl::Status& status) {
-      // The alarm keeps the function that called this, and that keeps this object. gRPC holds the function until it returns.
+      // The alarm keeps the function that called this, and that keeps this object. gRPC holds the
+      // function until it returns.
       const std::unique_ptr<grpc::Alarm> done = std::move(alarm);
       if (status.ok()) {
         WriteMetadata(*call, urls, methods->GetSendInitialMetadata());
@@ -130,7 +147,8 @@ class DeferredStart final : public Interceptor {
 
 class ClientFactory final : public ClientInterceptorFactoryInterface {
  public:
-  // Without an FdChannel (the target is no unix socket) calls that have descriptors fail with `without`.
+  // Without an FdChannel (the target is no unix socket) calls that have descriptors fail with
+  // `without`.
   ClientFactory(std::shared_ptr<FdChannel> fd_channel, absl::Status without,
                 const ClientInterceptorOptions& options)
       : fd_channel_(std::move(fd_channel)), without_(std::move(without)), options_(options) {}
@@ -146,11 +164,12 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     if (!flat.refusal.ok()) return nullptr;
     if (flat.calls.empty() && flat.sets.empty()) {
       if (metadata.count(kCallMetadataKey) != 0) {
-        Refuse(context, absl::FailedPreconditionError(
-                            "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
-                            "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
-                            "with it: set credentials before FromContext, or use "
-                            "grpcfd::ChainCallCredentials(context.credentials(), more)"));
+        Refuse(context,
+               absl::FailedPreconditionError(
+                   "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
+                   "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
+                   "with it: set credentials before FromContext, or use "
+                   "grpcfd::ChainCallCredentials(context.credentials(), more)"));
       }
       return nullptr;
     }
@@ -160,25 +179,19 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       return nullptr;
     }
 
-    std::shared_ptr<ClientCall> call;
+    const std::shared_ptr<ClientCall> call =
+        flat.calls.empty() ? std::make_shared<ClientCall>() : flat.calls.front();
+    if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
+    for (const auto& set : flat.sets) {
+      absl::Status joined = set->Join(call);
+      if (!joined.ok()) {
+        Refuse(context, joined);
+        return nullptr;
+      }
+    }
+    // Only sets: the call's copies of them take their place in the slot, around what was there.
     if (flat.calls.empty()) {
-      // Only sets: the call gets its own copies, in the slot, with everything plain around it.
-      call = std::make_shared<ClientCall>();
-      for (const auto& set : flat.sets) {
-        absl::Status joined = set->Join(call);
-        if (!joined.ok()) {
-          Refuse(context, joined);
-          return nullptr;
-        }
-      }
-      std::shared_ptr<grpc::CallCredentials> plain;
-      for (const auto& credentials : flat.plain) {
-        plain = ChainCallCredentials(std::move(plain), credentials);
-      }
-      context->set_credentials(std::make_shared<ContextCredentials>(call, std::move(plain)));
-    } else {
-      call = flat.calls.front();
-      if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
+      context->set_credentials(std::make_shared<ContextCredentials>(call, slot));
     }
 
     ClientCall::Start start;
@@ -205,9 +218,10 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     }
 
     std::string urls;
-    if (options_.urls_in_metadata && had_descriptors) urls = EncodeMetadataUrls(call->queued_urls());
+    if (options_.urls_in_metadata && had_descriptors)
+      urls = EncodeMetadataUrls(call->queued_urls());
     if (!fd_channel_->core()->TryStart(call, &status)) {
-      return new DeferredStart(fd_channel_->core(), std::move(call), context, std::move(urls));
+      return new DeferredStart(fd_channel_->core(), call, context, std::move(urls));
     }
     if (!status.ok()) {
       call->StartWithout(status);
@@ -236,7 +250,8 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
   }
 
   Interceptor* CreateClientInterceptor(ClientRpcInfo* info) override {
-    if (defaults_ == nullptr || (info->type() == ClientRpcInfo::Type::UNARY) != unary_) return nullptr;
+    if (defaults_ == nullptr || (info->type() == ClientRpcInfo::Type::UNARY) != unary_)
+      return nullptr;
     grpc::ClientContext* context = info->client_context();
     const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
     FlatCredentials present;
@@ -255,7 +270,8 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
       }
       return true;
     };
-    return all_in(flat_.plain, present.plain) && all_in(flat_.sets, present.sets);
+    return all_in(flat_.plain, present.plain) && all_in(flat_.sets, present.sets) &&
+           all_in(flat_.calls, present.calls);
   }
 
   const std::shared_ptr<grpc::CallCredentials> defaults_;
@@ -269,7 +285,8 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
 std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> MakeClientInterceptorFactory(
     std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options) {
   return std::make_unique<internal::ClientFactory>(
-      std::move(fd_channel), absl::FailedPreconditionError("the channel has no FdChannel"), options);
+      std::move(fd_channel), absl::FailedPreconditionError("the channel has no FdChannel"),
+      options);
 }
 
 std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> ChainUnaryInterceptorFactory(

@@ -6,7 +6,8 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// Instantiating Expose<Tag, &Class::member> defines the friend that Tag declares, which hands out the pointer to member.
+// Instantiating Expose<Tag, &Class::member> defines the friend that Tag declares, which hands out
+// the pointer to member.
 template <typename Tag, typename Tag::Member kMember>
 struct Expose {
   friend constexpr typename Tag::Member Get(Tag) { return kMember; }
@@ -46,9 +47,7 @@ std::multimap<std::string, std::string>& MetadataToSend(grpc::ClientContext* con
   return context->*Get(SendInitialMetadataTag());
 }
 
-bool WaitsForReady(const grpc::ClientContext* context) {
-  return context->*Get(WaitForReadyTag());
-}
+bool WaitsForReady(const grpc::ClientContext* context) { return context->*Get(WaitForReadyTag()); }
 
 const std::vector<std::unique_ptr<grpc::internal::RpcServiceMethod>>& Methods(
     const grpc::Service* service) {

@@ -3,12 +3,15 @@
 //
 // The four private members of gRPC classes that grpcfd reads, behind functions.
 //
-// Why it exists: gRPC 1.51 has no public way to append a server interceptor, to see what metadata a ClientContext will send before
-// its call exists, to know whether it waits for ready, or whether a method is served synchronously. Explicit instantiation may name
-// private members ([temp.spec.general]/6: access checking does not apply there), so this is legal C++; that the members are
-// there is checked when the build is configured (cmake/grpc_private_access_check.cc). docs/decisions/0004 weighs it.
+// Why it exists: gRPC 1.51 has no public way to append a server interceptor, to see what metadata a
+// ClientContext will send before its call exists, to know whether it waits for ready, or whether a
+// method is served synchronously. Explicit instantiation may name private members
+// ([temp.spec.general]/6: access checking does not apply there), so this is legal C++; that the
+// members are there is checked when the build is configured (cmake/grpc_private_access_check.cc).
+// docs/decisions/0004 weighs it.
 //
-// This is the only file that knows. Everything here must keep working when gRPC makes these things public, and can go then.
+// This is the only file that knows. Everything here must keep working when gRPC makes these things
+// public, and can go then.
 #ifndef GRPCFD_INTERCEPTORS_PRIVATE_ACCESS_H_
 #define GRPCFD_INTERCEPTORS_PRIVATE_ACCESS_H_
 

@@ -37,15 +37,15 @@ class ServerInterceptor final : public Interceptor {
   }
 
   void Intercept(InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(
-            InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
       Metadata* metadata = methods->GetRecvInitialMetadata();
       if (metadata != nullptr) {
         metadata->emplace(grpc::string_ref(kStateKey, kStateKeyLength),
                           grpc::string_ref(reinterpret_cast<const char*>(this), 0));
       }
     }
-    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE) && call_.ok()) {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE) &&
+        call_.ok()) {
       (*call_)->Cancel();
     }
     methods->Proceed();
@@ -53,12 +53,16 @@ class ServerInterceptor final : public Interceptor {
 
   static const ServerInterceptor* Find(const Metadata& metadata) {
     const auto range = metadata.equal_range(grpc::string_ref(kStateKey, kStateKeyLength));
+    // Ports may have FdServers of their own, each with a factory. The call's session is at one of
+    // them.
+    const ServerInterceptor* without = nullptr;
     for (auto it = range.first; it != range.second; ++it) {
-      if (it->first.data() == kStateKey) {
-        return reinterpret_cast<const ServerInterceptor*>(it->second.data());
-      }
+      if (it->first.data() != kStateKey) continue;
+      const auto* state = reinterpret_cast<const ServerInterceptor*>(it->second.data());
+      if (state->call().ok()) return state;
+      without = state;
     }
-    return nullptr;
+    return without;
   }
 
   const absl::StatusOr<std::shared_ptr<ServerCall>>& call() const { return call_; }
@@ -81,7 +85,8 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   const auto range = metadata.equal_range(kCallMetadataKey);
   if (range.first == range.second) return nullptr;  // The plain call.
 
-  // Served in a way that lets RecvFd and SendFd wait. What is not known may be a generic service, and that is asynchronous.
+  // Served in a way that lets RecvFd and SendFd wait. What is not known may be a generic service,
+  // and that is asynchronous.
   const auto method = methods_.find(absl::string_view(info->method()));
   const bool synchronous = method != methods_.end() && method->second == ApiType::SYNC;
   const auto refuse = [synchronous](absl::Status status) {
@@ -122,12 +127,14 @@ absl::StatusOr<std::shared_ptr<FdTransceiver>> FromContext(grpc::ServerContextBa
   const auto* state = internal::ServerInterceptor::Find(context->client_metadata());
   if (state == nullptr) {
     return absl::FailedPreconditionError(
-        "the call carries no descriptors: the client did not use grpcfd::FromContext, the call came "
+        "the call carries no descriptors: the client did not use grpcfd::FromContext, the call "
+        "came "
         "over a port that is not grpcfd's (TCP, say), or the server has no grpcfd interceptor");
   }
   if (!state->call().ok()) return state->call().status();
   const std::shared_ptr<internal::ServerCall>& call = *state->call();
-  // A synchronous handler is told of a cancellation only when it asks. Others must not ask before they are told.
+  // A synchronous handler is told of a cancellation only when it asks. Others must not ask before
+  // they are told.
   if (state->synchronous()) call->AskOnThisThread([context] { return context->IsCancelled(); });
   return std::shared_ptr<FdTransceiver>(call);
 }

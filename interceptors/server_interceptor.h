@@ -1,14 +1,17 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServerFactory: ties the calls of a server to the sessions of its FdServer, and owns the listening ports.
+// ServerFactory: ties the calls of a server to the sessions of its FdServer, and owns the listening
+// ports.
 //
-// Where a handler's FromContext finds the call's state: in the context's received metadata, under a key whose *address* is a static array of
-// this library. No header of the wire can have that address, so no client can forge the entry; and its value is an empty string that
-// merely points to the state, so a handler that forwards all metadata forwards nothing.
+// Where a handler's FromContext finds the call's state: in the context's received metadata, under a
+// key whose *address* is a static array of this library. No header of the wire can have that
+// address, so no client can forge the entry; and its value is an empty string that merely points to
+// the state, so a handler that forwards all metadata forwards nothing.
 //
-// The state ends with the interceptor, which gRPC destroys when the handler has returned and the call is closed, whichever is later. No hook
-// says that: POST_RECV_CLOSE comes while callback handlers still run, and a synchronous handler that never asks IsCancelled() gets none in time.
+// The state ends with the interceptor, which gRPC destroys when the handler has returned and the
+// call is closed, whichever is later. No hook says that: POST_RECV_CLOSE comes while callback
+// handlers still run, and a synchronous handler that never asks IsCancelled() gets none in time.
 #ifndef GRPCFD_INTERCEPTORS_SERVER_INTERCEPTOR_H_
 #define GRPCFD_INTERCEPTORS_SERVER_INTERCEPTOR_H_
 
@@ -44,7 +47,9 @@ class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryI
   const std::shared_ptr<FdServer>& fd_server() const { return fd_server_; }
 
   // Before the server starts: how its methods are served, and ports to close with it.
-  void SetMethods(absl::flat_hash_map<std::string, ApiType> methods) { methods_ = std::move(methods); }
+  void SetMethods(absl::flat_hash_map<std::string, ApiType> methods) {
+    methods_ = std::move(methods);
+  }
   void OwnPort(std::shared_ptr<ServerPort> port) { ports_.push_back(std::move(port)); }
 
  private:

@@ -69,9 +69,8 @@ void ShutdownWatcher::Request() {
     MutexLock lock(&mutex_);
     pending_ = true;
   }
-  const grpc_call_error error =
-      grpc_server_request_registered_call(server_, method_, &call_, &deadline_, &metadata_, nullptr,
-                                          queue_, queue_, &request_functor_);
+  const grpc_call_error error = grpc_server_request_registered_call(
+      server_, method_, &call_, &deadline_, &metadata_, nullptr, queue_, queue_, &request_functor_);
   if (error != GRPC_CALL_OK) {
     MutexLock lock(&mutex_);
     pending_ = false;
@@ -132,8 +131,8 @@ absl::Status ServerPort::Bind(grpc_server* server) {
   const absl::Status status = BindSocket();
   if (options_.bind_status != nullptr) *options_.bind_status = status;
   if (status.ok()) {
-    watcher_ = std::make_unique<ShutdownWatcher>(
-        server, [listener = listener_] { listener->StopAsync(); });
+    watcher_ = std::make_unique<ShutdownWatcher>(server,
+                                                 [listener = listener_] { listener->StopAsync(); });
   }
   return status;
 }
@@ -141,7 +140,8 @@ absl::Status ServerPort::Bind(grpc_server* server) {
 void ServerPort::Start() {
   if (listener_ == nullptr) return;
   watcher_->Start();
-  // It can fail only for want of memory or of epoll watches; the port is deaf then, as one that could not listen.
+  // It can fail only for want of memory or of epoll watches; the port is deaf then, as one that
+  // could not listen.
   (void)listener_->Start();
 }
 
@@ -159,9 +159,10 @@ void ServerPort::HandOver(UniqueFd connection, std::string first_bytes) {
   parameters.fd = connection.Release();
   parameters.read_buffer = grpc::ByteBuffer(&slice, 1);
   acceptor_->HandleNewConnection(&parameters);
-  // gRPC takes the bytes out when it takes the connection. If they are still there it did not, because it was shut down meanwhile, and
-  // then it neither closed the descriptor nor says so (gRPC 1.51.1, ExternalConnectionAcceptorImpl). The inode tells whether the
-  // number is still this connection's, in case it was closed after all.
+  // gRPC takes the bytes out when it takes the connection. If they are still there it did not,
+  // because it was shut down meanwhile, and then it neither closed the descriptor nor says so
+  // (gRPC 1.51.1, ExternalConnectionAcceptorImpl). The inode tells whether the number is still this
+  // connection's, in case it was closed after all.
   if (parameters.read_buffer.Length() == 0) return;
   const auto after = FdToDevIno(BorrowedFd(parameters.fd));
   if (before.ok() && after.ok() && *before == *after) UniqueFd(parameters.fd).Reset();
@@ -176,7 +177,8 @@ struct BuilderState {
   std::vector<std::shared_ptr<ServerPort>> ports;
 };
 
-// Credentials that bind a ServerPort instead of a gRPC port. The connections' own credentials went to the port's acceptor.
+// Credentials that bind a ServerPort instead of a gRPC port. The connections' own credentials went
+// to the port's acceptor.
 class BindingCredentials final : public grpc::ServerCredentials {
  public:
   explicit BindingCredentials(std::shared_ptr<ServerPort> port) : port_(std::move(port)) {}
@@ -205,7 +207,8 @@ class Plugin final : public grpc::ServerBuilderPlugin {
       if (ours != nullptr && ours->fd_server() == state_->fd_server) factory = ours;
     }
     if (factory == nullptr) {
-      // Appended: hooks for what is received run last to first, so that the program's interceptors find the call's state.
+      // Appended: hooks for what is received run last to first, so that the program's interceptors
+      // find the call's state.
       auto made = std::make_unique<ServerFactory>(state_->fd_server);
       factory = made.get();
       creators.push_back(std::move(made));
@@ -226,7 +229,8 @@ class Plugin final : public grpc::ServerBuilderPlugin {
    public:
     static std::vector<grpc::Service*> Services(grpc::ServerBuilder& builder) {
       std::vector<grpc::Service*> services;
-      for (const NamedService* named : (builder.*&View::services)()) services.push_back(named->service);
+      for (const NamedService* named : (builder.*&View::services)())
+        services.push_back(named->service);
       return services;
     }
   };
@@ -256,13 +260,15 @@ class Option final : public grpc::ServerBuilderOption {
 
   const std::shared_ptr<BuilderState>& state() const { return state_; }
 
-  // The state of an earlier AddListeningPort of `builder` with the same FdServer (null: the shared one), or a new one.
+  // The state of an earlier AddListeningPort of `builder` with the same FdServer (null: the shared
+  // one), or a new one.
   static std::shared_ptr<BuilderState> StateOf(grpc::ServerBuilder* builder,
                                                const ListenOptions& options) {
     for (grpc::ServerBuilderOption* option : View::Options(*builder)) {
       auto* ours = dynamic_cast<Option*>(option);
       if (ours == nullptr) continue;
-      if (options.fd_server == nullptr ? ours->shared_ : ours->state_->fd_server == options.fd_server) {
+      if (options.fd_server == nullptr ? ours->shared_
+                                       : ours->state_->fd_server == options.fd_server) {
         return ours->state_;
       }
     }

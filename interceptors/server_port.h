@@ -1,9 +1,11 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServerPort: one address of a gRPC server that grpcfd listens on. See docs/design.md, "Start and shutdown".
+// ServerPort: one address of a gRPC server that grpcfd listens on. See docs/design.md, "Start and
+// shutdown".
 //
-// gRPC tells nobody that a server starts or shuts down; these are the moments at which a port learns of it:
+// gRPC tells nobody that a server starts or shuts down; these are the moments at which a port
+// learns of it:
 //   bind      AddPortToServer of the credentials that AddListeningPort registers with the builder
 //   start     Finish() of a builder plugin, the last thing in BuildAndStart()
 //   shutdown  a pending request for a method that nobody calls fails
@@ -26,7 +28,8 @@
 namespace grpcfd {
 namespace internal {
 
-// Calls a function when a gRPC server begins to shut down. Thread-compatible; the function runs on any thread, and must not block.
+// Calls a function when a gRPC server begins to shut down. Thread-compatible; the function runs on
+// any thread, and must not block.
 class ShutdownWatcher {
  public:
   // Before `server` starts.

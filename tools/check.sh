@@ -25,7 +25,7 @@ for argument in "$@"; do
 done
 tools/deps.sh build test lint
 
-folders=(urls fdchannel interceptors testing include tests samples benchmarks cmake fuzz)
+folders=(urls fdchannel messages interceptors testing include tests samples benchmarks cmake fuzz)
 existing=()
 for folder in "${folders[@]}"; do [ ! -d "$folder" ] || existing+=("$folder"); done
 mapfile -t sources < <(find "${existing[@]}" -name '*.cc' -o -name '*.h' | LC_ALL=C sort)
@@ -54,7 +54,7 @@ if [ ${#files[@]} -eq 0 ]; then
 
   # The library, its testing part and the samples. The tests are left out: they take as long again, and the compilers'
   # warnings cover them.
-  mapfile -t files < <(find urls fdchannel interceptors testing samples -name '*.cc' | LC_ALL=C sort)
+  mapfile -t files < <(find urls fdchannel messages interceptors testing samples -name '*.cc' | LC_ALL=C sort)
 fi
 
 echo "== clang-tidy (${#files[@]} files)"
@@ -62,8 +62,8 @@ generator=()
 if [ ! -f build/clang/CMakeCache.txt ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
 cmake --preset clang "${generator[@]}" > build/clang-configure.log 2>&1 ||
   { cat build/clang-configure.log >&2; exit 1; }
-# The samples include generated headers.
-cmake --build build/clang --parallel "$jobs" --target handover_proto > build/clang-proto.log 2>&1 ||
+# The samples and messages/ include generated headers.
+cmake --build build/clang --parallel "$jobs" --target handover_proto grpcfd_messages > build/clang-proto.log 2>&1 ||
   { cat build/clang-proto.log >&2; exit 1; }
 printf '%s\0' "${files[@]}" |
   xargs -0 -n 1 -P "$jobs" clang-tidy --quiet -p build/clang 2> build/clang-tidy.log ||

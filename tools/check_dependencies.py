@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Dependencies point one way: urls <- fdchannel <- interceptors, and the first two know no gRPC.
+"""Dependencies point one way: urls <- fdchannel <- interceptors, and the first two know no gRPC;
+messages stands on fdchannel, beside interceptors, and knows protobuf but no gRPC.
 
 Follows the includes of each file of a layer through the project's own headers, the public ones
 too, and fails with the whole chain when it reaches something above its layer. Also fails when a
@@ -14,15 +15,18 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.MULTILINE)
-GRPC = re.compile(r"^(grpc|grpcpp|grpc\+\+|google/protobuf)/")
+GRPC = re.compile(r"^(grpc|grpcpp|grpc\+\+)/")
+PROTOBUF = re.compile(r"^google/protobuf/|\.pb\.h$")
 FORBIDDEN = {
-    "urls": ("fdchannel/", "interceptors/", "samples/", "tests/"),
-    "fdchannel": ("interceptors/", "samples/", "tests/"),
-    "testing": ("interceptors/", "samples/", "tests/"),
-    "interceptors": ("samples/", "tests/"),
-    "include": ("urls/", "fdchannel/", "interceptors/", "samples/", "tests/"),
+    "urls": ("fdchannel/", "messages/", "interceptors/", "samples/", "tests/"),
+    "fdchannel": ("messages/", "interceptors/", "samples/", "tests/"),
+    "testing": ("messages/", "interceptors/", "samples/", "tests/"),
+    "messages": ("interceptors/", "samples/", "tests/"),
+    "interceptors": ("messages/", "samples/", "tests/"),
+    "include": ("urls/", "fdchannel/", "messages/", "interceptors/", "samples/", "tests/"),
 }
-WITHOUT_GRPC = ("urls", "fdchannel", "testing")
+WITHOUT_GRPC = ("urls", "fdchannel", "testing", "messages")
+WITHOUT_PROTOBUF = ("urls", "fdchannel", "testing")
 
 
 def includes(path):
@@ -41,6 +45,9 @@ def walk(layer, path, chain, seen, errors):
         here = chain + [name]
         if layer in WITHOUT_GRPC and GRPC.match(name):
             errors.append(f"{layer} must not reach gRPC: " + " -> ".join(here))
+            continue
+        if layer in WITHOUT_PROTOBUF and PROTOBUF.search(name):
+            errors.append(f"{layer} must not reach protobuf: " + " -> ".join(here))
             continue
         if name.startswith(FORBIDDEN[layer]):
             errors.append(f"{layer} must not include this: " + " -> ".join(here))

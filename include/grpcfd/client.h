@@ -6,12 +6,15 @@
 //   auto channel = grpcfd::CreateChannel("unix:/run/app.sock", grpc::InsecureChannelCredentials());
 //   grpc::ClientContext context;
 //   auto fds = grpcfd::FromContext(&context);
-//   request.set_memory_url(fds->SendFd(memory)->ToString());
+//   absl::StatusOr<grpcfd::InodeUrl> url = fds->SendFd(memory);
+//   if (!url.ok()) ...
+//   request.set_memory_url(url->ToString());
 //   stub->Attach(&context, request, &reply);
 //   absl::StatusOr<grpcfd::UniqueFd> event = fds->RecvFd(reply.event_url());
 //
-// How people get it wrong: they send on the channel before the call, and hope that the server sorts it out. Here a descriptor belongs
-// to the call whose context it was sent with, from before the call starts until the context and every handle from FromContext are gone.
+// How people get it wrong: they send on the channel before the call, and hope that the server sorts
+// it out. Here a descriptor belongs to the call whose context it was sent with, from before the
+// call starts until the context and every handle from FromContext are gone.
 #ifndef GRPCFD_CLIENT_H_
 #define GRPCFD_CLIENT_H_
 
@@ -30,13 +33,15 @@
 
 namespace grpcfd {
 
-// The descriptors of the call that `context` is or will be used for. Call it on the thread that prepares the context; before the call to
-// send with it, and before, during or after it for the same handle again. The handle may be used on any thread. Takes the context's slot for
-// call credentials; credentials that are there already are applied as before.
+// The descriptors of the call that `context` is or will be used for. Call it on the thread that
+// prepares the context; before the call to send with it, and before, during or after it for the
+// same handle again. The handle may be used on any thread. Takes the context's slot for call
+// credentials; credentials that are there already are applied as before.
 //
-// Before the call SendFd only queues. If the call cannot bring the descriptors along, it fails, with a status that says why, and no
-// handler runs with a part of them:
-//   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is no unix socket, the server is no grpcfd server, or
+// Before the call SendFd only queues. If the call cannot bring the descriptors along, it fails,
+// with a status that says why, and no handler runs with a part of them:
+//   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is no unix socket, the
+//   server is no grpcfd server, or
 //                        set_credentials replaced what FromContext had set
 //   INVALID_ARGUMENT     more descriptors than a limit allows
 //   RESOURCE_EXHAUSTED   the server did not take enough of those sent before, until the deadline
@@ -44,18 +49,26 @@ namespace grpcfd {
 std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context);
 
 struct ClientInterceptorOptions {
-  // Also send the URLs of the first 16 descriptors in the metadata entry `grpcfd-urls`, for logs, and for servers that read them there.
+  // Also send the URLs of the first 16 descriptors in the metadata entry `grpcfd-urls`, for logs,
+  // and for servers that read them there.
   bool urls_in_metadata = true;
 };
 
-// The factory that ties the calls of a channel to `fd_channel`, for programs that have client interceptors of their own:
+// The factory that ties the calls of a channel to `fd_channel`, for programs that have client
+// interceptors of their own:
 //
 //   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> creators;
 //   creators.push_back(std::make_unique<MyTracing>());
 //   creators.push_back(grpcfd::MakeClientInterceptorFactory(fd_channel));
-//   auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(target, creds, args, std::move(creators));
+//   auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(target, creds, args,
+//   std::move(creators));
 //
-// It may stand anywhere in the vector. A call without descriptors costs nothing: the factory makes no interceptor for it.
+// It may stand anywhere in the vector, with one exception: interceptors that make calls of their
+// own through InterceptorBatchMethods::GetInterceptedChannel() (caches, say) come before it, and
+// before the chain factories of grpcfd/credentials.h. gRPC takes the number of interceptors that a
+// call has for that of factories, and these make none: one that stands behind them would meet
+// itself again, endlessly. A call without descriptors costs nothing: the factory makes no
+// interceptor for it.
 std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> MakeClientInterceptorFactory(
     std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options = {});
 
@@ -64,8 +77,9 @@ struct ChannelOptions {
   ClientInterceptorOptions interceptor;
 };
 
-// As grpc::CreateCustomChannel, with descriptors. `interceptor_creators` are the program's own, in their order; grpcfd's comes after them. A
-// target that is no unix socket works as ever for calls without descriptors.
+// As grpc::CreateCustomChannel, with descriptors. `interceptor_creators` are the program's own, in
+// their order; grpcfd's comes after them. A target that is no unix socket works as ever for calls
+// without descriptors.
 std::shared_ptr<grpc::Channel> CreateCustomChannel(
     const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
     const grpc::ChannelArguments& arguments,

@@ -1,15 +1,19 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// FdChannel: the client's end of the companion channel that carries descriptors beside a gRPC channel.
+// FdChannel: the client's end of the companion channel that carries descriptors beside a gRPC
+// channel.
 //
-// Why it exists: gRPC drops descriptors that arrive on its own connection. So a client that passes some opens a second connection to the
-// same socket path, which the server (grpcfd::AddListeningPort) tells apart by its first bytes. One FdChannel serves all calls
-// and threads of a channel. Most programs never see it: grpcfd::CreateCustomChannel makes one. Programs with interceptors of their own make it themselves
-// and hand it to grpcfd::MakeClientInterceptorFactory.
+// Why it exists: gRPC drops descriptors that arrive on its own connection. So a client that passes
+// some opens a second connection to the same socket path, which the server
+// (grpcfd::AddListeningPort) tells apart by its first bytes. One FdChannel serves all calls and
+// threads of a channel. Most programs never see it: grpcfd::CreateCustomChannel makes one. Programs
+// with interceptors of their own make it themselves and hand it to
+// grpcfd::MakeClientInterceptorFactory.
 //
-// How people get it wrong: they connect in the constructor, so that the client must start after the server. Here connecting is lazy and
-// repeated: the first call that has descriptors connects, and after a restart of the server the next one connects again.
+// How people get it wrong: they connect in the constructor, so that the client must start after the
+// server. Here connecting is lazy and repeated: the first call that has descriptors connects, and
+// after a restart of the server the next one connects again.
 #ifndef GRPCFD_FD_CHANNEL_H_
 #define GRPCFD_FD_CHANNEL_H_
 
@@ -32,14 +36,16 @@ class ChannelCore;
 struct FdChannelOptions {
   SessionLimits limits;
 
-  // How long one attempt to connect and shake hands may take. A call's own deadline may end it earlier.
+  // How long one attempt to connect and shake hands may take. A call's own deadline may end it
+  // earlier.
   absl::Duration connect_timeout = absl::Seconds(5);
 };
 
 // Thread-safe. Descriptors of calls that are under way stay with the calls when the FdChannel goes.
 class FdChannel {
  public:
-  // `target` is a gRPC target: `unix:path`, `unix:///path` or `unix-abstract:name`. Nothing is connected yet.
+  // `target` is a gRPC target: `unix:path`, `unix:///path` or `unix-abstract:name`. Nothing is
+  // connected yet.
   //   INVALID_ARGUMENT     the target names a unix socket, but wrongly
   //   FAILED_PRECONDITION  the target is no unix socket: descriptors never leave the host
   //   UNAVAILABLE          the kernel has no random bits for the channel's token
@@ -52,7 +58,8 @@ class FdChannel {
   // The target as Create() understood it.
   std::string target() const;
 
-  // The id of the living session with the server, unique in the server's process; 0 while there is none.
+  // The id of the living session with the server, unique in the server's process; 0 while there is
+  // none.
   uint64_t session_id() const;
 
   // For the interceptors.

@@ -1,15 +1,18 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// FdServer: the server's end of the companion channel; the sessions of all clients, and what may be held for them.
+// FdServer: the server's end of the companion channel; the sessions of all clients, and what may be
+// held for them.
 //
-// Why it exists: gRPC gives no hook on its sockets, so grpcfd owns the listening one. It keeps the connections that
-// open with its own magic bytes and hands all others to gRPC, whatever credentials those use. grpcfd::AddListeningPort makes an FdServer for a
-// builder by itself. Programs that set server interceptors of their own make it first and give it to both
-// MakeServerInterceptorFactory and AddListeningPort.
+// Why it exists: gRPC gives no hook on its sockets, so grpcfd owns the listening one. It keeps the
+// connections that open with its own magic bytes and hands all others to gRPC, whatever credentials
+// those use. grpcfd::AddListeningPort makes an FdServer for a builder by itself. Programs that set
+// server interceptors of their own make it first and give it to both MakeServerInterceptorFactory
+// and AddListeningPort.
 //
-// How people get it wrong: limits for each listening socket. Descriptors are the process's; so one FdServer serves all ports of a server,
-// and its limits are proved against RLIMIT_NOFILE when it is made.
+// How people get it wrong: limits for each listening socket. Descriptors are the process's; so one
+// FdServer serves all ports of a server, and its limits are proved against RLIMIT_NOFILE when it is
+// made.
 #ifndef GRPCFD_FD_SERVER_H_
 #define GRPCFD_FD_SERVER_H_
 

@@ -1,7 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// All of grpcfd but its testing library (grpcfd/testing/...).
+// All of grpcfd but the libraries that are linked apart: grpcfd/message.h (grpcfd::messages) and
+// grpcfd/testing/... (grpcfd::testing).
 #ifndef GRPCFD_GRPCFD_H_
 #define GRPCFD_GRPCFD_H_
 
@@ -10,6 +11,7 @@
 #include "grpcfd/credentials.h"       // IWYU pragma: export
 #include "grpcfd/fd_channel.h"        // IWYU pragma: export
 #include "grpcfd/fd_server.h"         // IWYU pragma: export
+#include "grpcfd/fd_store.h"          // IWYU pragma: export
 #include "grpcfd/fd_transceiver.h"    // IWYU pragma: export
 #include "grpcfd/inode_url.h"         // IWYU pragma: export
 #include "grpcfd/limits.h"            // IWYU pragma: export

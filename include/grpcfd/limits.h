@@ -3,11 +3,13 @@
 //
 // Limits: what a process is prepared to hold on behalf of its peers.
 //
-// Why it exists: every descriptor that a peer sends occupies a slot of *this* process's RLIMIT_NOFILE until somebody takes or closes it. Without
-// limits one client takes a server down by sending descriptors and no calls. Every limit here is enforced, and each refusal names it.
+// Why it exists: every descriptor that a peer sends occupies a slot of *this* process's
+// RLIMIT_NOFILE until somebody takes or closes it. Without limits one client takes a server down by
+// sending descriptors and no calls. Every limit here is enforced, and each refusal names it.
 //
-// How people get it wrong: they raise one limit and forget the sum. A server proves at start that all of them together fit
-// into RLIMIT_NOFILE (dbus CVE-2014-3636 and CVE-2014-7824 are what happens otherwise).
+// How people get it wrong: they raise one limit and forget the sum. A server proves at start that
+// all of them together fit into RLIMIT_NOFILE (dbus CVE-2014-3636 and CVE-2014-7824 are what
+// happens otherwise).
 #ifndef GRPCFD_LIMITS_H_
 #define GRPCFD_LIMITS_H_
 
@@ -17,32 +19,38 @@
 
 namespace grpcfd {
 
-// Limits of one session; both ends have their own and tell each other in the hello. A sender obeys the lower ones.
+// Limits of one session; both ends have their own and tell each other in the hello. A sender obeys
+// the lower ones.
 struct SessionLimits {
-  // Descriptors a call may have sent and not yet taken, in one direction. The 17th of a call is INVALID_ARGUMENT with the default.
+  // Descriptors a call may have sent and not yet taken, in one direction. The 17th of a call is
+  // INVALID_ARGUMENT with the default.
   uint32_t max_fds_per_call = 16;
 
-  // Descriptors that a session may hold and nobody has taken, in one direction. A sender at this window waits until its
-  // deadline, then gets RESOURCE_EXHAUSTED.
+  // Descriptors that a session may hold and nobody has taken, in one direction. A sender at this
+  // window waits until its deadline, then gets RESOURCE_EXHAUSTED.
   uint32_t session_window = 64;
 
   // How long a RecvFd waits at most on a call that has no deadline.
   absl::Duration recv_timeout = absl::Seconds(10);
 };
 
-// Limits of a server. 0 means "computed from RLIMIT_NOFILE when the server starts", as said at each.
+// Limits of a server. 0 means "computed from RLIMIT_NOFILE when the server starts", as said at
+// each.
 struct ServerLimits {
   SessionLimits session;
 
   // Descriptors held for all clients together; 0: a quarter of RLIMIT_NOFILE.
   uint32_t max_fds_total = 0;
-  // Descriptors held for all sessions of one user; at most half of the total is given to one, so that another is still served.
+  // Descriptors held for all sessions of one user; at most half of the total is given to one, so
+  // that another is still served.
   uint32_t max_fds_per_uid = 256;
-  // Sessions; each costs up to three descriptors (socket, pidfd, wake-up). 0: an eighth of RLIMIT_NOFILE.
+  // Sessions; each costs up to three descriptors (socket, pidfd, wake-up). 0: an eighth of
+  // RLIMIT_NOFILE.
   uint32_t max_sessions = 0;
   // Sessions of one user; 0: half of max_sessions.
   uint32_t max_sessions_per_uid = 0;
-  // Connections that have not said yet what they are. When full, the oldest of the user who has most of them goes.
+  // Connections that have not said yet what they are. When full, the oldest of the user who has
+  // most of them goes.
   uint32_t max_half_open = 64;
   // How long they may take to say so.
   absl::Duration hello_timeout = absl::Seconds(5);

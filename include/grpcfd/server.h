@@ -8,14 +8,16 @@
 //   builder.RegisterService(&service);
 //   auto server = builder.BuildAndStart();
 //
-//   grpc::Status Attach(grpc::ServerContext* context, const AttachRequest* request, AttachReply* reply) {
+//   grpc::Status Attach(grpc::ServerContext* context, const AttachRequest* request, AttachReply*
+//   reply) {
 //     auto fds = grpcfd::FromContext(context);
 //     if (!fds.ok()) return grpcfd::ToGrpcStatus(fds.status());
 //     absl::StatusOr<grpcfd::UniqueFd> memory = (*fds)->RecvFd(request->memory_url());
 //     ...
 //
-// How people get it wrong: they keep what they did not take. Descriptors that a handler leaves are closed when the handler has
-// returned and the call is closed, whatever its outcome; what it took with RecvFd is its own.
+// How people get it wrong: they keep what they did not take. Descriptors that a handler leaves are
+// closed when the handler has returned and the call is closed, whatever its outcome; what it took
+// with RecvFd is its own.
 #ifndef GRPCFD_SERVER_H_
 #define GRPCFD_SERVER_H_
 
@@ -37,51 +39,60 @@
 
 namespace grpcfd {
 
-// The descriptors of the call that `context` belongs to. Call it in the handler; the handle may be used on any thread and be kept,
-// though not its descriptors beyond the call. While a synchronous handler waits in RecvFd on the thread that called this, cancellation of the call
-// releases it.
-//   FAILED_PRECONDITION  the call cannot carry descriptors: it came over TCP, from a channel without grpcfd, or to a server without it
-//   INVALID_ARGUMENT     the call's grpcfd metadata cannot be read
-//   UNAVAILABLE          the session that the call names is gone
+// The descriptors of the call that `context` belongs to. Call it in the handler; the handle may be
+// used on any thread and be kept, though not its descriptors beyond the call. While a synchronous
+// handler waits in RecvFd on the thread that called this, cancellation of the call releases it.
+//   FAILED_PRECONDITION  the call cannot carry descriptors: it came over TCP, from a channel
+//   without grpcfd, or to a server without it INVALID_ARGUMENT     the call's grpcfd metadata
+//   cannot be read UNAVAILABLE          the session that the call names is gone
 absl::StatusOr<std::shared_ptr<FdTransceiver>> FromContext(grpc::ServerContextBase* context);
 
-// The URLs that the client put into the call's metadata: at most the first 16, none if it sent no descriptors or is told not
-// to name them there. They are the client's word; RecvFd looks at the descriptor. INVALID_ARGUMENT if the entry cannot be read.
+// The URLs that the client put into the call's metadata: at most the first 16, none if it sent no
+// descriptors or is told not to name them there. They are the client's word; RecvFd looks at the
+// descriptor. INVALID_ARGUMENT if the entry cannot be read.
 absl::StatusOr<std::vector<InodeUrl>> UrlsFromContext(const grpc::ServerContextBase* context);
 
 struct ListenOptions {
-  // Where the sessions live. Unset: one FdServer with default limits, shared by all ports of the builder that have none set.
+  // Where the sessions live. Unset: one FdServer with default limits, shared by all ports of the
+  // builder that have none set.
   std::shared_ptr<FdServer> fd_server;
   // For the FdServer that is made if `fd_server` is unset. The first port of the builder decides.
   FdServerOptions fd_server_options;
 
-  // Mode of the socket file, in force from the moment it exists; unset: 0777 less the umask, as with gRPC itself.
+  // Mode of the socket file, in force from the moment it exists; unset: 0777 less the umask, as
+  // with gRPC itself.
   std::optional<mode_t> mode;
-  // Abstract names (`unix-abstract:name`) have no mode: whoever is in the network namespace may connect. Hence the question.
+  // Abstract names (`unix-abstract:name`) have no mode: whoever is in the network namespace may
+  // connect. Hence the question.
   bool allow_abstract = false;
   // Connections that wait to be accepted.
   int backlog = 128;
-  // A unix stream socket that is bound and listening already, from socket activation say. The address is for messages only then. It is
-  // adopted when the server starts.
+  // A unix stream socket that is bound and listening already, from socket activation say. The
+  // address is for messages only then. It is adopted when the server starts.
   std::shared_ptr<UniqueFd> listen_fd;
 
-  // Where to put the reason when BuildAndStart() returns null because of this port; like gRPC's `selected_port`, it must live until then.
+  // Where to put the reason when BuildAndStart() returns null because of this port; like gRPC's
+  // `selected_port`, it must live until then.
   absl::Status* bind_status = nullptr;
 };
 
-// Adds a port to `builder` that takes gRPC connections, with any credentials, and descriptors beside them. Nothing else is asked of the
-// program: listening begins in BuildAndStart() (which returns null if it fails; clients that connect a little earlier wait), ends with
-// Shutdown(), and everything is gone with the Server. gRPC's own interceptors and those of the program stay; grpcfd's is appended, unless
-// the program has put one of MakeServerInterceptorFactory into its vector.
+// Adds a port to `builder` that takes gRPC connections, with any credentials, and descriptors
+// beside them. Nothing else is asked of the program: listening begins in BuildAndStart() (which
+// returns null if it fails; clients that connect a little earlier wait), ends with Shutdown(), and
+// everything is gone with the Server. gRPC's own interceptors and those of the program stay;
+// grpcfd's is appended, unless the program has put one of MakeServerInterceptorFactory into its
+// vector.
 //
-// At bind: ALREADY_EXISTS if a server listens there; a socket file that nobody listens on is removed; FAILED_PRECONDITION for an abstract name
-// without allow_abstract, or for an address that is no unix socket; others as BoundSocket and FdServer::Create say.
+// At bind: ALREADY_EXISTS if a server listens there; a socket file that nobody listens on is
+// removed; FAILED_PRECONDITION for an abstract name without allow_abstract, or for an address that
+// is no unix socket; others as BoundSocket and FdServer::Create say.
 void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
                       const std::shared_ptr<grpc::ServerCredentials>& credentials,
                       const ListenOptions& options = {});
 
-// The factory that ties calls to the sessions of `fd_server`, for programs that set server interceptors of their own and want to say where it
-// stands. Give the same FdServer to AddListeningPort. Calls without descriptors cost nothing: it makes no interceptor for them.
+// The factory that ties calls to the sessions of `fd_server`, for programs that set server
+// interceptors of their own and want to say where it stands. Give the same FdServer to
+// AddListeningPort. Calls without descriptors cost nothing: it makes no interceptor for them.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeServerInterceptorFactory(
     std::shared_ptr<FdServer> fd_server);
 

@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ToGrpcStatus: from the status type of the library to that of handlers. The codes of both are the same numbers
-// (google/rpc/code.proto), so nothing is lost.
+// ToGrpcStatus, ToAbslStatus: between the status type of the library and that of handlers and
+// stubs. The codes of both are the same numbers (google/rpc/code.proto), so nothing is lost.
 #ifndef GRPCFD_STATUS_H_
 #define GRPCFD_STATUS_H_
 
@@ -14,6 +14,9 @@ namespace grpcfd {
 
 // The same code and text. Payloads of an absl::Status are not carried over.
 grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// The other way, for clients. Error details of a grpc::Status are not carried over.
+absl::Status ToAbslStatus(const grpc::Status& status);
 
 }  // namespace grpcfd
 

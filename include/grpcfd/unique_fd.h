@@ -3,16 +3,19 @@
 //
 // UniqueFd: the one owner of an open file descriptor.
 //
-// Why it exists: a descriptor is a resource that the compiler cannot see. A bare `int` says neither who
-// closes it nor whether it is still open, and both mistakes are silent: a forgotten close(2) leaks until
-// RLIMIT_NOFILE stops the whole process, and a second close(2) closes a stranger's descriptor that got the
-// same number in between.
+// Why it exists: a descriptor is a resource that the compiler cannot see. A bare `int` says neither
+// who closes it nor whether it is still open, and both mistakes are silent: a forgotten close(2)
+// leaks until RLIMIT_NOFILE stops the whole process, and a second close(2) closes a stranger's
+// descriptor that got the same number in between.
 //
 // How people get it wrong:
-//  * Retrying close(2) after EINTR. On Linux the number is free again when close returns, whatever it
-//    returned (close(2), "Dealing with error returns from close()"), so a retry closes somebody else's.
+//  * Retrying close(2) after EINTR. On Linux the number is free again when close returns, whatever
+//  it
+//    returned (close(2), "Dealing with error returns from close()"), so a retry closes somebody
+//    else's.
 //  * Letting close(2) overwrite the errno of the failure that is being reported.
-//  * Implicit conversions: `if (fd)` is true for -1, and an owner that turns into an `int` by itself turns
+//  * Implicit conversions: `if (fd)` is true for -1, and an owner that turns into an `int` by
+//  itself turns
 //    into a dangling number too. There are none here; ask with valid() and look with get().
 #ifndef GRPCFD_UNIQUE_FD_H_
 #define GRPCFD_UNIQUE_FD_H_
@@ -26,8 +29,8 @@ namespace grpcfd {
 
 // Owns at most one descriptor and closes it in its destructor.
 //
-// Thread-compatible: distinct objects may be used from distinct threads; one object needs the caller's
-// own synchronisation, as an `int` would.
+// Thread-compatible: distinct objects may be used from distinct threads; one object needs the
+// caller's own synchronisation, as an `int` would.
 class UniqueFd {
  public:
   // Owns nothing.

@@ -1,17 +1,22 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What fdchannel/cmsg.cc takes for granted about the kernel, by plain system calls. If one of these
-// fails on a new kernel, the code that relies on it has to be read again; the comment of each test
-// says which. Background: unix(7), cmsg(3), the kernel's net/core/scm.c and net/unix/af_unix.c.
+// What fdchannel/cmsg.cc and messages/message.cc take for granted about the kernel, by plain system
+// calls. If one of these fails on a new kernel, the code that relies on it has to be read again;
+// the comment of each test says which. Background: unix(7), cmsg(3), the kernel's net/core/scm.c
+// and net/unix/af_unix.c.
 #include <errno.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/sockios.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "tests/fdchannel/fd_test_util.h"
 
@@ -293,6 +298,37 @@ TEST(KernelFactsTest, UnreadFramesAreChargedInEqualSteps) {
     EXPECT_EQ(RawReceive(pair.b).result, 64);
     EXPECT_EQ(unread(), i * step);
   }
+}
+
+// messages/message.cc sends unix: paths as O_PATH handles, because a socket file can be opened in
+// no other way, and hands the receiver a path that leads through the handle. That is enough to
+// connect (unix_find_bsd looks the inode up, not the name; proc(5), /proc/pid/fd), also when the
+// name is gone.
+TEST(KernelFactsTest, AHandleOfASocketFileIsGoodForConnecting) {
+  char directory[] = "/tmp/grpcfd_facts_XXXXXX";
+  ASSERT_NE(::mkdtemp(directory), nullptr);
+  const std::string path = std::string(directory) + "/socket";
+  const auto address_of = [](const std::string& name) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    name.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    return address;
+  };
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address = address_of(path);
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+
+  EXPECT_EQ(::open(path.c_str(), O_RDWR | O_CLOEXEC), -1);
+  EXPECT_EQ(errno, ENXIO);
+  const UniqueFd handle(::open(path.c_str(), O_PATH | O_CLOEXEC));
+  ASSERT_TRUE(handle.valid());
+  EXPECT_EQ(::unlink(path.c_str()), 0);
+  EXPECT_EQ(::rmdir(directory), 0);
+
+  const UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  address = address_of("/proc/self/fd/" + std::to_string(handle.get()));
+  EXPECT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
 }
 
 }  // namespace

@@ -143,7 +143,7 @@ TEST_F(ProtocolDocTest, HelloReply) {
   reply.status = HelloStatus::kOk;
   reply.version = 1;
   reply.session_id = 7;
-  reply.limits.max_fds_per_call = 8;
+  reply.limits.max_fds_per_call = 4;
   reply.limits.window = 8;
   std::array<char, kHelloReplySize> bytes;
   EncodeHelloReply(reply, &bytes);
@@ -154,7 +154,7 @@ TEST_F(ProtocolDocTest, HelloReply) {
   EXPECT_EQ(decoded->status, HelloStatus::kOk);
   EXPECT_EQ(decoded->version, 1);
   EXPECT_EQ(decoded->session_id, 7u);
-  EXPECT_EQ(decoded->limits.max_fds_per_call, 8u);
+  EXPECT_EQ(decoded->limits.max_fds_per_call, 4u);
   EXPECT_EQ(decoded->limits.window, 8u);
 }
 

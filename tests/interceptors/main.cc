@@ -1,7 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The main function of the test programs that use gRPC: every test is held to leave /proc/self/fd as it found it, after a warm-up.
+// The main function of the test programs that use gRPC: every test is held to leave /proc/self/fd
+// as it found it, after a warm-up.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

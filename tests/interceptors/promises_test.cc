@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the README promises of a call with descriptors, one test each: never the wrong descriptor, never a call without its descriptors in
-// silence, never a hang, never a leak.
+// What the README promises of a call with descriptors, one test each: never the wrong descriptor,
+// never a call without its descriptors in silence, never a hang, never a leak.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -22,14 +22,15 @@
 namespace grpcfd {
 namespace {
 
+using ::testing::HasSubstr;
 using testing_internal::Content;
 using testing_internal::MemoryFile;
 using testing_internal::SetDeadline;
 using testing_internal::TempDir;
 using testing_internal::TestServer;
-using ::testing::HasSubstr;
 
-// Takes each URL of the request in the order of the message and lets `check` look at the descriptors.
+// Takes each URL of the request in the order of the message and lets `check` look at the
+// descriptors.
 auto TakeAll(std::function<std::string(std::vector<UniqueFd>)> check) {
   return [check](grpc::ServerContext* context, const test::ExchangeRequest* request,
                  test::ExchangeReply* reply) {
@@ -304,7 +305,8 @@ TEST(RecvTest, DescriptorsAreCloseOnExecAndTheCallersAlone) {
 
 class WrongPlaceTest : public ::testing::Test {
  protected:
-  // A plain call works, one with FromContext but nothing queued too, and one with a descriptor fails with `code` and `text`.
+  // A plain call works, one with FromContext but nothing queued too, and one with a descriptor
+  // fails with `code` and `text`.
   void Expect(test::TestService::Stub* stub, grpc::StatusCode code, const std::string& text) {
     test::ExchangeReply reply;
     {
@@ -331,11 +333,12 @@ class WrongPlaceTest : public ::testing::Test {
   }
 
   auto Handler() {
-    return [this](grpc::ServerContext* context, const test::ExchangeRequest*, test::ExchangeReply*) {
-      ++handled_;
-      EXPECT_EQ(absl::StatusCode::kFailedPrecondition, FromContext(context).status().code());
-      return grpc::Status::OK;
-    };
+    return
+        [this](grpc::ServerContext* context, const test::ExchangeRequest*, test::ExchangeReply*) {
+          ++handled_;
+          EXPECT_EQ(absl::StatusCode::kFailedPrecondition, FromContext(context).status().code());
+          return grpc::Status::OK;
+        };
   }
 
   std::atomic<int> handled_{0};
@@ -390,7 +393,8 @@ TEST_F(WrongPlaceTest, SetCredentialsOverOurState) {
   TestServer server;
   server.service.exchange = Handler();
   const auto stub = server.Stub();
-  for (const auto& over : {std::shared_ptr<grpc::CallCredentials>(), grpc::AccessTokenCredentials("x")}) {
+  for (const auto& over :
+       {std::shared_ptr<grpc::CallCredentials>(), grpc::AccessTokenCredentials("x")}) {
     grpc::ClientContext context;
     auto fds = FromContext(&context);
     ASSERT_TRUE(fds->SendFd(MemoryFile("lost")).ok());

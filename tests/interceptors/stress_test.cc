@@ -1,8 +1,9 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What only shows in numbers: a leak of one descriptor in many calls, a race in one start of many, a child that inherits once in a while. The
-// program is its own second process: `stress_test --serve ADDRESS` serves until its stdin ends, `stress_test --list-fds` prints what it inherited.
+// What only shows in numbers: a leak of one descriptor in many calls, a race in one start of many,
+// a child that inherits once in a while. The program is its own second process: `stress_test
+// --serve ADDRESS` serves until its stdin ends, `stress_test --list-fds` prints what it inherited.
 #include <dirent.h>
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -82,6 +83,13 @@ int ListFds() {
   return 0;
 }
 
+// The sanitizers find with a twentieth what the plain build needs numbers for, and take ten times as long.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int kShare = 20;
+#else
+constexpr int kShare = 1;
+#endif
+
 // A child running this program with `arguments`, its stdin and stdout connected to us.
 class Child {
  public:
@@ -158,12 +166,13 @@ TEST(StressTest, AHundredThousandCallsBetweenTwoProcessesLeaveBothTablesAsTheyWe
   };
 
   constexpr int kThreads = 4;
-  constexpr int kCallsPerThread = 25000;
+  constexpr int kCallsPerThread = 25000 / kShare;
   const auto round = [&call](int calls) {
     std::vector<std::thread> threads;
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&call, t, calls] {
-        for (int i = 0; i < calls && !::testing::Test::HasFatalFailure(); ++i) call(t * 1000000 + i);
+        for (int i = 0; i < calls && !::testing::Test::HasFatalFailure(); ++i)
+          call(t * 1000000 + i);
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -172,7 +181,8 @@ TEST(StressTest, AHundredThousandCallsBetweenTwoProcessesLeaveBothTablesAsTheyWe
   const size_t ours = CountOpenFds();
   const size_t theirs = server_fds();
   round(kCallsPerThread);
-  // A handler's state may end a moment after its reply is here, and gRPC may have one more thread's epoll set.
+  // A handler's state may end a moment after its reply is here, and gRPC may have one more thread's
+  // epoll set.
   FdLeakChecker settle;
   EXPECT_LE(CountOpenFds(), ours + 4);
   EXPECT_LE(server_fds(), theirs + 4);
@@ -191,8 +201,12 @@ void Storm(const std::string& path, std::atomic<bool>* stop, unsigned seed) {
       std::this_thread::yield();
       continue;
     }
-    static const std::string kOpenings[] = {
-        "", "P", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x8eGRP", std::string(64, '\x8e'), "\x16\x03\x01"};
+    static const std::string kOpenings[] = {"",
+                                            "P",
+                                            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                                            "\x8eGRP",
+                                            std::string(64, '\x8e'),
+                                            "\x16\x03\x01"};
     const std::string& opening = kOpenings[random() % std::size(kOpenings)];
     (void)!send(fd.get(), opening.data(), opening.size(), MSG_NOSIGNAL);
     if (random() % 4 == 0) kept.push_back(std::move(fd));
@@ -205,7 +219,7 @@ TEST(StressTest, AThousandStartsAndShutdownsUnderAConnectStorm) {
   const std::string path = dir.File("socket");
   std::atomic<bool> stop{false};
   std::thread storm([&] { Storm(path, &stop, 1); });
-  for (int cycle = 0; cycle < 1000; ++cycle) {
+  for (int cycle = 0; cycle < 1000 / kShare; ++cycle) {
     FunctionService service;
     service.exchange = Read;
     grpc::ServerBuilder builder;
@@ -271,7 +285,7 @@ TEST(StressTest, AChildThatIsMadeMeanwhileInheritsNothing) {
       }
     });
   }
-  for (int i = 0; i < 300; ++i) {
+  for (int i = 0; i < 300 / kShare; ++i) {
     Child child({"--list-fds"});
     for (std::string line = child.Line(); !line.empty(); line = child.Line()) {
       // gRPC's own descriptors are not all close-on-exec; ours, and what was received, are.

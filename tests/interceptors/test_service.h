@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the gRPC tests share: a server on a socket of its own, a service whose handlers are given by each test, and small makers of
-// descriptors whose identity shows in their content.
+// What the gRPC tests share: a server on a socket of its own, a service whose handlers are given by
+// each test, and small makers of descriptors whose identity shows in their content.
 #ifndef GRPCFD_TESTS_INTERCEPTORS_TEST_SERVICE_H_
 #define GRPCFD_TESTS_INTERCEPTORS_TEST_SERVICE_H_
 
@@ -41,7 +41,8 @@ class TempDir {
 inline UniqueFd MemoryFile(const std::string& content) {
   UniqueFd fd(memfd_create("grpcfd_test", MFD_CLOEXEC));
   EXPECT_TRUE(fd.valid());
-  EXPECT_EQ(static_cast<ssize_t>(content.size()), pwrite(fd.get(), content.data(), content.size(), 0));
+  EXPECT_EQ(static_cast<ssize_t>(content.size()),
+            pwrite(fd.get(), content.data(), content.size(), 0));
   return fd;
 }
 
@@ -57,7 +58,8 @@ inline grpc::Status AsStatus(const absl::Status& status) { return ToGrpcStatus(s
 // Handlers as functions; unset ones are UNIMPLEMENTED.
 class FunctionService final : public test::TestService::Service {
  public:
-  std::function<grpc::Status(grpc::ServerContext*, const test::ExchangeRequest*, test::ExchangeReply*)>
+  std::function<grpc::Status(grpc::ServerContext*, const test::ExchangeRequest*,
+                             test::ExchangeReply*)>
       exchange;
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<test::ExchangeRequest>*,
                              test::ExchangeReply*)>
@@ -73,7 +75,8 @@ class FunctionService final : public test::TestService::Service {
                         test::ExchangeReply* reply) override {
     return exchange ? exchange(context, request, reply) : Unset();
   }
-  grpc::Status Upload(grpc::ServerContext* context, grpc::ServerReader<test::ExchangeRequest>* reader,
+  grpc::Status Upload(grpc::ServerContext* context,
+                      grpc::ServerReader<test::ExchangeRequest>* reader,
                       test::ExchangeReply* reply) override {
     return upload ? upload(context, reader, reply) : Unset();
   }
@@ -96,9 +99,9 @@ class TestServer {
  public:
   using Setup = std::function<void(grpc::ServerBuilder*, ListenOptions*)>;
 
-  explicit TestServer(const Setup& setup = {},
-                      std::shared_ptr<grpc::ServerCredentials> credentials =
-                          grpc::InsecureServerCredentials()) {
+  explicit TestServer(
+      const Setup& setup = {},
+      std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials()) {
     address_ = "unix:" + dir_.File("socket");
     credentials_ = std::move(credentials);
     setup_ = setup;
@@ -156,8 +159,9 @@ class TestServer {
   std::unique_ptr<grpc::Server> server_;
 };
 
-// Makes a round of calls. gRPC opens some descriptors of its own (epoll sets, wake-up eventfds) with the first server and the first calls of a
-// process, and keeps them; after this, what a test leaves open is its own.
+// Makes a round of calls. gRPC opens some descriptors of its own (epoll sets, wake-up eventfds)
+// with the first server and the first calls of a process, and keeps them; after this, what a test
+// leaves open is its own.
 void WarmUp();
 
 inline void SetDeadline(grpc::ClientContext* context, int seconds) {

@@ -57,6 +57,7 @@ class Session:
         self.token = secrets.token_bytes(16)
         self.window, self.sent, self.credit = window, 0, 0
         self.disposed, self.credited, self.seen, self.early = 0, 0, set(), []
+        self.credit_step = max(1, min(window // 4, window - max_fds_per_call + 1))
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
             stream.connect(path)
             stream.sendall(HELLO.pack(HELLO_MAGIC, HELLO.size, 1, 1, 0, self.token,
@@ -78,6 +79,7 @@ class Session:
         check(len(sockets) == 1 and not lost, f"a reply carries one descriptor, got {len(sockets)}")
         self.socket = sockets[0]
         check(self.socket.type == socket.SOCK_SEQPACKET, "not a SOCK_SEQPACKET socket")
+        self.socket.setblocking(True)  # It comes non-blocking.
 
     def send(self, call_id, first_index, fds, attempt=0):
         """Sends one DATA frame; waits while the server's window is full."""
@@ -136,7 +138,7 @@ class Session:
     def dispose(self, count):
         """Counts descriptors that were taken or closed, and tells the server now and then."""
         self.disposed += count
-        if self.disposed - self.credited >= max(1, self.window // 4):
+        if self.disposed - self.credited >= self.credit_step:
             self.credited = self.disposed
             payload = self.disposed.to_bytes(8, "little") + bytes(32)
             frame = FRAME.pack(CREDIT, 0, 0, 0, 0, 0, 0, payload)

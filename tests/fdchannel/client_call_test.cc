@@ -1,0 +1,176 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/client_call.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "fdchannel/cmsg.h"
+#include "fdchannel/frame.h"
+#include "fdchannel/frame_socket.h"
+#include "fdchannel/poller.h"
+#include "fdchannel/reaper.h"
+#include "fdchannel/session.h"
+#include "tests/fdchannel/fd_test_util.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// A client's session whose peer is the test, and takes one unclaimed descriptor at a time.
+class ClientCallTest : public ::testing::Test {
+ protected:
+  ClientCallTest() {
+    SocketPair pair = MakePair(SOCK_SEQPACKET | SOCK_NONBLOCK);
+    peer_ = std::move(pair.b);
+    auto poller = Poller::Start("test");
+    EXPECT_TRUE(poller.ok()) << poller.status();
+    Session::Config config;
+    config.role = Session::Role::kClient;
+    config.id = 1;
+    config.local = ReceiveLimits{16, 64};
+    config.remote = ReceiveLimits{16, 1};
+    config.peer = "the test";
+    config.poller = *poller;
+    config.reaper = std::make_shared<Reaper>();
+    session_ = Session::Create(std::make_unique<SeqpacketSocket>(std::move(pair.a)),
+                               std::move(config), nullptr);
+  }
+
+  // A call that is starting, with one file queued.
+  static std::shared_ptr<ClientCall> Starting(const std::string& content) {
+    auto call = std::make_shared<ClientCall>();
+    EXPECT_TRUE(call->SendFd(MakeFile(content)).ok());
+    ClientCall::Start start;
+    start.deadline = absl::Now() + absl::Seconds(20);
+    EXPECT_EQ(absl::OkStatus(), call->BeginStart(start));
+    return call;
+  }
+
+  // What the next frame with a descriptor carries.
+  std::string NextContent() {
+    for (;;) {
+      pollfd wait = {peer_.get(), POLLIN, 0};
+      if (poll(&wait, 1, 20000) != 1) return "nothing came";
+      FrameBuffer bytes;
+      ReceivedMessage message;
+      const IoResult io = ReceiveMessage(peer_, bytes.data(), bytes.size(), &message);
+      if (!io.ok() || message.size == 0) return "the end came";
+      if (message.fds.size() == 1) return Content(message.fds[0]);
+    }
+  }
+
+  void SendCredit(uint64_t total) {
+    Frame frame;
+    frame.type = FrameType::kCredit;
+    frame.credit_total = total;
+    FrameBuffer bytes;
+    EncodeFrame(frame, &bytes);
+    EXPECT_TRUE(SendMessage(peer_, bytes, {}).ok());
+  }
+
+  UniqueFd peer_;
+  std::shared_ptr<Session> session_;
+};
+
+// While a call waits for room in the window its session holds the descriptors' numbers. If giving
+// the call up closed them, the next file to be opened would get such a number, and would be sent to
+// the peer.
+TEST_F(ClientCallTest, GivingUpACallThatWaitsToSendNeverSendsAnotherFile) {
+  const auto first = Starting("first");
+  absl::Status status = absl::UnknownError("unset");
+  ASSERT_TRUE(first->TrySendQueued(session_, CallKey{1, 0}, &status));
+  ASSERT_EQ(absl::OkStatus(), status);
+
+  const auto waiting = Starting("waiting");
+  ASSERT_FALSE(waiting->TrySendQueued(session_, CallKey{2, 0}, &status));
+  std::promise<void> done;
+  waiting->SendQueuedAsync(session_, CallKey{2, 0}, [&done](absl::Status) { done.set_value(); });
+  waiting->StartWithout(absl::CancelledError("given up"));
+  std::vector<UniqueFd> strangers;
+  for (int i = 0; i < 8; ++i) strangers.push_back(MakeFile("a stranger's"));
+
+  EXPECT_EQ("first", NextContent());
+  SendCredit(1);
+  EXPECT_EQ("waiting", NextContent());
+  done.get_future().wait();
+  // It stays given up.
+  EXPECT_FALSE(waiting->metadata().bound());
+  EXPECT_EQ(absl::StatusCode::kCancelled,
+            waiting->RecvFd(InodeUrl(DevIno{1, 2}, 0)).status().code());
+}
+
+TEST_F(ClientCallTest, ACallThatWasGivenUpBeforeItsSessionCameSendsNothing) {
+  const auto call = Starting("never");
+  call->StartWithout(absl::CancelledError("given up"));
+  absl::Status status = absl::UnknownError("unset");
+  call->SendQueuedAsync(session_, CallKey{1, 0}, [&status](absl::Status s) { status = s; });
+  EXPECT_EQ(absl::StatusCode::kCancelled, status.code());
+  const auto next = Starting("next");
+  ASSERT_TRUE(next->TrySendQueued(session_, CallKey{2, 0}, &status));
+  EXPECT_EQ("next", NextContent());
+}
+
+// The outcome of a start that failed leaves the queue as it was, so that whoever asks learns that
+// the call had descriptors.
+TEST_F(ClientCallTest, AStartThatFailsLeavesTheDescriptorsQueued) {
+  const auto first = Starting("first");
+  absl::Status status = absl::UnknownError("unset");
+  ASSERT_TRUE(first->TrySendQueued(session_, CallKey{1, 0}, &status));
+  const auto waiting = Starting("waiting");
+  std::promise<void> done;
+  waiting->SendQueuedAsync(session_, CallKey{2, 0}, [&](absl::Status s) {
+    status = s;
+    done.set_value();
+  });
+  session_->Kill(CloseCode::kShutdown, absl::UnavailableError("over"));
+  done.get_future().wait();
+  EXPECT_EQ(absl::StatusCode::kUnavailable, status.code());
+  EXPECT_TRUE(waiting->has_queued());
+  waiting->StartWithout(status);
+  EXPECT_FALSE(waiting->has_queued());
+}
+
+TEST_F(ClientCallTest, BelongsToTheTransportCallThatClaimedIt) {
+  const auto call = Starting("x");
+  int rpc;
+  int other;
+  EXPECT_TRUE(call->begun_for(nullptr));  // What Starting() named.
+  EXPECT_TRUE(call->Claim(&rpc));
+  EXPECT_TRUE(call->Claim(&rpc));
+  EXPECT_FALSE(call->Claim(&other));
+  // The address that named the RPC may be another's by now.
+  EXPECT_FALSE(call->begun_for(nullptr));
+}
+
+TEST_F(ClientCallTest, ASetsDescriptorsComeFirstOrNotAtAll) {
+  std::vector<UniqueFd> set;
+  set.push_back(MakeFile("of the set"));
+  const std::vector<InodeUrl> urls = {InodeUrl(*FdToDevIno(set[0]), 0)};
+  ClientCall fresh;
+  EXPECT_EQ(absl::OkStatus(), fresh.Preload(set, urls));
+  auto own = fresh.SendFd(MakeFile("own"));
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_EQ(1u, own->index());
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, fresh.Preload(set, urls).code());
+  EXPECT_EQ(absl::OkStatus(), fresh.Preload({}, {}));
+
+  ClientCall without;
+  without.StartWithout(absl::ResourceExhaustedError("no descriptors left"));
+  EXPECT_EQ(absl::StatusCode::kResourceExhausted, without.Preload(set, urls).code());
+  // The first reason stays, when the call is made.
+  EXPECT_EQ(absl::StatusCode::kResourceExhausted, without.BeginStart({}).code());
+}
+
+}  // namespace
+}  // namespace internal
+}  // namespace grpcfd
