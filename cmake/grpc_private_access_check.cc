@@ -66,6 +66,6 @@ bool Use(grpc::ServerBuilder* builder, grpc::ClientContext* context, grpc::Servi
   Credentials derived;
   grpc::CallCredentials& base = derived;
   return base.ApplyToCall(nullptr) && (builder->*Get(InterceptorCreators())).empty() &&
-         (context->*Get(SendInitialMetadata())).empty() &&
-         !(context->*Get(WaitForReady())) && (service->*Get(ServiceMethods())).empty();
+         (context->*Get(SendInitialMetadata())).empty() && !(context->*Get(WaitForReady())) &&
+         (service->*Get(ServiceMethods())).empty();
 }

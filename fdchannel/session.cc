@@ -38,8 +38,9 @@ constexpr size_t kMaxEarly = 1024;
 // sessions, again. More than a socket's buffer holds: only a peer that never stops sending gets
 // there.
 constexpr int kLooksPerWait = 1024;
-// How long a receive whose deadline has passed waits for the leader to look at the socket once: the look takes microseconds, but its
-// thread may have to get a processor first, or be in a callback that asks for a cancellation.
+// How long a receive whose deadline has passed waits for the leader to look at the socket once: the
+// look takes microseconds, but its thread may have to get a processor first, or be in a callback
+// that asks for a cancellation.
 constexpr absl::Duration kLookPatience = absl::Milliseconds(500);
 constexpr int kLooksPerDrain = 128;
 
@@ -518,7 +519,8 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash
       waiter->wake.WaitUntil(&mutex_, slice());
       if (waiter->done || waiter->promoted) continue;
       if (absl::Now() >= options.deadline) {
-        // However late it is, what is in the socket is found: also if somebody else leads, who may not have looked since.
+        // However late it is, what is in the socket is found: also if somebody else leads, who may
+        // not have looked since.
         if (waiter->kind == Waiter::Kind::kReceive && !waiter->looked && !waiter->wants_look) {
           const absl::Time limit = absl::Now() + kLookPatience;
           waiter->wants_look = true;
@@ -1000,7 +1002,11 @@ absl::Status Session::Send(const CallKey& call, uint32_t first_index, absl::Span
   Trash trash;
   MutexLock lock(&mutex_);
   SendDiscards();
-  if (!senders_.empty() || !ProgressSend(&waiter)) RunWaiter(&waiter, options, &trash);
+  if (!senders_.empty() || !ProgressSend(&waiter)) {
+    RunWaiter(&waiter, options, &trash);
+  } else {
+    Finish(&waiter, absl::OkStatus());  // Gives back what an error left reserved.
+  }
   Leave(&trash);
   return std::move(waiter.status);
 }
@@ -1019,7 +1025,8 @@ void Session::SendAsync(const CallKey& call, uint32_t first_index, std::vector<i
   MutexLock lock(&mutex_);
   SendDiscards();
   EnlistAsync(waiter, deadline, &trash);
-  if (senders_.size() == 1) ProgressSenders();
+  // Not tried yet; and another may stand behind it by now, so its place in the line says nothing.
+  ProgressSenders();
   Leave(&trash);
 }
 

@@ -18,6 +18,6 @@ extern "C" const char* __ubsan_default_options() { return "print_stacktrace=1"; 
 extern "C" const char* __tsan_default_options() {
   return "halt_on_error=0:exitcode=66:second_deadlock_stack=1:history_size=4";
 }
-// Debian builds libabsl_status without ThreadSanitizer. It drops the last reference to a status there, and so the order that the
-// counter makes between two threads that share one is not seen.
+// Debian builds libabsl_status without ThreadSanitizer. It drops the last reference to a status
+// there, and so the order that the counter makes between two threads that share one is not seen.
 extern "C" const char* __tsan_default_suppressions() { return "race:absl::*Status::Unref"; }

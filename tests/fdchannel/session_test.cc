@@ -410,8 +410,8 @@ TEST_F(SessionTest, WaitsUntilItsDeadline) {
   EXPECT_TRUE(call.Take(Url(file, 0), Within(-kLong)).ok());
 }
 
-// Guards FdStore::RecvOrGet, which asks without waiting: a descriptor that is in the socket is found
-// though another thread has the lead and has not seen it yet.
+// Guards FdStore::RecvOrGet, which asks without waiting: a descriptor that is in the socket is
+// found though another thread has the lead and has not seen it yet.
 TEST_F(SessionTest, FindsWhatIsThereWithoutWaitingWhileAnotherWaits) {
   const auto wire = MakeFake();
   const UniqueFd file = MakeFile("x");

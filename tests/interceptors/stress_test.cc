@@ -83,7 +83,8 @@ int ListFds() {
   return 0;
 }
 
-// The sanitizers find with a twentieth what the plain build needs numbers for, and take ten times as long.
+// The sanitizers find with a twentieth what the plain build needs numbers for, and take ten times
+// as long.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr int kShare = 20;
 #else
