@@ -60,6 +60,7 @@ fi
 echo "== clang-tidy (${#files[@]} files)"
 generator=()
 if [ ! -f build/clang/CMakeCache.txt ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
+mkdir -p build
 cmake --preset clang "${generator[@]}" > build/clang-configure.log 2>&1 ||
   { cat build/clang-configure.log >&2; exit 1; }
 # The samples and messages/ include generated headers.
