@@ -205,9 +205,10 @@ size_t FdStoreCore::Impl::Erase(const FdStoreKey& key) {
   Dropped dropped;
   MutexLock lock(&mutex_);
   const auto position = table_.find(key);
-  if (position != table_.end())
+  if (position != table_.end()) {
     DropIf(
         position, [](const Entry&) { return true; }, &dropped);
+  }
   return dropped.fds.size();
 }
 

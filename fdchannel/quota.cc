@@ -24,12 +24,15 @@ constexpr uint64_t kMostDescriptors = 1 << 20;
 
 absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile) {
   const uint64_t room = std::min(nofile, kMostDescriptors);
-  if (limits.max_fds_total == 0)
+  if (limits.max_fds_total == 0) {
     limits.max_fds_total = static_cast<uint32_t>(std::max<uint64_t>(1, room / 4));
-  if (limits.max_sessions == 0)
+  }
+  if (limits.max_sessions == 0) {
     limits.max_sessions = static_cast<uint32_t>(std::max<uint64_t>(1, room / 8));
-  if (limits.max_sessions_per_uid == 0)
+  }
+  if (limits.max_sessions_per_uid == 0) {
     limits.max_sessions_per_uid = limits.max_sessions - limits.max_sessions / 2;
+  }
   const SessionLimits& session = limits.session;
   if (session.max_fds_per_call == 0 || session.session_window == 0 || limits.max_half_open == 0 ||
       limits.max_fds_per_uid == 0) {

@@ -45,8 +45,9 @@ absl::StatusOr<InodeUrl> ServerCall::SendFd(BorrowedFd fd) {
   uint32_t index;
   {
     MutexLock lock(&mutex_);
-    if (ended_)
+    if (ended_) {
       return absl::FailedPreconditionError("the call has ended: nothing can be sent with it");
+    }
     const uint32_t limit = session_->remote_limits().max_fds_per_call;
     if (!config_.server_streams && next_index_ >= limit) {
       return absl::InvalidArgumentError(absl::StrFormat(

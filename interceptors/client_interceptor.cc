@@ -111,8 +111,9 @@ class DeferredStart final : public Interceptor {
 
     void Cancel() {
       cancelled = true;
-      if (armed)
+      if (armed) {
         Finish(absl::CancelledError("the call was cancelled before its session was there"));
+      }
     }
 
     void Finish(absl::Status status) {
@@ -218,8 +219,9 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     }
 
     std::string urls;
-    if (options_.urls_in_metadata && had_descriptors)
+    if (options_.urls_in_metadata && had_descriptors) {
       urls = EncodeMetadataUrls(call->queued_urls());
+    }
     if (!fd_channel_->core()->TryStart(call, &status)) {
       return new DeferredStart(fd_channel_->core(), call, context, std::move(urls));
     }
@@ -250,8 +252,9 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
   }
 
   Interceptor* CreateClientInterceptor(ClientRpcInfo* info) override {
-    if (defaults_ == nullptr || (info->type() == ClientRpcInfo::Type::UNARY) != unary_)
+    if (defaults_ == nullptr || (info->type() == ClientRpcInfo::Type::UNARY) != unary_) {
       return nullptr;
+    }
     grpc::ClientContext* context = info->client_context();
     const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
     FlatCredentials present;

@@ -8,9 +8,9 @@ namespace {
 
 // Instantiating Expose<Tag, &Class::member> defines the friend that Tag declares, which hands out
 // the pointer to member.
-template <typename Tag, typename Tag::Member kMember>
+template <typename Tag, typename Tag::Member Pointer>
 struct Expose {
-  friend constexpr typename Tag::Member Get(Tag) { return kMember; }
+  friend constexpr typename Tag::Member Get(Tag) { return Pointer; }
 };
 
 struct InterceptorCreatorsTag {

@@ -115,20 +115,20 @@ absl::Status ServerPort::BindSocket() {
     return BoundSocket::Bind(*address, options);
   }();
   if (!socket.ok()) return socket.status();
-  auto listener =
-      Listener::Create(fd_server_->core(), *std::move(socket),
-                       [weak = weak_from_this()](UniqueFd connection, std::string first_bytes) {
-                         if (auto self = weak.lock()) {
-                           self->HandOver(std::move(connection), std::move(first_bytes));
-                         }
-                       });
+  auto listener = Listener::Create(
+      fd_server_->core(), *std::move(socket),
+      [weak = weak_from_this()](UniqueFd connection, const std::string& first_bytes) {
+        if (auto self = weak.lock()) {
+          self->HandOver(std::move(connection), first_bytes);
+        }
+      });
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
   return absl::OkStatus();
 }
 
 absl::Status ServerPort::Bind(grpc_server* server) {
-  const absl::Status status = BindSocket();
+  absl::Status status = BindSocket();
   if (options_.bind_status != nullptr) *options_.bind_status = status;
   if (status.ok()) {
     watcher_ = std::make_unique<ShutdownWatcher>(server,
@@ -152,7 +152,7 @@ void ServerPort::Close() {
   listener_.reset();
 }
 
-void ServerPort::HandOver(UniqueFd connection, std::string first_bytes) {
+void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes) {
   const auto before = FdToDevIno(connection);
   grpc::Slice slice(first_bytes);
   grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
@@ -229,8 +229,9 @@ class Plugin final : public grpc::ServerBuilderPlugin {
    public:
     static std::vector<grpc::Service*> Services(grpc::ServerBuilder& builder) {
       std::vector<grpc::Service*> services;
-      for (const NamedService* named : (builder.*&View::services)())
+      for (const NamedService* named : (builder.*&View::services)()) {
         services.push_back(named->service);
+      }
       return services;
     }
   };

@@ -87,7 +87,7 @@ class ServerPort : public std::enable_shared_from_this<ServerPort> {
 
  private:
   absl::Status BindSocket();
-  void HandOver(UniqueFd connection, std::string first_bytes);
+  void HandOver(UniqueFd connection, const std::string& first_bytes);
 
   const std::string address_;
   const ListenOptions options_;

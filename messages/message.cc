@@ -206,7 +206,7 @@ class TakeAllOperation {
     if (!all.ok()) return all.status();
     // All that can be refused without taking anything comes first.
     for (Found& found : *all) {
-      const absl::Status status = Check(std::move(found));
+      absl::Status status = Check(std::move(found));
       if (!status.ok()) return status;
     }
     for (size_t i = 0; i < found_.size(); ++i) {
