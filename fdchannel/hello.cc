@@ -184,7 +184,7 @@ absl::Status HelloStatusToStatus(const HelloReply& reply) {
           "channels that are not used, or raise the server's limit");
     case HelloStatus::kRefused:
       return absl::PermissionDeniedError(
-          "the server's authorizer refused a descriptor session to this process; connect as a "
+          "the server refused a descriptor session to this process; connect as a "
           "user that it allows");
     case HelloStatus::kMalformed:
       return absl::InternalError(

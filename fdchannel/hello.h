@@ -58,7 +58,7 @@ enum class HelloStatus : uint16_t {
   kUnsupportedVersion = 1,  // reply.version is the highest version the server speaks
   kTokenInUse = 2,          // a living session has this token
   kTooManySessions = 3,     // of this uid, or in total
-  kRefused = 4,             // the server's authorizer said no
+  kRefused = 4,             // the server does not serve this peer, or cannot tell who it is
   kMalformed = 5,           // the hello could not be read
   kShuttingDown = 6,
   kOutOfDescriptors = 7,  // the server could not make the session's socket

@@ -92,7 +92,9 @@ void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
 
 // The factory that ties calls to the sessions of `fd_server`, for programs that set server
 // interceptors of their own and want to say where it stands. Give the same FdServer to
-// AddListeningPort. Calls without descriptors cost nothing: it makes no interceptor for them.
+// AddListeningPort. Put it last: hooks for what is received run from the last interceptor to the
+// first, and only those that run after grpcfd's find the call's state in the context. Calls without
+// descriptors cost nothing: it makes no interceptor for them.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeServerInterceptorFactory(
     std::shared_ptr<FdServer> fd_server);
 
