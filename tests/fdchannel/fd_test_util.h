@@ -74,6 +74,16 @@ inline std::vector<int> Numbers(const std::vector<UniqueFd>& fds) {
 
 inline bool IsOpen(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 
+// How many descriptors this process has open.
+inline size_t OpenFdCount() {
+  size_t count = 0;
+  DIR* const dir = ::opendir("/proc/self/fd");
+  EXPECT_NE(dir, nullptr);
+  while (::readdir(dir) != nullptr) ++count;
+  ::closedir(dir);
+  return count;
+}
+
 inline bool IsCloseOnExec(BorrowedFd fd) {
   const int flags = ::fcntl(fd.get(), F_GETFD);
   return flags >= 0 && (flags & FD_CLOEXEC) != 0;

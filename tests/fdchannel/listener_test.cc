@@ -625,7 +625,10 @@ TEST_F(ListenerTest, WithoutDescriptorsItWaitsQuietlyAndGoesOn) {
 // Room to accept, but not for what a session needs.
 TEST_F(ListenerTest, WithoutDescriptorsForASessionTheClientIsTold) {
   TestServer& server = Serve();
+  const size_t idle = OpenFdCount();
   for (int room = 1; room <= 3; ++room) {
+    // Both ends share one table: what the server has yet to close would become room later.
+    ASSERT_TRUE(Eventually([idle] { return OpenFdCount() == idle; }));
     const UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un sockaddr;
     const socklen_t length = server.address().ToSockaddr(&sockaddr);
