@@ -170,7 +170,9 @@ void Poller::Run(const std::shared_ptr<State>& state) {
     const int count =
         epoll_wait(state->epoll.get(), events.data(), events.size(), TimeoutMillis(next));
     for (int i = 0; i < count && !stop; ++i) {
-      if (events[i].data.u64 == kWakeId) {
+      // Copied, not referred to: epoll_event is packed on x86-64, and its data misaligned.
+      const uint64_t id = events[i].data.u64;
+      if (id == kWakeId) {
         uint64_t ignored;
         [[maybe_unused]] const ssize_t got = ::read(state->wake.get(), &ignored, sizeof(ignored));
         continue;
@@ -178,7 +180,7 @@ void Poller::Run(const std::shared_ptr<State>& state) {
       std::shared_ptr<EventHandler> handler;
       {
         MutexLock lock(&state->mutex);
-        auto it = state->registrations.find(events[i].data.u64);
+        auto it = state->registrations.find(id);
         if (it != state->registrations.end()) handler = it->second.handler;
       }
       if (handler != nullptr) (*handler)(events[i].events);
