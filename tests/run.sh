@@ -5,7 +5,8 @@
 # Installs what is needed (Debian), builds, and runs the tests.
 #
 #   tests/run.sh                  the plain build (g++, Release), all tests
-#   tests/run.sh --asan           AddressSanitizer and UndefinedBehaviorSanitizer, all tests but the install ones
+#   tests/run.sh --asan           clang with -Wthread-safety -Werror, AddressSanitizer and UndefinedBehaviorSanitizer,
+#                                 all tests but the install ones
 #   tests/run.sh --tsan           ThreadSanitizer: urls, fdchannel and testing
 #   tests/run.sh --clang          clang with -Wthread-safety -Werror, all tests
 #   tests/run.sh --all            all four
@@ -37,6 +38,7 @@ done
 jobs=${JOBS:-$(nproc)}
 groups=(build test)
 case " ${presets[*]} " in *" clang "*) groups+=(clang) ;; esac
+case " ${presets[*]} " in *" asan-ubsan "*) groups+=(asan) ;; esac
 tools/deps.sh "${groups[@]}"
 
 total=0
@@ -51,7 +53,7 @@ for preset in "${presets[@]}"; do
   run=()
   case "$preset" in
     asan-ubsan | tsan)
-      # The sanitizers of g++ 12 do not start where the kernel randomises addresses with more than 28 bits.
+      # The sanitizers of g++ 12 and clang 14 do not start where the kernel randomises addresses with more than 28 bits.
       if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
       ;;
   esac

@@ -4,24 +4,26 @@
 #
 # The one list of Debian packages that grpcfd is built, tested and checked with. Installs those that are missing.
 #
-#   tools/deps.sh [build|test|clang|lint]...     default: all groups
+#   tools/deps.sh [build|test|clang|asan|lint]...     default: all groups
 set -euo pipefail
 
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
        protobuf-compiler protobuf-compiler-grpc libcli11-dev libgtest-dev libgmock-dev)
 test=(python3)
 clang=(clang)
+asan=(clang libclang-rt-14-dev)
 lint=(clang clang-format clang-tidy python3 shellcheck)
 
-[ $# -gt 0 ] || set -- build test clang lint
+[ $# -gt 0 ] || set -- build test clang asan lint
 wanted=()
 for group in "$@"; do
   case "$group" in
     build) wanted+=("${build[@]}") ;;
     test) wanted+=("${test[@]}") ;;
     clang) wanted+=("${clang[@]}") ;;
+    asan) wanted+=("${asan[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
-    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, clang or lint" >&2; exit 2 ;;
+    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, clang, asan or lint" >&2; exit 2 ;;
   esac
 done
 
