@@ -33,15 +33,7 @@ using ::testing::HasSubstr;
 using ::testing::Pair;
 
 // The document of the source tree that this file was compiled from.
-std::string DocumentPath() {
-#ifdef GRPCFD_SOURCE_DIR
-  return absl::StrCat(GRPCFD_SOURCE_DIR, "/fdchannel/PROTOCOL.md");
-#else
-  std::string path = __FILE__;
-  for (int up = 0; up < 3; ++up) path.erase(path.find_last_of('/'));
-  return path + "/fdchannel/PROTOCOL.md";
-#endif
-}
+std::string DocumentPath() { return absl::StrCat(GRPCFD_SOURCE_DIR, "/fdchannel/PROTOCOL.md"); }
 
 std::string ReadDocument() {
   std::ifstream file(DocumentPath());
