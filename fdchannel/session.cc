@@ -643,6 +643,7 @@ void Session::ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::T
   MutexLock lock(&mutex_);
   if (ProgressReceive(waiter.get(), /*drained=*/false)) {
     Leave(&trash);
+    lock.Unlock();  // The callback may ask for more, or send.
     done(waiter->TakeFd());
     return;
   }

@@ -430,6 +430,26 @@ TEST_F(SessionTest, FindsWhatIsThereWithoutWaitingWhileAnotherWaits) {
   waiting.join();
 }
 
+// Guards handlers that react: what the callback does with the session must not find it locked, also
+// if the outcome was at hand and the callback runs before ReceiveAsync returns.
+TEST_F(SessionTest, ACallbackMayUseTheSession) {
+  MakeServer();
+  const UniqueFd file = MakeFile("x");
+  Call call(server_, 1, 0, /*open_ended=*/true);
+  SendFile(1, 0, file);
+  SendFile(1, 1, file);
+  // The first look brings both.
+  ASSERT_TRUE(call.Take(Url(file, 0)).ok());
+  Outcome<absl::StatusOr<UniqueFd>> outcome;
+  server_->ReceiveAsync(call.inbox(), Url(file, 1), Session::Op::kTake, absl::InfiniteFuture(),
+                        [&](absl::StatusOr<UniqueFd> fd) {
+                          EXPECT_TRUE(fd.ok()) << fd.status();
+                          server_->ReceiveAsync(call.inbox(), Url(file, 1), Session::Op::kTake,
+                                                absl::InfiniteFuture(), outcome.Setter());
+                        });
+  EXPECT_TRUE(absl::IsFailedPrecondition(outcome.Get().status()));
+}
+
 TEST_F(SessionTest, CancellationReleasesWhoeverWaits) {
   const auto wire = MakeFake();
   const UniqueFd file = MakeFile("x");
