@@ -9,6 +9,7 @@
 #include "grpcfd/borrowed_fd.h"       // IWYU pragma: export
 #include "grpcfd/client.h"            // IWYU pragma: export
 #include "grpcfd/credentials.h"       // IWYU pragma: export
+#include "grpcfd/event_queue.h"       // IWYU pragma: export
 #include "grpcfd/fd_channel.h"        // IWYU pragma: export
 #include "grpcfd/fd_server.h"         // IWYU pragma: export
 #include "grpcfd/fd_store.h"          // IWYU pragma: export
