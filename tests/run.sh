@@ -12,6 +12,8 @@
 #   tests/run.sh --all            all four
 #   tests/run.sh [...] -- ARGS    ARGS go to ctest, e.g. -R Frame or -L unit
 #
+# Without ARGS it ends with the table API style x call shape x ending, and fails if a cell is empty.
+#
 # JOBS is the number of parallel jobs (default: all processors).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -60,6 +62,8 @@ for preset in "${presets[@]}"; do
   cmake --preset "$preset" "${generator[@]}"
   cmake --build "build/$preset" --parallel "$jobs"
   log=build/$preset/ctest.log
+  cells=build/$preset/tests/cells
+  [ ! -d "$cells" ] || rm -f "$cells"/*
   status=0
   "${run[@]}" ctest --test-dir "build/$preset" --output-on-failure --no-tests=error \
     --parallel "$jobs" "${ctest_args[@]}" 2>&1 | tee "$log" || status=$?
@@ -70,6 +74,10 @@ for preset in "${presets[@]}"; do
   elif [ "$status" -eq 0 ]; then
     echo "tests/run.sh: ctest of $preset printed no summary" >&2
     status=1
+  fi
+  # A choice of tests leaves cells empty.
+  if [ ${#ctest_args[@]} -eq 0 ] && [ -d "$cells" ]; then
+    tests/call_table.py "$cells" || status=1
   fi
   [ "$status" -eq 0 ] || result=$status
 done
