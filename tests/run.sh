@@ -38,7 +38,7 @@ done
 [ ${#presets[@]} -gt 0 ] || presets=(release)
 
 jobs=${JOBS:-$(nproc)}
-groups=(build test)
+groups=(build test go)
 case " ${presets[*]} " in *" clang "*) groups+=(clang) ;; esac
 case " ${presets[*]} " in *" asan-ubsan "*) groups+=(asan) ;; esac
 tools/deps.sh "${groups[@]}"

@@ -41,6 +41,10 @@ if [ ${#files[@]} -eq 0 ]; then
   echo "== format (${#sources[@]} files)"
   clang-format --dry-run -Werror "${sources[@]}"
 
+  echo "== format of Go"
+  unformatted=$(find tests samples -name '*.go' -print0 | xargs -0 gofmt -l)
+  [ -z "$unformatted" ] || { echo "tools/check.sh: gofmt -w is due for: $unformatted" >&2; exit 1; }
+
   echo "== dependencies"
   python3 tools/check_dependencies.py
 

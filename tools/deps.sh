@@ -4,26 +4,29 @@
 #
 # The one list of Debian packages that grpcfd is built, tested and checked with. Installs those that are missing.
 #
-#   tools/deps.sh [build|test|clang|asan|lint]...     default: all groups
+#   tools/deps.sh [build|test|go|clang|asan|lint]...     default: all groups
 set -euo pipefail
 
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
        protobuf-compiler protobuf-compiler-grpc libcli11-dev libgtest-dev libgmock-dev)
 test=(python3)
+# protobuf 1.3 brings the source of the generator that goes with this gRPC.
+go=(golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-3-dev)
 clang=(clang)
 asan=(clang libclang-rt-14-dev)
-lint=(clang clang-format clang-tidy python3 shellcheck)
+lint=(golang-go clang clang-format clang-tidy python3 shellcheck)
 
-[ $# -gt 0 ] || set -- build test clang asan lint
+[ $# -gt 0 ] || set -- build test go clang asan lint
 wanted=()
 for group in "$@"; do
   case "$group" in
     build) wanted+=("${build[@]}") ;;
     test) wanted+=("${test[@]}") ;;
+    go) wanted+=("${go[@]}") ;;
     clang) wanted+=("${clang[@]}") ;;
     asan) wanted+=("${asan[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
-    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, clang, asan or lint" >&2; exit 2 ;;
+    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, go, clang, asan or lint" >&2; exit 2 ;;
   esac
 done
 

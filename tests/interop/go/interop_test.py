@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+# Copyright 2026 The grpcfd Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two peers, each in Go or C++, over the in-band wire.
+
+    interop_test.py CASE --client LANGUAGE --server LANGUAGE --peer LANGUAGE=PROGRAM... [--tls] [--calls N]
+
+--list prints the cases. Every exchange is checked by content, at both ends: each file that is sent says which one it
+is.
+"""
+
+import argparse
+import os
+import sys
+
+from peers import Folder, Frames, Peer, Recorder, eventually
+
+BURST = 64  # Descriptors that may leave together, before other bytes follow.
+
+
+class Run:
+    """A server, and what is needed to start clients."""
+
+    def __init__(self, options):
+        self.options = options
+        self.folder = Folder(options.peer["go"] if options.tls else None)
+        self.socket = self.folder.file("server")
+        try:
+            self.server = Peer(options.peer[options.server], "server", "--socket", self.socket,
+                               *self.folder.security["server"])
+        except BaseException:
+            self.folder.remove()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        try:
+            self.server.__exit__(*error)
+        finally:
+            self.folder.remove()
+
+    def client(self, path=None):
+        return Peer(self.options.peer[self.options.client], "client", "--socket", path or self.socket,
+                    *self.folder.security["client"])
+
+
+def expect(got, wanted, what):
+    if got != wanted:
+        raise AssertionError(f"{what}: {got}, expected {wanted}")
+
+
+def exchange(run, mode, send, receive, calls=30):
+    with run.client() as client:
+        client.ask("connect")
+        got = client.ask(f"{mode} calls={calls} send={send} receive={receive}")
+        expect(got, {"calls": str(calls), "sent": str(calls * send), "received": str(calls * receive)}, "result")
+
+
+def unary_to_server(run):
+    exchange(run, "unary", send=3, receive=0)
+
+
+def unary_to_client(run):
+    exchange(run, "unary", send=0, receive=3)
+
+
+def unary_both_ways(run):
+    exchange(run, "unary", send=3, receive=3)
+
+
+def stream_to_server(run):
+    exchange(run, "stream", send=3, receive=0)
+
+
+def stream_to_client(run):
+    exchange(run, "stream", send=0, receive=3)
+
+
+def stream_both_ways(run):
+    exchange(run, "stream", send=3, receive=3)
+
+
+def many_at_once(run):
+    """As many as one burst, one more, and several bursts, queued at once."""
+    for count in (BURST, BURST + 1, 200):
+        exchange(run, "unary", send=count, receive=0, calls=2)
+        exchange(run, "unary", send=0, receive=count, calls=2)
+    exchange(run, "stream", send=BURST + 1, receive=BURST + 1, calls=3)
+
+
+def later_call_asks_again(run):
+    """A descriptor stays with its connection: a call that brings none may name one that came earlier."""
+    with run.client() as client:
+        client.ask("connect")
+        client.ask("unary calls=5 send=2 receive=0")
+        for _ in range(3):
+            client.ask("again")
+
+
+def two_connections(run):
+    """Each client's descriptors are found by its own calls, with both at work."""
+    with run.client() as one, run.client() as other:
+        one.ask("connect")
+        other.ask("connect")
+        for _ in range(5):
+            command = b"unary calls=20 send=2 receive=2\n"
+            for client in (one, other):
+                client.process.stdin.write(command)
+                client.process.stdin.flush()
+            for client in (one, other):
+                expect(client.expect("OK")["received"], "40", "descriptors received")
+
+
+def settled(peer):
+    """The count of open descriptors, once it no longer changes."""
+    counts = []
+    eventually(lambda: counts.append(peer.open_descriptors()) or len(set(counts[-5:])) == 1 and len(counts) >= 5,
+               "a steady count of descriptors")
+    return counts[-1]
+
+
+def no_leaks(run):
+    """What stays open is what this wire keeps: all of a connection's in Go, a bounded number in C++; and nothing once
+    the connection is closed."""
+    calls = run.options.calls
+    kept_by = {"go": calls + 100, "cpp": run.options.kept}
+    with run.client() as client:
+        for _ in range(2):  # What the programs open once, at their first call.
+            client.ask("connect")
+            client.ask("unary calls=20 send=1 receive=1")
+            client.ask("close")
+        before = {client: settled(client), run.server: settled(run.server)}
+        client.ask("connect")
+        client.ask(f"unary calls={calls} send=1 receive=1")
+        client.ask(f"stream calls={max(calls // 10, 10)} send=1 receive=1")
+        room = 100  # The connection itself and threads' own.
+        for peer, language in ((client, run.options.client), (run.server, run.options.server)):
+            limit = before[peer] + kept_by[language] + calls // 10 + room if language == "go" else \
+                before[peer] + kept_by[language] + room
+            eventually(lambda peer=peer, limit=limit: peer.open_descriptors() <= limit,
+                       f"no more than {limit} descriptors in the {language} peer")
+        client.ask("close")
+        for peer, language in ((client, run.options.client), (run.server, run.options.server)):
+            eventually(lambda peer=peer: peer.open_descriptors() <= before[peer],
+                       f"{before[peer]} descriptors in the {language} peer, as before the connection")
+
+
+def record(run, command, size):
+    path = run.folder.file("recorder")
+    if os.path.exists(path):
+        os.unlink(path)
+    recorder = Recorder(path, run.socket, size)
+    try:
+        with run.client(path) as client:
+            client.ask("connect")
+            client.ask(command)
+    finally:
+        recorder.finish()
+    return recorder
+
+
+def sides(run, recorder):
+    return ((recorder.sent, "client", run.options.client), (recorder.answered, "server", run.options.server))
+
+
+def names(side, calls, each):
+    return [f"{side}.{call + 1}.{i}" for call in range(calls) for i in range(each)]
+
+
+def check_bursts(language, offsets):
+    """At most BURST descriptors leave before other bytes of the same write. Of a Go peer's bytes that cannot be said: the
+    writes do not show, and one of 20 bytes may be followed by one that begins with another BURST (the test of its
+    package looks at the writes). A C++ peer keeps to it for the whole stream."""
+    if language == "go":
+        return
+    run = 0
+    for i, offset in enumerate(offsets):
+        run = run + 1 if i and offset == offsets[i - 1] + 1 else 1
+        if run > BURST:
+            raise AssertionError(f"more than {BURST} bytes in a row carry descriptors, up to {offset}")
+
+
+def trace(run):
+    """Which byte of the connection carried which descriptor."""
+    calls, each = 5, 3
+    recorder = record(run, f"unary calls={calls} send={each} receive={each}", size=1)
+    for reads, side, language in sides(run, recorder):
+        for data, contents in reads:
+            if len(contents) > 1:
+                raise AssertionError(f"one byte, {data}, carried {contents}")
+        expect([content for _, contents in reads for content in contents], names(side, calls, each), "order")
+        if run.options.tls:
+            continue
+        frames = Frames(reads)
+        offsets = [offset for offset, _ in frames.descriptors]
+        headers, data = frames.first(Frames.HEADERS), frames.first(Frames.DATA)
+        expect(len(headers), calls, "calls in the record")
+        check_bursts(language, offsets)
+        # The last byte that may carry a descriptor of a call: its headers' for the client, who queues before the call;
+        # its reply's for the server. And none leaves before the call began, which is after the one before it ended.
+        latest = headers if side == "client" else data
+        for call in range(calls):
+            earliest = latest[call - 1][1] if call else 0
+            for offset in offsets[call * each:(call + 1) * each]:
+                if not earliest <= offset < latest[call][1]:
+                    raise AssertionError(f"call {call}: the {side}'s descriptor at byte {offset}, expected within "
+                                         f"{earliest} to {latest[call][1]}")
+
+
+def trace_of_many(run):
+    """More than leave together: bursts, with other bytes between."""
+    count = 150
+    recorder = record(run, f"stream calls=2 send={count} receive={count}", size=1)
+    for reads, side, language in sides(run, recorder):
+        expect(max(len(contents) for _, contents in reads), 1, "descriptors with one byte")
+        expect([content for _, contents in reads for content in contents], names(side, 2, count), "order")
+        offset, offsets = 0, []
+        for data, contents in reads:
+            offsets += [offset] * len(contents)
+            offset += len(data)
+        check_bursts(language, offsets)
+
+
+def trace_of_messages(run):
+    """The sendmsg that carries a descriptor carries one byte: a read of any size that follows one ends behind it."""
+    recorder = record(run, "unary calls=5 send=3 receive=3", size=65536)
+    for reads, side, _ in sides(run, recorder):
+        expect([content for _, contents in reads for content in contents], names(side, 5, 3), "order")
+        for (_, before), (data, contents) in zip(reads, reads[1:]):
+            if before and contents:
+                expect(len(data), 1, f"bytes with the {side}'s {contents}")
+
+
+CASES = {case.__name__: case for case in (
+    unary_to_server, unary_to_client, unary_both_ways, stream_to_server, stream_to_client, stream_both_ways,
+    many_at_once, later_call_asks_again, two_connections, no_leaks, trace, trace_of_many, trace_of_messages)}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("--client", required=True, choices=("go", "cpp"))
+    parser.add_argument("--server", required=True, choices=("go", "cpp"))
+    parser.add_argument("--peer", action="append", default=[], help="LANGUAGE=PROGRAM")
+    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--calls", type=int, default=int(os.environ.get("GRPCFD_INTEROP_CALLS", "1000")),
+                        help="calls of no_leaks")
+    parser.add_argument("--kept", type=int, default=64, help="descriptors that a C++ peer keeps for a connection")
+    options = parser.parse_args()
+    options.peer = dict(peer.split("=", 1) for peer in options.peer)
+    with Run(options) as run:
+        CASES[options.case](run)
+    print(f"{options.case}: {options.client} client, {options.server} server{', TLS' if options.tls else ''}: passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
