@@ -323,6 +323,8 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket) {
     config.local.max_fds_per_call = options_.limits.max_fds_per_call;
     config.local.window = options_.limits.session_window;
     config.remote = reply.limits;
+    config.look = LookFor(options_.receive_policy);
+    config.policy = policy_;
     config.peer = address_.ToString();
     config.poller = poller_;
     config.reaper = reaper_;

@@ -42,7 +42,12 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   using StatusCallback = std::function<void(absl::Status)>;
 
   ChannelCore(SocketAddress address, Token token, const FdChannelOptions& options)
-      : address_(std::move(address)), token_(token), options_(options) {}
+      : address_(std::move(address)),
+        token_(token),
+        options_(options),
+        policy_(options.receive_policy.accepts_all()
+                    ? nullptr
+                    : std::make_shared<ReceivePolicy>(options.receive_policy)) {}
   ~ChannelCore();
 
   const SocketAddress& address() const { return address_; }
@@ -95,6 +100,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   const SocketAddress address_;
   const Token token_;
   const FdChannelOptions options_;
+  const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
   std::atomic<uint64_t> next_call_id_{1};
   // Touched by the poller's thread only.
   Attempt attempt_;

@@ -172,7 +172,7 @@ std::vector<int> ClientCall::QueuedNumbers() const {
 void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey key) {
   if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/false);
   session_ = session;
-  inbox_ = std::make_unique<CallInbox>(key);
+  inbox_ = std::make_unique<CallInbox>(key, session->policy());
   // A server announces nothing beforehand, and the client cannot know that it has sent its last.
   session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
 }

@@ -13,7 +13,7 @@ namespace grpcfd {
 namespace internal {
 
 ServerCall::ServerCall(std::shared_ptr<Session> session, const Config& config)
-    : session_(std::move(session)), config_(config), inbox_(config.key) {
+    : session_(std::move(session)), config_(config), inbox_(config.key, config.policy) {
   session_->Attach(&inbox_, config.announced, config.client_streams);
 }
 

@@ -36,6 +36,8 @@ class ServerCall final : public FdTransceiver {
     // Sends that find the window full fail at once instead of waiting: for handlers that must not
     // block.
     bool never_block = false;
+    // What may come with the call; null accepts all.
+    std::shared_ptr<const ReceivePolicy> policy;
   };
 
   ServerCall(std::shared_ptr<Session> session, const Config& config);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -41,7 +42,33 @@ absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOpt
   if (::getrlimit(RLIMIT_NOFILE, &nofile) != 0) return absl::ErrnoToStatus(errno, "getrlimit");
   auto limits = ResolveLimits(options.limits, nofile.rlim_cur);
   if (!limits.ok()) return limits.status();
-  return std::shared_ptr<ServerCore>(new ServerCore(*limits));
+  for (const auto& [method, policy] : options.method_policies) {
+    const size_t slash = method.rfind('/');
+    if (method.empty() || method[0] != '/' || slash < 2 || slash + 1 == method.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("method_policies names the method \"",
+                                                     absl::CEscape(method),
+                                                     "\"; the form is /package.Service/Method"));
+    }
+  }
+  return std::shared_ptr<ServerCore>(new ServerCore(options, *limits));
+}
+
+ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limits)
+    : limits_(limits), ledger_(std::make_shared<QuotaLedger>(limits)) {
+  const auto keep = [this](const ReceivePolicy& policy) -> std::shared_ptr<const ReceivePolicy> {
+    if (policy.accepts_all()) return nullptr;
+    look_ |= LookFor(policy);
+    return std::make_shared<ReceivePolicy>(policy);
+  };
+  policy_ = keep(options.receive_policy);
+  for (const auto& [method, policy] : options.method_policies) {
+    method_policies_[method] = keep(policy);
+  }
+}
+
+std::shared_ptr<const ReceivePolicy> ServerCore::PolicyFor(const std::string& method) const {
+  const auto it = method_policies_.find(method);
+  return it != method_policies_.end() ? it->second : policy_;
 }
 
 ServerCore::~ServerCore() { ShutDown(); }
@@ -145,6 +172,7 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.local.window = limits_.session.session_window;
   config.remote = hello.limits;
   config.early_timeout = limits_.early_timeout;
+  config.look = look_;
   config.peer = PeerName(credentials);
   config.quota = *std::move(quota);
   MutexLock lock(&mutex_);

@@ -45,6 +45,8 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   ~ServerCore();
 
   const ServerLimits& limits() const { return limits_; }
+  // What calls of `method` ("/package.Service/Method") may bring; null: everything.
+  std::shared_ptr<const ReceivePolicy> PolicyFor(const std::string& method) const;
 
   // The session that a call with this token and session id belongs to. UNAVAILABLE, saying why, if
   // there is none (any more): a client names only sessions that it has had.
@@ -65,8 +67,7 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
     PeerCredentials credentials;
   };
 
-  explicit ServerCore(const ServerLimits& limits)
-      : limits_(limits), ledger_(std::make_shared<QuotaLedger>(limits)) {}
+  ServerCore(const FdServerOptions& options, const ServerLimits& limits);
 
   absl::StatusOr<std::shared_ptr<Poller>> StartPoller();
   // On a thread where it holds nobody up. After StartPoller().
@@ -80,6 +81,10 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
 
   const ServerLimits limits_;
   const std::shared_ptr<QuotaLedger> ledger_;
+  // Null for what accepts all, here and in the map.
+  std::shared_ptr<const ReceivePolicy> policy_;
+  absl::flat_hash_map<std::string, std::shared_ptr<const ReceivePolicy>> method_policies_;
+  unsigned look_ = kLookNothing;
 
   mutable Mutex mutex_;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;

@@ -30,6 +30,9 @@ constexpr size_t kDiscardMemory = 1024;
 constexpr uint32_t kNoIndex = 0xffffffff;
 // Taken slots that are remembered one by one.
 constexpr size_t kTakenMemory = 64;
+// Slots of one call, gone ones included. They are forgotten from the lowest index up, so a peer
+// that leaves one out could have the list grow for ever.
+constexpr size_t kMostSlots = 1 << 16;
 // A client reads unasked after this many calls: a server may have sent what nobody asks for.
 constexpr uint32_t kCallsPerDrain = 16;
 // Early calls without descriptors (refused ones) kept to tell their RPC why.
@@ -60,7 +63,7 @@ CallInbox::Slot* CallInbox::Find(uint32_t index) {
 void CallInbox::ForgetTaken() {
   // Not past a hole: with several senders in one call a lower index may come after a higher one.
   auto keep = slots_.begin();
-  while (keep != slots_.end() && keep->taken && keep->index == forgotten_below_) {
+  while (keep != slots_.end() && keep->gone() && keep->index == forgotten_below_) {
     ++forgotten_below_;
     ++keep;
   }
@@ -171,7 +174,7 @@ Session::~Session() {
     MutexLock lock(&mutex_);
     for (auto& inbox : early_) {
       for (CallInbox::Slot& slot : inbox->slots_) {
-        if (slot.taken) continue;
+        if (slot.gone()) continue;
         fds.push_back(std::move(slot.fd));
         ++charged;
       }
@@ -233,7 +236,11 @@ void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended) {
   if (inbox->failure_.ok()) inbox->failure_ = std::move((*early)->failure_);
   it->second = inbox;
   early_.erase(early);
-  if (!inbox->failure_.ok()) EmptyInbox(inbox, &trash);
+  if (!inbox->failure_.ok()) {
+    EmptyInbox(inbox, &trash);
+  } else {
+    for (CallInbox::Slot& slot : inbox->slots_) ApplyPolicy(inbox, &slot, &trash);
+  }
   if (!trash.empty()) Leave(&trash);
 }
 
@@ -283,9 +290,15 @@ void Session::Cancel(CallInbox* inbox) {
 
 void Session::EmptyInbox(CallInbox* inbox, Trash* trash) {
   for (CallInbox::Slot& slot : inbox->slots_) {
-    if (!slot.taken) trash->AddCharged(std::move(slot.fd));
+    if (!slot.gone()) trash->AddCharged(std::move(slot.fd));
   }
   inbox->slots_.clear();
+}
+
+void Session::ApplyPolicy(CallInbox* inbox, CallInbox::Slot* slot, Trash* trash) {
+  if (inbox->policy_ == nullptr || Accepts(*inbox->policy_, slot->facts, slot->index)) return;
+  slot->refused = true;
+  trash->AddCharged(std::move(slot->fd));
 }
 
 void Session::FailInbox(CallInbox* inbox, absl::Status status, Trash* trash) {
@@ -305,6 +318,7 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
   }
 
   CallInbox::Slot* slot = nullptr;
+  const CallInbox::Slot* refused = nullptr;
   bool taken = false;
   if (url.index().has_value()) {
     const uint32_t index = *url.index();
@@ -316,16 +330,28 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
           url.ToString(), index, slot->dev_ino.dev, slot->dev_ino.ino));
       return true;
     }
+    if (slot != nullptr && slot->refused) refused = slot;
   } else {
     for (CallInbox::Slot& candidate : inbox->slots_) {
       if (candidate.dev_ino != url.dev_ino()) continue;
-      if (!candidate.taken) {
+      if (!candidate.gone()) {
         slot = &candidate;
         break;
       }
-      taken = true;
+      if (candidate.taken) taken = true;
+      if (candidate.refused) refused = &candidate;
     }
-    if (slot != nullptr) taken = false;
+    if (slot != nullptr) {
+      taken = false;
+      refused = nullptr;
+    }
+  }
+  if (refused != nullptr) {
+    const absl::Status why = Judge(*inbox->policy_, refused->facts, refused->index);
+    waiter->status = absl::Status(
+        why.code(), absl::StrCat(url.ToString(), " of ", CallName(inbox->key_), " from ",
+                                 config_.peer, " was closed: ", why.message()));
+    return true;
   }
 
   if (slot != nullptr && !taken) {
@@ -665,12 +691,12 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
   absl::InlinedVector<ReceivedMessage, kMaxBatch> messages(max_frames);
   const IoResult io = socket_->Receive(absl::MakeSpan(data), absl::MakeSpan(messages));
   // Looked at here, outside the lock. Every descriptor is owned already.
-  absl::InlinedVector<DevIno, 4> dev_inos;
+  absl::InlinedVector<Seen, 4> seen;
   if (io.ok()) {
     for (size_t i = 0; i < io.bytes; ++i) {
       for (const UniqueFd& fd : messages[i].fds) {
-        auto dev_ino = FdToDevIno(fd);
-        dev_inos.push_back(dev_ino.ok() ? *dev_ino : DevIno{});
+        seen.emplace_back();
+        LookAt(fd, config_.look, &seen.back().dev_ino, &seen.back().facts);
       }
     }
   }
@@ -694,7 +720,7 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
     return PumpResult::kDead;
   }
 
-  absl::Span<const DevIno> rest(dev_inos);
+  absl::Span<const Seen> rest(seen);
   for (size_t i = 0; i < io.bytes; ++i) {
     ReceivedMessage& message = messages[i];
     if (message.size == 0 && message.fds.empty() && !message.control_truncated) {
@@ -702,7 +728,7 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
           "the peer (", config_.peer, ") closed the session; a new call gets a new one")));
       return PumpResult::kDead;
     }
-    const absl::Span<const DevIno> mine = rest.subspan(0, message.fds.size());
+    const absl::Span<const Seen> mine = rest.subspan(0, message.fds.size());
     rest.remove_prefix(message.fds.size());
     absl::StatusOr<Frame> frame =
         message.data_truncated ? absl::InvalidArgumentError(absl::StrCat("a frame of more than ",
@@ -729,8 +755,8 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
 }
 
 absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
-                              absl::Span<const DevIno> dev_inos, Trash* trash) {
-  if (frame.type == FrameType::kData) return DeliverData(frame, message, dev_inos, trash);
+                              absl::Span<const Seen> seen, Trash* trash) {
+  if (frame.type == FrameType::kData) return DeliverData(frame, message, seen, trash);
   if (!message->fds.empty() || message->control_truncated) {
     return absl::InvalidArgumentError("a frame that carries no descriptors came with some");
   }
@@ -770,7 +796,7 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
 }
 
 absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
-                                  absl::Span<const DevIno> dev_inos, Trash* trash) {
+                                  absl::Span<const Seen> seen, Trash* trash) {
   const size_t count = frame.fd_count;
   if (message->fds.size() > count || (message->fds.size() < count && !message->control_truncated)) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -820,13 +846,29 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
 
   held_ += count;
   for (size_t i = 0; i < count; ++i) {
-    CallInbox::Slot slot{frame.first_index + static_cast<uint32_t>(i), /*taken=*/false, dev_inos[i],
+    CallInbox::Slot slot{frame.first_index + static_cast<uint32_t>(i),
+                         /*taken=*/false,
+                         /*refused=*/false,
+                         seen[i].dev_ino,
+                         seen[i].facts,
                          std::move(message->fds[i])};
+    // Early ones are judged when their call comes, and says by which policy.
+    if (inbox->attached_) ApplyPolicy(inbox, &slot, trash);
     auto at = inbox->slots_.end();
     while (at != inbox->slots_.begin() && std::prev(at)->index > slot.index) --at;
     inbox->slots_.insert(at, std::move(slot));
   }
   message->fds.clear();
+  // Nobody asks for what was refused, so it has to be forgotten here.
+  if (inbox->slots_.size() > kTakenMemory) inbox->ForgetTaken();
+  if (inbox->slots_.size() > kMostSlots) {
+    FailInbox(
+        inbox,
+        absl::ResourceExhaustedError(absl::StrFormat(
+            "%s from %s left out index %d, and sent %d descriptors with higher ones",
+            CallName(frame.call), config_.peer, inbox->forgotten_below_, inbox->slots_.size())),
+        trash);
+  }
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     Waiter* waiter = *it++;
     if (waiter->kind != Waiter::Kind::kReceive || waiter->inbox != inbox) continue;

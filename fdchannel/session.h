@@ -48,6 +48,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "fdchannel/fd_facts.h"
 #include "fdchannel/frame.h"
 #include "fdchannel/frame_socket.h"
 #include "fdchannel/hello.h"
@@ -65,7 +66,9 @@ class Session;
 // mutex of the session it is attached to. It must be ended (Session::End) before it is destroyed.
 class CallInbox {
  public:
-  explicit CallInbox(CallKey key) : key_(key) {}
+  // `policy` decides what of its descriptors may be had; null accepts all.
+  explicit CallInbox(CallKey key, std::shared_ptr<const ReceivePolicy> policy = nullptr)
+      : key_(key), policy_(std::move(policy)) {}
   CallInbox(const CallInbox&) = delete;
   CallInbox& operator=(const CallInbox&) = delete;
 
@@ -76,14 +79,19 @@ class CallInbox {
   struct Slot {
     uint32_t index;
     bool taken;
+    bool refused;  // By the policy: closed, and nobody may have it.
     DevIno dev_ino;
+    FdFacts facts;
     UniqueFd fd;
+
+    bool gone() const { return taken || refused; }
   };
 
   Slot* Find(uint32_t index);
   void ForgetTaken();
 
   const CallKey key_;
+  const std::shared_ptr<const ReceivePolicy> policy_;
   bool attached_ = false;
   bool ended_ = false;
   bool cancelled_ = false;
@@ -131,8 +139,11 @@ class Session : public std::enable_shared_from_this<Session> {
     ReceiveLimits local;                               // What we hold of the peer's.
     ReceiveLimits remote;                              // What the peer holds of ours.
     absl::Duration early_timeout = absl::Seconds(10);  // For descriptors whose RPC never comes.
-    std::string peer;                                  // For messages: "pid 17, uid 1000".
-    std::shared_ptr<Poller> poller;                    // May be null in tests: then nobody watches.
+    // A client's policy for all its calls; a server has one for each method. Null accepts all.
+    std::shared_ptr<const ReceivePolicy> policy;
+    unsigned look = kLookNothing;    // What the policies of the inboxes need to know (LookFor).
+    std::string peer;                // For messages: "pid 17, uid 1000".
+    std::shared_ptr<Poller> poller;  // May be null in tests: then nobody watches.
     std::shared_ptr<Reaper> reaper;
     std::shared_ptr<DescriptorQuota> quota;  // May be null.
   };
@@ -148,6 +159,7 @@ class Session : public std::enable_shared_from_this<Session> {
   const Token& token() const { return config_.token; }
   const ReceiveLimits& remote_limits() const { return config_.remote; }
   const std::string& peer() const { return config_.peer; }
+  const std::shared_ptr<const ReceivePolicy>& policy() const { return config_.policy; }
   bool alive() const;
 
   // --- Receiving ---
@@ -204,6 +216,11 @@ class Session : public std::enable_shared_from_this<Session> {
  private:
   struct Waiter;
   struct Trash;
+  // What was found out about a descriptor when it came.
+  struct Seen {
+    DevIno dev_ino;
+    FdFacts facts;
+  };
   enum class PumpResult { kProgress, kEmpty, kDead };
 
   Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead);
@@ -212,16 +229,18 @@ class Session : public std::enable_shared_from_this<Session> {
   PumpResult Pump(size_t max_frames, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Reads until the socket is empty or the session dead, if nobody leads. False if somebody does.
   bool Drain(Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Deliver(const Frame& frame, ReceivedMessage* message,
-                       absl::Span<const DevIno> dev_inos, Trash* trash)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Deliver(const Frame& frame, ReceivedMessage* message, absl::Span<const Seen> seen,
+                       Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status DeliverData(const Frame& frame, ReceivedMessage* message,
-                           absl::Span<const DevIno> dev_inos, Trash* trash)
+                           absl::Span<const Seen> seen, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   CallInbox* InboxFor(const CallKey& key, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MakeRoom(size_t n, const CallInbox* keep, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailInbox(CallInbox* inbox, absl::Status status, Trash* trash)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Closes what the call's policy refuses. Before anybody can take it.
+  void ApplyPolicy(CallInbox* inbox, CallInbox::Slot* slot, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EmptyInbox(CallInbox* inbox, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ExpireEarly(absl::Time now, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

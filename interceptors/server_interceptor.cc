@@ -117,6 +117,7 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   config.deadline = ToAbslTime(context->deadline());
   config.recv_timeout = fd_server_->core()->limits().session.recv_timeout;
   config.never_block = !synchronous;
+  config.policy = fd_server_->core()->PolicyFor(info->method());
   return new ServerInterceptor(std::make_shared<ServerCall>(*std::move(session), config),
                                synchronous);
 }

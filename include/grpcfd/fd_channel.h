@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcfd/limits.h"
+#include "grpcfd/receive_policy.h"
 
 namespace grpcfd {
 
@@ -39,6 +40,9 @@ struct FdChannelOptions {
   // How long one attempt to connect and shake hands may take. A call's own deadline may end it
   // earlier.
   absl::Duration connect_timeout = absl::Seconds(5);
+
+  // Which descriptors the server may send back. The default accepts all.
+  ReceivePolicy receive_policy;
 };
 
 // Thread-safe. Descriptors of calls that are under way stay with the calls when the FdChannel goes.

@@ -18,11 +18,14 @@
 
 #include <stddef.h>
 
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "grpcfd/limits.h"
+#include "grpcfd/receive_policy.h"
 
 namespace grpcfd {
 
@@ -32,13 +35,20 @@ class ServerCore;
 
 struct FdServerOptions {
   ServerLimits limits;
+
+  // Which descriptors calls may bring. The default accepts all.
+  ReceivePolicy receive_policy;
+  // In place of it, not besides, for calls of single methods, by the name that gRPC has for them:
+  // "/package.Service/Method". A method that is misspelt is a method that is not there, and the
+  // server's policy holds for the one that was meant: make that the strict one.
+  std::map<std::string, ReceivePolicy> method_policies;
 };
 
 // Thread-safe.
 class FdServer {
  public:
   //   FAILED_PRECONDITION  the limits together exceed RLIMIT_NOFILE; the text spells the sum out
-  //   INVALID_ARGUMENT     a limit makes no sense
+  //   INVALID_ARGUMENT     a limit makes no sense, or a name in method_policies is none of a method
   static absl::StatusOr<std::shared_ptr<FdServer>> Create(const FdServerOptions& options = {});
 
   // Cuts all sessions. Descriptors that handlers have taken are theirs.

@@ -16,7 +16,9 @@
 #include "grpcfd/fd_transceiver.h"    // IWYU pragma: export
 #include "grpcfd/inode_url.h"         // IWYU pragma: export
 #include "grpcfd/limits.h"            // IWYU pragma: export
+#include "grpcfd/mapped_memory.h"     // IWYU pragma: export
 #include "grpcfd/peer_credentials.h"  // IWYU pragma: export
+#include "grpcfd/receive_policy.h"    // IWYU pragma: export
 #include "grpcfd/server.h"            // IWYU pragma: export
 #include "grpcfd/status.h"            // IWYU pragma: export
 #include "grpcfd/unique_fd.h"         // IWYU pragma: export
