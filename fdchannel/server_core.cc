@@ -28,6 +28,9 @@ constexpr int kAcceptBatch = 16;
 // this would be a busy loop; there is no event for "a descriptor was closed somewhere in this
 // process".
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+// How long what a dead session holds waits for calls: long enough for one that is in gRPC's socket
+// already, and no longer, for no other can come.
+constexpr absl::Duration kLinger = absl::Milliseconds(500);
 
 std::string PeerName(const PeerCredentials& credentials) {
   return absl::StrCat("pid ", credentials.pid, ", uid ", credentials.uid);
@@ -203,13 +206,14 @@ void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
     auto it = sessions_.find(token);
     if (it == sessions_.end() || it->second.session->id() != session_id) return;
     // A client may send descriptors, start the call and exit. The call comes by another socket; it
-    // finds them for a while.
+    // finds them for a moment.
     if (it->second.session->held() != 0) poller = poller_;
   }
   if (poller == nullptr) return RemoveSession(token, session_id);
-  poller->RunAt(absl::Now() + limits_.early_timeout, [weak = weak_from_this(), token, session_id] {
-    if (auto self = weak.lock()) self->RemoveSession(token, session_id);
-  });
+  poller->RunAt(absl::Now() + std::min(limits_.early_timeout, kLinger),
+                [weak = weak_from_this(), token, session_id] {
+                  if (auto self = weak.lock()) self->RemoveSession(token, session_id);
+                });
 }
 
 void ServerCore::RemoveSession(const Token& token, uint64_t session_id) {

@@ -260,6 +260,29 @@ TEST_F(ListenerTest, ClientThatVanishesAfterItsHelloLeavesNoSession) {
   EXPECT_TRUE(Eventually([&] { return server.core().session_count() == 0; }));
 }
 
+// Guards against keeping them for early_timeout: a client that was killed between its descriptors
+// and its call cannot make that call any more.
+TEST_F(ListenerTest, WhatADeadClientLeftIsClosedSoon) {
+  ServerLimits limits;
+  limits.early_timeout = absl::Hours(1);
+  TestServer& server = Serve(limits);
+  Answer answer = SayHello(server.address(), HelloWith(MintToken()));
+  ASSERT_EQ(answer.status(), HelloStatus::kOk);
+  ASSERT_THAT(answer.fds, SizeIs(1));
+  Frame frame;
+  frame.type = FrameType::kData;
+  frame.call.id = 1;
+  frame.fd_count = 1;
+  FrameBuffer bytes;
+  EncodeFrame(frame, &bytes);
+  const UniqueFd file = MakeFile("left");
+  const int number = file.get();
+  ASSERT_TRUE(SendMessage(answer.fds[0], bytes, absl::MakeConstSpan(&number, 1)).ok());
+  ASSERT_TRUE(Eventually([&] { return server.core().ledger()->held_total() == 1; }));
+  answer.fds.clear();
+  EXPECT_TRUE(Eventually([&] { return server.core().ledger()->held_total() == 0; }));
+}
+
 TEST_F(ListenerTest, SessionsKnowTheirPeer) {
   TestServer& server = Serve();
   const Token token = MintToken();
