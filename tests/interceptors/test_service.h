@@ -117,6 +117,7 @@ class TestServer {
     ListenOptions options;
     options.fd_server = fd_server_;
     if (setup_) setup_(&builder, &options);
+    fd_server_ = options.fd_server;  // It may have another one.
     absl::Status bound;
     options.bind_status = &bound;
     AddListeningPort(&builder, address_, credentials_, options);
