@@ -15,6 +15,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "fdchannel/session_handle.h"
 #include "grpcfd/peer_credentials.h"
 
 namespace grpcfd {
@@ -280,10 +281,29 @@ void ChannelCore::OnReply() {
                                                    reply->version, ", which was not offered")),
                   /*may_pass=*/false);
   }
+  PeerCredentials server;
+  const absl::Status authorized = AuthorizeServer(&server);
+  if (!authorized.ok()) return Failed(authorized, /*may_pass=*/false);
   UniqueFd socket = std::move(attempt_.fds[0]);
   attempt_.fds.clear();
   EndAttempt();
-  Established(*reply, std::move(socket));
+  Established(*reply, std::move(socket), std::move(server));
+}
+
+absl::Status ChannelCore::AuthorizeServer(PeerCredentials* server) const {
+  // Costs a descriptor, so only for those who ask.
+  if (!options_.authorize_session && !options_.on_session && !options_.on_session_end) {
+    return absl::OkStatus();
+  }
+  auto credentials = GetPeerCredentials(attempt_.socket, /*want_pidfd=*/true);
+  if (!credentials.ok()) return credentials.status();
+  *server = *std::move(credentials);
+  if (!options_.authorize_session) return absl::OkStatus();
+  const absl::Status decision = options_.authorize_session(*server);
+  if (decision.ok()) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      absl::StrCat("this program's authorize_session refused the server at ", address_.ToString(),
+                   " (pid ", server->pid, ", uid ", server->uid, "): ", decision.message()));
 }
 
 void ChannelCore::EndAttempt() {
@@ -310,13 +330,10 @@ void ChannelCore::RetryLater() {
   });
 }
 
-void ChannelCore::Established(const HelloReply& reply, UniqueFd socket) {
-  std::list<std::shared_ptr<Pending>> pending;
-  std::shared_ptr<Session> session;
-  std::shared_ptr<Session> last;  // Dropped after the lock.
+void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCredentials server) {
+  Session::Config config;
   {
     MutexLock lock(&mutex_);
-    Session::Config config;
     config.role = Session::Role::kClient;
     config.id = reply.session_id;
     config.token = token_;
@@ -328,8 +345,21 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket) {
     config.peer = address_.ToString();
     config.poller = poller_;
     config.reaper = reaper_;
-    session = Session::Create(std::make_unique<SeqpacketSocket>(std::move(socket)),
-                              std::move(config), /*on_dead=*/nullptr);
+  }
+  auto handle = std::make_shared<SessionHandle>(reply.session_id, std::move(server));
+  std::function<void()> on_dead;
+  if (options_.on_session_end) {
+    on_dead = [callback = options_.on_session_end, handle] { callback(handle); };
+  }
+  const auto session = Session::Create(std::make_unique<SeqpacketSocket>(std::move(socket)),
+                                       std::move(config), std::move(on_dead));
+  handle->Bind(session);
+  if (options_.on_session) options_.on_session(handle);
+
+  std::list<std::shared_ptr<Pending>> pending;
+  std::shared_ptr<Session> last;  // Dropped after the lock.
+  {
+    MutexLock lock(&mutex_);
     last = std::exchange(session_, session);
     connecting_ = false;
     pending.swap(pending_);

@@ -92,7 +92,9 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   void Connect();
   void OnReply();
   void EndAttempt();
-  void Established(const HelloReply& reply, UniqueFd socket);
+  // Who the server is, if the program asks, and whether the program takes it.
+  absl::Status AuthorizeServer(PeerCredentials* server) const;
+  void Established(const HelloReply& reply, UniqueFd socket, PeerCredentials server);
   void Failed(const absl::Status& status, bool may_pass);
   void Expire(const StatusCallback* pending);
   void RetryLater();

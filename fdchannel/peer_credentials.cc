@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -37,6 +38,19 @@ bool PeerCredentials::HasExited() const {
     ready = ::poll(&entry, 1, /*timeout=*/0);
   } while (ready < 0 && errno == EINTR);
   return ready > 0 && (entry.revents & (POLLIN | POLLHUP)) != 0;
+}
+
+absl::StatusOr<PeerCredentials> PeerCredentials::Dup() const {
+  PeerCredentials copy;
+  copy.uid = uid;
+  copy.gid = gid;
+  copy.pid = pid;
+  if (pidfd.valid()) {
+    auto duplicate = BorrowedFd(pidfd).Dup();
+    if (!duplicate.ok()) return duplicate.status();
+    copy.pidfd = *std::move(duplicate);
+  }
+  return copy;
 }
 
 absl::StatusOr<PeerCredentials> GetPeerCredentials(BorrowedFd socket, bool want_pidfd) {

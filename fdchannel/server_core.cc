@@ -57,7 +57,9 @@ absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOpt
 }
 
 ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limits)
-    : limits_(limits), ledger_(std::make_shared<QuotaLedger>(limits)) {
+    : limits_(limits),
+      options_(std::make_shared<const FdServerOptions>(options)),
+      ledger_(std::make_shared<QuotaLedger>(limits)) {
   const auto keep = [this](const ReceivePolicy& policy) -> std::shared_ptr<const ReceivePolicy> {
     if (policy.accepts_all()) return nullptr;
     look_ |= LookFor(policy);
@@ -118,10 +120,17 @@ size_t ServerCore::session_count() const {
 
 absl::StatusOr<std::shared_ptr<Session>> ServerCore::FindSession(const Token& token,
                                                                  uint64_t session_id) const {
+  auto entry = FindEntry(token, session_id);
+  if (!entry.ok()) return entry.status();
+  return std::move(entry->session);
+}
+
+absl::StatusOr<ServerCore::Entry> ServerCore::FindEntry(const Token& token,
+                                                        uint64_t session_id) const {
   {
     MutexLock lock(&mutex_);
     auto it = sessions_.find(token);
-    if (it != sessions_.end() && it->second.session->id() == session_id) return it->second.session;
+    if (it != sessions_.end() && it->second.session->id() == session_id) return it->second;
   }
   return absl::UnavailableError(absl::StrCat(
       "the call names session ", session_id,
@@ -157,6 +166,10 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
     }
     RemoveSession(hello.token, former->id());
   }
+  if (options_->authorize_session && !options_->authorize_session(credentials).ok()) {
+    reply.status = HelloStatus::kRefused;
+    return reply;
+  }
 
   auto quota = ledger_->OpenSession(credentials.uid);
   if (!quota.ok()) {
@@ -178,25 +191,41 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.look = look_;
   config.peer = PeerName(credentials);
   config.quota = *std::move(quota);
-  MutexLock lock(&mutex_);
-  if (shut_down_) {  // Meanwhile.
-    reply.status = HelloStatus::kShuttingDown;
-    return reply;
+  std::shared_ptr<SessionHandle> handle;
+  {
+    MutexLock lock(&mutex_);
+    if (shut_down_) {  // Meanwhile.
+      reply.status = HelloStatus::kShuttingDown;
+      return reply;
+    }
+    handle = AddSession(hello.token, std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
+                        std::move(config), std::move(credentials), &reply);
   }
+  *client_end = std::move(sockets->second);
+  if (options_->on_session) options_->on_session(handle);
+  return reply;
+}
+
+std::shared_ptr<SessionHandle> ServerCore::AddSession(const Token& token,
+                                                      std::unique_ptr<FrameSocket> socket,
+                                                      Session::Config config,
+                                                      PeerCredentials credentials,
+                                                      HelloReply* reply) {
   config.id = next_session_id_++;
   config.poller = poller_;
   config.reaper = reaper_;
-  reply.session_id = config.id;
-  reply.limits = config.local;
-  const Token token = hello.token;
+  reply->session_id = config.id;
+  reply->limits = config.local;
   const uint64_t id = config.id;
-  auto session = Session::Create(std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
-                                 std::move(config), [weak = weak_from_this(), token, id] {
+  auto handle = std::make_shared<SessionHandle>(id, std::move(credentials));
+  auto session = Session::Create(std::move(socket), std::move(config),
+                                 [weak = weak_from_this(), options = options_, handle, token, id] {
                                    if (auto self = weak.lock()) self->OnSessionDead(token, id);
+                                   if (options->on_session_end) options->on_session_end(handle);
                                  });
-  sessions_[token] = Entry{std::move(session), std::move(credentials)};
-  *client_end = std::move(sockets->second);
-  return reply;
+  handle->Bind(session);
+  sessions_[token] = Entry{std::move(session), handle};
+  return handle;
 }
 
 void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {

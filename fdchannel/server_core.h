@@ -30,6 +30,7 @@
 #include "fdchannel/quota.h"
 #include "fdchannel/reaper.h"
 #include "fdchannel/session.h"
+#include "fdchannel/session_handle.h"
 #include "grpcfd/fd_server.h"
 #include "grpcfd/peer_credentials.h"
 
@@ -47,11 +48,18 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   const ServerLimits& limits() const { return limits_; }
   // What calls of `method` ("/package.Service/Method") may bring; null: everything.
   std::shared_ptr<const ReceivePolicy> PolicyFor(const std::string& method) const;
+  const FdServerOptions& options() const { return *options_; }
 
   // The session that a call with this token and session id belongs to. UNAVAILABLE, saying why, if
   // there is none (any more): a client names only sessions that it has had.
   absl::StatusOr<std::shared_ptr<Session>> FindSession(const Token& token,
                                                        uint64_t session_id) const;
+  // The same, with what programs see of it.
+  struct Entry {
+    std::shared_ptr<Session> session;
+    std::shared_ptr<SessionHandle> handle;
+  };
+  absl::StatusOr<Entry> FindEntry(const Token& token, uint64_t session_id) const;
 
   // Cuts all sessions and refuses new ones.
   void ShutDown();
@@ -62,24 +70,28 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
  private:
   friend class Listener;
 
-  struct Entry {
-    std::shared_ptr<Session> session;
-    PeerCredentials credentials;
-  };
-
   ServerCore(const FdServerOptions& options, const ServerLimits& limits);
 
   absl::StatusOr<std::shared_ptr<Poller>> StartPoller();
   // On a thread where it holds nobody up. After StartPoller().
   void CloseLater(FdVector fds);
 
-  // Makes a session for a hello. On success `*client_end` is to be sent with the reply.
+  // Makes a session for a hello. On success `*client_end` is to be sent with the reply. On the
+  // poller's thread: calls the program's functions.
   HelloReply OpenSession(const Hello& hello, PeerCredentials credentials, UniqueFd* client_end);
+  // Its last step, under the lock.
+  std::shared_ptr<SessionHandle> AddSession(const Token& token, std::unique_ptr<FrameSocket> socket,
+                                            Session::Config config, PeerCredentials credentials,
+                                            HelloReply* reply)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Forgets a session that has died, a while later if calls may still come for what it holds.
   void OnSessionDead(const Token& token, uint64_t session_id);
   void RemoveSession(const Token& token, uint64_t session_id);
 
   const ServerLimits limits_;
+  // Shared with the death notices of the sessions, which may come after the core's end. Its limits
+  // are as they were given.
+  const std::shared_ptr<const FdServerOptions> options_;
   const std::shared_ptr<QuotaLedger> ledger_;
   // Null for what accepts all, here and in the map.
   std::shared_ptr<const ReceivePolicy> policy_;

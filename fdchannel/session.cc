@@ -170,8 +170,10 @@ Session::~Session() {
   FdVector fds;
   size_t charged = 0;
   std::vector<std::shared_ptr<Waiter>> waiters;
+  std::function<void()> on_dead;
   {
     MutexLock lock(&mutex_);
+    on_dead.swap(on_dead_);
     for (auto& inbox : early_) {
       for (CallInbox::Slot& slot : inbox->slots_) {
         if (slot.gone()) continue;
@@ -195,6 +197,12 @@ Session::~Session() {
     } else {
       waiter->Call();
     }
+  }
+  if (!on_dead) return;
+  if (config_.poller != nullptr) {
+    config_.poller->Post(std::move(on_dead));
+  } else {
+    on_dead();
   }
 }
 

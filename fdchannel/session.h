@@ -148,7 +148,8 @@ class Session : public std::enable_shared_from_this<Session> {
     std::shared_ptr<DescriptorQuota> quota;  // May be null.
   };
 
-  // `on_dead` is called once, on the poller's thread, when the session has died.
+  // `on_dead` is called once, on the poller's thread: when the session has died, or is destroyed
+  // alive.
   static std::shared_ptr<Session> Create(std::unique_ptr<FrameSocket> socket, Config config,
                                          std::function<void()> on_dead);
   ~Session();

@@ -30,8 +30,10 @@ constexpr size_t kStateKeyLength = sizeof(kStateKey) - 1;
 
 class ServerInterceptor final : public Interceptor {
  public:
-  ServerInterceptor(absl::StatusOr<std::shared_ptr<ServerCall>> call, bool synchronous)
-      : call_(std::move(call)), synchronous_(synchronous) {}
+  // `session` is null if the call names none that is there.
+  ServerInterceptor(absl::StatusOr<std::shared_ptr<ServerCall>> call,
+                    std::shared_ptr<FdSession> session, bool synchronous)
+      : call_(std::move(call)), session_(std::move(session)), synchronous_(synchronous) {}
   ~ServerInterceptor() override {
     if (call_.ok()) (*call_)->End();
   }
@@ -59,17 +61,19 @@ class ServerInterceptor final : public Interceptor {
     for (auto it = range.first; it != range.second; ++it) {
       if (it->first.data() != kStateKey) continue;
       const auto* state = reinterpret_cast<const ServerInterceptor*>(it->second.data());
-      if (state->call().ok()) return state;
+      if (state->session() != nullptr) return state;
       without = state;
     }
     return without;
   }
 
   const absl::StatusOr<std::shared_ptr<ServerCall>>& call() const { return call_; }
+  const std::shared_ptr<FdSession>& session() const { return session_; }
   bool synchronous() const { return synchronous_; }
 
  private:
   const absl::StatusOr<std::shared_ptr<ServerCall>> call_;
+  const std::shared_ptr<FdSession> session_;
   const bool synchronous_;
 };
 
@@ -90,7 +94,7 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   const auto method = methods_.find(absl::string_view(info->method()));
   const bool synchronous = method != methods_.end() && method->second == ApiType::SYNC;
   const auto refuse = [synchronous](absl::Status status) {
-    return new ServerInterceptor(std::move(status), synchronous);
+    return new ServerInterceptor(std::move(status), /*session=*/nullptr, synchronous);
   };
   if (std::next(range.first) != range.second) {
     return refuse(absl::InvalidArgumentError(
@@ -104,8 +108,8 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
         "the client used grpcfd::FromContext, but had no session for the call: its channel has no "
         "grpcfd factory, or could not reach this server's fdchannel"));
   }
-  auto session = fd_server_->core()->FindSession(call->token, call->session_id);
-  if (!session.ok()) return refuse(session.status());
+  auto found = fd_server_->core()->FindEntry(call->token, call->session_id);
+  if (!found.ok()) return refuse(found.status());
 
   ServerCall::Config config;
   config.key = call->key();
@@ -118,20 +122,51 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   config.recv_timeout = fd_server_->core()->limits().session.recv_timeout;
   config.never_block = !synchronous;
   config.policy = fd_server_->core()->PolicyFor(info->method());
-  return new ServerInterceptor(std::make_shared<ServerCall>(*std::move(session), config),
-                               synchronous);
+  auto server_call = std::make_shared<ServerCall>(std::move(found->session), config);
+  const CallAuthorizer& authorize = fd_server_->core()->options().authorize_call;
+  if (authorize) {
+    const absl::Status decision =
+        authorize(CallDescription{info->method(), found->handle->peer(), call->count});
+    if (!decision.ok()) {
+      // Closes what has come, and what is still to come as it comes.
+      server_call->End();
+      return new ServerInterceptor(absl::PermissionDeniedError(absl::StrCat(
+                                       "the server's authorize_call refused the descriptors of ",
+                                       info->method(), ": ", decision.message())),
+                                   std::move(found->handle), synchronous);
+    }
+  }
+  return new ServerInterceptor(std::move(server_call), std::move(found->handle), synchronous);
 }
 
 }  // namespace internal
 
+namespace {
+
+absl::Status NoState() {
+  return absl::FailedPreconditionError(
+      "the call carries no descriptors: the client did not use grpcfd::FromContext, the call came "
+      "over a port that is not grpcfd's (TCP, say), or the server has no grpcfd interceptor");
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<FdSession>> SessionFromContext(grpc::ServerContextBase* context) {
+  const auto* state = internal::ServerInterceptor::Find(context->client_metadata());
+  if (state == nullptr) return NoState();
+  if (state->session() == nullptr) return state->call().status();
+  return state->session();
+}
+
+absl::StatusOr<PeerCredentials> PeerFromContext(grpc::ServerContextBase* context) {
+  auto session = SessionFromContext(context);
+  if (!session.ok()) return session.status();
+  return (*session)->peer().Dup();
+}
+
 absl::StatusOr<std::shared_ptr<FdTransceiver>> FromContext(grpc::ServerContextBase* context) {
   const auto* state = internal::ServerInterceptor::Find(context->client_metadata());
-  if (state == nullptr) {
-    return absl::FailedPreconditionError(
-        "the call carries no descriptors: the client did not use grpcfd::FromContext, the call "
-        "came "
-        "over a port that is not grpcfd's (TCP, say), or the server has no grpcfd interceptor");
-  }
+  if (state == nullptr) return NoState();
   if (!state->call().ok()) return state->call().status();
   const std::shared_ptr<internal::ServerCall>& call = *state->call();
   // A synchronous handler is told of a cancellation only when it asks. Others must not ask before

@@ -25,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "grpcfd/fd_session.h"
 #include "grpcfd/limits.h"
 #include "grpcfd/receive_policy.h"
 
@@ -43,6 +44,19 @@ struct FdChannelOptions {
 
   // Which descriptors the server may send back. The default accepts all.
   ReceivePolicy receive_policy;
+  // The functions may be unset. They run on the thread `grpcfd-channel`, under no lock of grpcfd's,
+  // and may not block: calls wait for a session meanwhile. They may drop the FdChannel.
+
+  // Asked when a server has answered, before there is a session with it; what is not OK refuses the
+  // server: calls with descriptors fail with PERMISSION_DENIED and nothing is sent. For sockets at
+  // paths where others might listen.
+  SessionAuthorizer authorize_session;
+
+  // A session was made: the first, and a new one whenever the last was lost and a call needs one.
+  // Runs before any call is started on it.
+  SessionCallback on_session;
+  // It has ended: for each session that on_session was called for, once.
+  SessionCallback on_session_end;
 };
 
 // Thread-safe. Descriptors of calls that are under way stay with the calls when the FdChannel goes.

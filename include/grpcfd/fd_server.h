@@ -17,14 +17,19 @@
 #define GRPCFD_FD_SERVER_H_
 
 #include <stddef.h>
+#include <stdint.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "grpcfd/fd_session.h"
 #include "grpcfd/limits.h"
+#include "grpcfd/peer_credentials.h"
 #include "grpcfd/receive_policy.h"
 
 namespace grpcfd {
@@ -33,6 +38,17 @@ namespace internal {
 class ServerCore;
 }  // namespace internal
 
+// A call that may bring descriptors, for FdServerOptions::authorize_call.
+struct CallDescription {
+  std::string method;           // "/package.Service/Method"
+  const PeerCredentials& peer;  // Who connected the call's session.
+  uint32_t fd_count;            // Descriptors sent before the call; streams may send more.
+};
+using CallAuthorizer = std::function<absl::Status(const CallDescription& call)>;
+
+// The functions may be unset. None is called under a lock of grpcfd's, and none may block:
+// everybody's sessions wait for the thread that they run on. Nor may they destroy the grpc::Server,
+// whose destructor waits for that thread; anything else, the FdServer included, they may.
 struct FdServerOptions {
   ServerLimits limits;
 
@@ -42,6 +58,23 @@ struct FdServerOptions {
   // "/package.Service/Method". A method that is misspelt is a method that is not there, and the
   // server's policy holds for the one that was meant: make that the strict one.
   std::map<std::string, ReceivePolicy> method_policies;
+  // Asked before a session is made; what is not OK refuses it. The client's calls with descriptors
+  // fail with PERMISSION_DENIED then, plain ones are served. On the thread `grpcfd-server`.
+  SessionAuthorizer authorize_session;
+
+  // Asked for each call that names a session, before its handler can see a descriptor; what is not
+  // OK closes the call's descriptors, those that a stream sends later included. The call itself is
+  // served: its FromContext says PERMISSION_DENIED with the status's text. On the gRPC thread that
+  // starts the call.
+  CallAuthorizer authorize_call;
+
+  // A session was made. Runs before the client learns of it, so before any call of the session. On
+  // the thread `grpcfd-server`.
+  SessionCallback on_session;
+  // It has ended: for each session that on_session was called for, once, on the same thread (on
+  // that of the FdServer's destructor if it outlived the thread). What calls had received and not
+  // taken may still be taken.
+  SessionCallback on_session_end;
 };
 
 // Thread-safe.

@@ -12,6 +12,7 @@
 #include "grpcfd/event_queue.h"       // IWYU pragma: export
 #include "grpcfd/fd_channel.h"        // IWYU pragma: export
 #include "grpcfd/fd_server.h"         // IWYU pragma: export
+#include "grpcfd/fd_session.h"        // IWYU pragma: export
 #include "grpcfd/fd_store.h"          // IWYU pragma: export
 #include "grpcfd/fd_transceiver.h"    // IWYU pragma: export
 #include "grpcfd/inode_url.h"         // IWYU pragma: export

@@ -28,6 +28,9 @@ struct PeerCredentials {
 
   // Whether the process is known to have ended. False where there is no pidfd to tell.
   bool HasExited() const;
+
+  // A copy with a pidfd of its own. RESOURCE_EXHAUSTED at a descriptor limit.
+  absl::StatusOr<PeerCredentials> Dup() const;
 };
 
 // The peer of a connected unix socket, by SO_PEERCRED and, with `want_pidfd` and where the kernel

@@ -35,7 +35,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "grpcfd/fd_server.h"
+#include "grpcfd/fd_session.h"
 #include "grpcfd/fd_transceiver.h"
+#include "grpcfd/peer_credentials.h"
 
 namespace grpcfd {
 
@@ -43,9 +45,23 @@ namespace grpcfd {
 // used on any thread and be kept, though not its descriptors beyond the call. While a synchronous
 // handler waits in RecvFd on the thread that called this, cancellation of the call releases it.
 //   FAILED_PRECONDITION  the call cannot carry descriptors: it came over TCP, from a channel
-//   without grpcfd, or to a server without it INVALID_ARGUMENT     the call's grpcfd metadata
-//   cannot be read UNAVAILABLE          the session that the call names is gone
+//                        without grpcfd, or to a server without it
+//   INVALID_ARGUMENT     the call's grpcfd metadata cannot be read
+//   PERMISSION_DENIED    FdServerOptions::authorize_call refused the call's descriptors
+//   UNAVAILABLE          the session that the call names is gone
 absl::StatusOr<std::shared_ptr<FdTransceiver>> FromContext(grpc::ServerContextBase* context);
+
+// The session of the call that `context` belongs to, and who is at its other end: the process that
+// connected, at the time of its connect(2) (SO_PEERCRED, unix(7)), with a pidfd of the caller's own
+// where the kernel has it (SO_PEERPIDFD, Linux 6.5). The pid is that of the time, too: the process
+// may have ended since and its number be another's, so look at the pidfd (HasExited()) after
+// whatever was read under /proc/<pid>. Only for calls that the client made with
+// grpcfd::FromContext, with descriptors or without: for others gRPC says no more than "unix:".
+// Answers for calls that authorize_call refused, too.
+//   FAILED_PRECONDITION, INVALID_ARGUMENT, UNAVAILABLE  as FromContext
+//   RESOURCE_EXHAUSTED  PeerFromContext: this process is at RLIMIT_NOFILE
+absl::StatusOr<std::shared_ptr<FdSession>> SessionFromContext(grpc::ServerContextBase* context);
+absl::StatusOr<PeerCredentials> PeerFromContext(grpc::ServerContextBase* context);
 
 // The URLs that the client put into the call's metadata: at most the first 16, none if it sent no
 // descriptors or is told not to name them there. They are the client's word; RecvFd looks at the

@@ -8,6 +8,8 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <unistd.h>
+
 #include <memory>
 #include <string>
 #include <utility>

@@ -386,7 +386,7 @@ class Schedule {
     EXPECT_TRUE(weak.expired()) << "somebody keeps the session";
     Flush(stage_->reaper.get());
     EXPECT_EQ(quota_->held(), 0);
-    EXPECT_EQ(deaths_, dies_ ? 1 : 0);
+    EXPECT_EQ(deaths_, 1) << "told once, whether it died or was let go";
     wire_.reset();
   }
 
