@@ -19,7 +19,7 @@ constexpr size_t kVersionAt = 0;
 constexpr size_t kFlagsAt = 1;
 constexpr size_t kAttemptAt = 4;
 constexpr size_t kCountAt = 8;
-constexpr size_t kReservedAt = 12;
+constexpr size_t kHolesAt = 12;
 constexpr size_t kCallIdAt = 16;
 constexpr size_t kTokenAt = 24;
 constexpr size_t kSessionIdAt = 40;
@@ -49,6 +49,7 @@ std::array<char, kCallMetadataSize> EncodeCallMetadata(const CallMetadata& metad
   if (!metadata.bound()) return out;
   StoreLittleEndian<uint32_t>(metadata.attempt, bytes + kAttemptAt);
   StoreLittleEndian<uint32_t>(metadata.count, bytes + kCountAt);
+  StoreLittleEndian<uint32_t>(metadata.holes, bytes + kHolesAt);
   StoreLittleEndian<uint64_t>(metadata.call_id, bytes + kCallIdAt);
   memcpy(bytes + kTokenAt, metadata.token.bytes().data(), kTokenSize);
   StoreLittleEndian<uint64_t>(metadata.session_id, bytes + kSessionIdAt);
@@ -64,7 +65,6 @@ absl::StatusOr<CallMetadata> DecodeCallMetadata(absl::Span<const char> bytes) {
         absl::StrCat("the version must be 1, got ", static_cast<unsigned char>(bytes[kVersionAt])));
   }
   absl::Status zero = RequireZero(bytes, kFlagsAt, kAttemptAt);
-  if (zero.ok()) zero = RequireZero(bytes, kReservedAt, kCallIdAt);
   if (!zero.ok()) return zero;
 
   const char* const in = bytes.data();
@@ -79,12 +79,17 @@ absl::StatusOr<CallMetadata> DecodeCallMetadata(absl::Span<const char> bytes) {
   }
   metadata.attempt = LoadLittleEndian<uint32_t>(in + kAttemptAt);
   metadata.count = LoadLittleEndian<uint32_t>(in + kCountAt);
+  metadata.holes = LoadLittleEndian<uint32_t>(in + kHolesAt);
   metadata.call_id = LoadLittleEndian<uint64_t>(in + kCallIdAt);
   metadata.session_id = LoadLittleEndian<uint64_t>(in + kSessionIdAt);
   if (metadata.call_id == 0) return Refuse("the call id must not be 0 where there is a token");
   if (metadata.count != 0 && metadata.session_id == 0) {
     return Refuse(absl::StrCat("count is ", metadata.count,
                                ", so the session id must say where the descriptors went, got 0"));
+  }
+  if (metadata.holes != 0 && metadata.holes >= metadata.count) {
+    return Refuse(
+        absl::StrCat("holes must be less than count = ", metadata.count, ", got ", metadata.holes));
   }
   return metadata;
 }

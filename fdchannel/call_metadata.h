@@ -41,7 +41,8 @@ inline constexpr size_t kMaxMetadataUrls = 16;
 // The binary entry. A plain value; the default is "not bound to a session".
 struct CallMetadata {
   uint32_t attempt = 0;     // gRPC's retries of the call, from 0
-  uint32_t count = 0;       // Descriptors sent before this entry: highest index + 1.
+  uint32_t count = 0;       // Highest index sent before this entry + 1.
+  uint32_t holes = 0;       // Indices below count that were never sent. Less than count, or 0.
   uint64_t call_id = 0;     // As in the frames. Not 0 if bound.
   uint64_t session_id = 0;  // Of the session that the frames went to. 0 only if count is.
   Token token;
@@ -62,7 +63,7 @@ std::array<char, kCallMetadataSize> EncodeCallMetadata(const CallMetadata& metad
 
 // INVALID_ARGUMENT, saying which field, what was expected and what came: wrong size or version, a
 // byte that must be zero and is not, a bound entry with call id 0, or with a count but no session,
-// an unbound one in which anything else is set.
+// as many holes as the count or more, an unbound one in which anything else is set.
 absl::StatusOr<CallMetadata> DecodeCallMetadata(absl::Span<const char> bytes);
 
 // The first kMaxMetadataUrls of `urls`, separated by single spaces. Empty for an empty list: send

@@ -3,6 +3,8 @@
 #include "fdchannel/client_call.h"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
@@ -12,11 +14,19 @@
 
 namespace grpcfd {
 namespace internal {
+namespace {
+
+absl::Status RequestSent() {
+  return absl::FailedPreconditionError(
+      "the call has sent its request: only streams of requests send descriptors later");
+}
+
+}  // namespace
 
 ClientCall::~ClientCall() {
   // The last reference is gone, so nobody else is in here. The lock is for the analysis.
   MutexLock lock(&mutex_);
-  if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/next_index_ != 0);
+  if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/indices_.next() != 0);
 }
 
 absl::StatusOr<InodeUrl> ClientCall::SendFd(BorrowedFd fd) { return Send(fd, nullptr); }
@@ -32,8 +42,9 @@ absl::StatusOr<InodeUrl> ClientCall::SendFilename(const std::string& path, int f
   return SendFd(*std::move(fd));
 }
 
-InodeUrl ClientCall::Enqueue(const DevIno& dev_ino, UniqueFd fd) {
-  queue_.push_back(Queued{InodeUrl(dev_ino, next_index_++), std::move(fd)});
+absl::StatusOr<InodeUrl> ClientCall::Enqueue(const DevIno& dev_ino, UniqueFd fd) {
+  if (indices_.exhausted()) return IndicesExhausted();
+  queue_.push_back(IndexedFd{InodeUrl(dev_ino, indices_.Take()), std::move(fd)});
   return queue_.back().url;
 }
 
@@ -60,10 +71,10 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   auto session = Started(absl::InfiniteFuture());
   if (!session.ok()) return session.status();
   if (!start_.client_streams) {
-    return absl::FailedPreconditionError(
-        "the call has sent its request: only streams of requests send descriptors later");
+    return RequestSent();
   }
-  const uint32_t index = next_index_++;
+  if (indices_.exhausted()) return IndicesExhausted();
+  const uint32_t index = indices_.Take();
   const CallKey key = inbox_->key();
   WaitOptions options;
   options.deadline = Limit(absl::InfiniteFuture());
@@ -73,10 +84,102 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   lock.Lock();
   if (!status.ok()) {
     // An index that was not used leaves no hole, unless another sender has the next one already.
-    if (next_index_ == index + 1) --next_index_;
+    indices_.GiveBack(index);
     return status;
   }
   return InodeUrl(*dev_ino, index);
+}
+
+// --- Forwarding ---
+
+absl::StatusOr<std::vector<InodeUrl>> ClientCall::Arrived() {
+  std::shared_ptr<Session> session;
+  CallInbox* inbox;
+  {
+    MutexLock lock(&mutex_);
+    if (phase_ == Phase::kWithout) return std::vector<InodeUrl>();  // It had no session.
+    auto started = Started(absl::InfinitePast());
+    if (!started.ok()) return started.status();
+    session = *std::move(started);
+    inbox = inbox_.get();
+  }
+  return session->Arrived(inbox);
+}
+
+absl::Status ClientCall::Claim(std::vector<InodeUrl>* urls) {
+  MutexLock lock(&mutex_);
+  if (!forward_failure_.ok()) return forward_failure_;
+  if (urls->empty()) return absl::OkStatus();
+  if (phase_ != Phase::kQueueing) {
+    auto session = Started(absl::InfiniteFuture());
+    if (!session.ok()) return session.status();
+    if (!start_.client_streams) return RequestSent();
+  }
+  return indices_.Claim(urls);
+}
+
+void ClientCall::Unclaim(uint32_t index) {
+  MutexLock lock(&mutex_);
+  indices_.Unclaim(index);
+}
+
+size_t ClientCall::MaxAtOnce() {
+  MutexLock lock(&mutex_);
+  return start_.limits.max_fds_per_call;
+}
+
+size_t ClientCall::Room(size_t max_at_once) {
+  MutexLock lock(&mutex_);
+  if (phase_ != Phase::kQueueing) return std::numeric_limits<size_t>::max();
+  return max_at_once - std::min(max_at_once, queue_.size());
+}
+
+bool ClientCall::MustNotWait() {
+  MutexLock lock(&mutex_);
+  return phase_ != Phase::kQueueing;
+}
+
+absl::Status ClientCall::SendClaimed(std::vector<IndexedFd> fds) {
+  std::vector<IndexedFd> queue;
+  MutexLock lock(&mutex_);
+  if (phase_ != Phase::kQueueing) {
+    return absl::FailedPreconditionError(
+        "the call was made by another thread while its descriptors were being forwarded");
+  }
+  queue.swap(queue_);
+  std::merge(std::make_move_iterator(queue.begin()), std::make_move_iterator(queue.end()),
+             std::make_move_iterator(fds.begin()), std::make_move_iterator(fds.end()),
+             std::back_inserter(queue_), [](const IndexedFd& a, const IndexedFd& b) {
+               return *a.url.index() < *b.url.index();
+             });
+  return absl::OkStatus();
+}
+
+void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
+  std::shared_ptr<Session> session;
+  CallKey key;
+  absl::Time deadline;
+  {
+    MutexLock lock(&mutex_);
+    auto started = Started(absl::InfiniteFuture());
+    if (!started.ok()) {
+      forward_failure_ = started.status();
+    } else {
+      session = *std::move(started);
+      key = inbox_->key();
+      deadline = Limit(absl::InfiniteFuture());
+    }
+  }
+  if (session == nullptr) return done();
+  // Not a shared_ptr: the call ends with its context, also while something waits.
+  SendForwardedLater(session.get(), key, std::move(fd), deadline,
+                     [weak = weak_from_this(), done = std::move(done)](absl::Status status) {
+                       if (auto self = weak.lock(); self != nullptr && !status.ok()) {
+                         MutexLock lock(&self->mutex_);
+                         self->forward_failure_.Update(status);
+                       }
+                       done();
+                     });
 }
 
 absl::Status ClientCall::Preload(const std::vector<UniqueFd>& fds,
@@ -91,7 +194,7 @@ absl::Status ClientCall::Preload(const std::vector<UniqueFd>& fds,
   if (fds.empty()) return absl::OkStatus();
   MutexLock lock(&mutex_);
   if (phase_ == Phase::kWithout) return without_;
-  if (phase_ != Phase::kQueueing || next_index_ != 0) {
+  if (phase_ != Phase::kQueueing || indices_.next() != 0) {
     return absl::FailedPreconditionError(
         "the descriptors of PerRpcCredentials must be a call's first, and this call has others "
         "already, or "
@@ -99,7 +202,8 @@ absl::Status ClientCall::Preload(const std::vector<UniqueFd>& fds,
         "descriptors");
   }
   for (size_t i = 0; i < copies.size(); ++i) {
-    Enqueue(urls[i].dev_ino(), std::move(copies[i]));
+    const auto url = Enqueue(urls[i].dev_ino(), std::move(copies[i]));
+    if (!url.ok()) return url.status();
   }
   return absl::OkStatus();
 }
@@ -134,7 +238,7 @@ std::vector<InodeUrl> ClientCall::queued_urls() const {
   MutexLock lock(&mutex_);
   std::vector<InodeUrl> urls;
   urls.reserve(queue_.size());
-  for (const Queued& queued : queue_) urls.push_back(queued.url);
+  for (const IndexedFd& queued : queue_) urls.push_back(queued.url);
   return urls;
 }
 
@@ -151,22 +255,20 @@ absl::Status ClientCall::BeginStart(const Start& start) {
   }
   phase_ = Phase::kStarting;
   start_ = start;
-  announced_ = next_index_;
-  if (next_index_ > start.limits.max_fds_per_call) {
+  announced_ = indices_.next();
+  holes_ = announced_ - indices_.used();
+  if (indices_.used() > start.limits.max_fds_per_call) {
     return absl::InvalidArgumentError(
         absl::StrFormat("the call has %d descriptors, more than max_fds_per_call = %d of its "
                         "channel; raise the limit "
                         "at both ends, or use several calls",
-                        next_index_, start.limits.max_fds_per_call));
+                        indices_.used(), start.limits.max_fds_per_call));
   }
   return absl::OkStatus();
 }
 
-std::vector<int> ClientCall::QueuedNumbers() const {
-  std::vector<int> numbers;
-  numbers.reserve(queue_.size());
-  for (const Queued& queued : queue_) numbers.push_back(queued.fd.get());
-  return numbers;
+Indices ClientCall::QueuedIndices() const {
+  return holes_ == 0 ? Indices(0) : Indices(IndicesOf(queue_));
 }
 
 void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey key) {
@@ -177,7 +279,7 @@ void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey k
   session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
 }
 
-void ClientCall::FinishStart(const absl::Status& status, std::vector<Queued>* done_with) {
+void ClientCall::FinishStart(const absl::Status& status, std::vector<IndexedFd>* done_with) {
   // The descriptors are in the socket, or will never be. Closing may block, so the caller does it
   // without the lock.
   done_with->swap(queue_);
@@ -192,12 +294,12 @@ void ClientCall::FinishStart(const absl::Status& status, std::vector<Queued>* do
 
 bool ClientCall::TrySendQueued(const std::shared_ptr<Session>& session, CallKey key,
                                absl::Status* status) {
-  std::vector<Queued> done_with;  // Outlives the lock.
+  std::vector<IndexedFd> done_with;  // Outlives the lock.
   MutexLock lock(&mutex_);
   AttachLocked(session, key);
   absl::InlinedVector<int, 16> numbers;
-  for (const Queued& queued : queue_) numbers.push_back(queued.fd.get());
-  if (!session->TrySend(key, 0, numbers, status)) return false;
+  for (const IndexedFd& queued : queue_) numbers.push_back(queued.fd.get());
+  if (!session->TrySend(key, QueuedIndices(), numbers, status)) return false;
   if (status->ok()) FinishStart(*status, &done_with);
   return true;
 }
@@ -206,15 +308,17 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
                                  std::function<void(absl::Status)> done) {
   // The session waits with numbers, so the descriptors are kept out of reach of StartWithout: it
   // may come meanwhile, and a number that it closed would be another file's by the time it is sent.
-  auto sending = std::make_shared<std::vector<Queued>>();
+  auto sending = std::make_shared<std::vector<IndexedFd>>();
   std::vector<int> numbers;
+  Indices indices = 0;
   absl::Time deadline;
   absl::Status given_up;
   {
     MutexLock lock(&mutex_);
     if (phase_ == Phase::kStarting) {
       AttachLocked(session, key);
-      numbers = QueuedNumbers();
+      numbers = NumbersOf(queue_);
+      indices = QueuedIndices();
       sending->swap(queue_);
       deadline = Limit(absl::InfiniteFuture());
     } else {
@@ -223,16 +327,16 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
   }
   if (!given_up.ok()) return done(std::move(given_up));
   session->SendAsync(
-      key, 0, std::move(numbers), deadline,
+      key, indices, std::move(numbers), deadline,
       [self = shared_from_this(), sending, done = std::move(done)](absl::Status status) {
-        std::vector<Queued> done_with;
+        std::vector<IndexedFd> done_with;
         {
           MutexLock lock(&self->mutex_);
           if (self->phase_ == Phase::kStarting) {
             if (status.ok()) {
               self->FinishStart(status, &done_with);
             } else {
-              self->queue_.swap(*sending);  // Nothing was sent; StartWithout closes them.
+              self->queue_.swap(*sending);  // The call has failed; StartWithout closes them.
             }
           }
         }
@@ -242,7 +346,7 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
 }
 
 void ClientCall::StartWithout(const absl::Status& why) {
-  std::vector<Queued> done_with;  // Outlives the lock.
+  std::vector<IndexedFd> done_with;  // Outlives the lock.
   MutexLock lock(&mutex_);
   FinishStart(why, &done_with);
 }
@@ -253,6 +357,7 @@ CallMetadata ClientCall::metadata() const {
   if (phase_ != Phase::kStarted) return metadata;
   metadata.attempt = inbox_->key().attempt;
   metadata.count = announced_;
+  metadata.holes = holes_;
   metadata.call_id = inbox_->key().id;
   metadata.session_id = session_->id();
   metadata.token = session_->token();

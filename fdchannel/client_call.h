@@ -25,6 +25,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "fdchannel/call_metadata.h"
+#include "fdchannel/forwarding.h"
+#include "fdchannel/indices.h"
 #include "fdchannel/session.h"
 #include "grpcfd/fd_transceiver.h"
 #include "grpcfd/limits.h"
@@ -33,7 +35,7 @@ namespace grpcfd {
 namespace internal {
 
 // Thread-safe. The call ends, and what was not taken is closed, when the last reference goes.
-class ClientCall final : public FdTransceiver, public std::enable_shared_from_this<ClientCall> {
+class ClientCall final : public ForwardingCall, public std::enable_shared_from_this<ClientCall> {
  public:
   ClientCall() = default;
   ~ClientCall() override;
@@ -49,6 +51,15 @@ class ClientCall final : public FdTransceiver, public std::enable_shared_from_th
   absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) override;
   void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
+
+  absl::StatusOr<std::vector<InodeUrl>> Arrived() override;
+  absl::Status Claim(std::vector<InodeUrl>* urls) override;
+  void Unclaim(uint32_t index) override;
+  size_t MaxAtOnce() override;
+  size_t Room(size_t max_at_once) override;
+  bool MustNotWait() override;
+  absl::Status SendClaimed(std::vector<IndexedFd> fds) override;
+  void SendClaimedLater(IndexedFd fd, std::function<void()> done) override;
 
   // Puts duplicates of what a set of descriptors shared by several calls holds in front of the
   // queue. FAILED_PRECONDITION, unless the set is empty, once anything else is queued; what
@@ -97,21 +108,17 @@ class ClientCall final : public FdTransceiver, public std::enable_shared_from_th
 
  private:
   enum class Phase { kQueueing, kStarting, kStarted, kWithout };
-  struct Queued {
-    InodeUrl url;
-    UniqueFd fd;
-  };
-
   absl::StatusOr<InodeUrl> Send(BorrowedFd fd, UniqueFd* adopted);
-  InodeUrl Enqueue(const DevIno& dev_ino, UniqueFd fd) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<InodeUrl> Enqueue(const DevIno& dev_ino, UniqueFd fd)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Waits out kStarting. The session, or why there is none.
   absl::StatusOr<std::shared_ptr<Session>> Started(absl::Time deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AttachLocked(const std::shared_ptr<Session>& session, CallKey key)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FinishStart(const absl::Status& status, std::vector<Queued>* done_with)
+  void FinishStart(const absl::Status& status, std::vector<IndexedFd>* done_with)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<int> QueuedNumbers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Indices QueuedIndices() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline, Session::Op op);
   absl::Time Limit(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -119,11 +126,14 @@ class ClientCall final : public FdTransceiver, public std::enable_shared_from_th
   CondVar started_;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kQueueing;
   absl::Status without_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Queued> queue_ ABSL_GUARDED_BY(mutex_);
-  uint32_t next_index_ ABSL_GUARDED_BY(mutex_) = 0;
+  // By index.
+  std::vector<IndexedFd> queue_ ABSL_GUARDED_BY(mutex_);
+  ForwardedIndices indices_ ABSL_GUARDED_BY(mutex_);
+  absl::Status forward_failure_ ABSL_GUARDED_BY(mutex_);
   Start start_ ABSL_GUARDED_BY(mutex_);
   const void* transport_call_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint32_t announced_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t holes_ ABSL_GUARDED_BY(mutex_) = 0;
   // Set while starting, then unchanged.
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);

@@ -3,6 +3,7 @@
 #include "fdchannel/server_call.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -14,7 +15,7 @@ namespace internal {
 
 ServerCall::ServerCall(std::shared_ptr<Session> session, const Config& config)
     : session_(std::move(session)), config_(config), inbox_(config.key, config.policy) {
-  session_->Attach(&inbox_, config.announced, config.client_streams);
+  session_->Attach(&inbox_, config.announced, config.client_streams, config.holes);
 }
 
 ServerCall::~ServerCall() { End(); }
@@ -45,30 +46,80 @@ absl::StatusOr<InodeUrl> ServerCall::SendFd(BorrowedFd fd) {
   uint32_t index;
   {
     MutexLock lock(&mutex_);
-    if (ended_) {
-      return absl::FailedPreconditionError("the call has ended: nothing can be sent with it");
-    }
-    const uint32_t limit = session_->remote_limits().max_fds_per_call;
-    if (!config_.server_streams && next_index_ >= limit) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "the call has sent %d descriptors, as many as the client takes for one call "
-          "(max_fds_per_call)",
-          limit));
-    }
-    index = next_index_++;
+    absl::Status status = CheckSend(1);
+    if (!status.ok()) return status;
+    if (indices_.exhausted()) return IndicesExhausted();
+    index = indices_.Take();
   }
   WaitOptions options;
-  options.deadline = config_.never_block ? absl::InfinitePast() : Limit(absl::InfiniteFuture());
+  options.deadline = SendDeadline();
   const int number = fd.get();
   absl::Status status =
       session_->Send(config_.key, index, absl::MakeConstSpan(&number, 1), options);
   if (!status.ok()) {
     // An index that was not used leaves no hole, unless another sender has the next one already.
     MutexLock lock(&mutex_);
-    if (next_index_ == index + 1) --next_index_;
+    indices_.GiveBack(index);
     return status;
   }
   return InodeUrl(*dev_ino, index);
+}
+
+absl::Status ServerCall::CheckSend(size_t n) const {
+  if (ended_) {
+    return absl::FailedPreconditionError("the call has ended: nothing can be sent with it");
+  }
+  const uint32_t limit = session_->remote_limits().max_fds_per_call;
+  if (!config_.server_streams && indices_.used() + n > limit) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the call has sent %d descriptors, and the client takes %d for one call "
+                        "(max_fds_per_call): %d more are too many",
+                        indices_.used(), limit, n));
+  }
+  return absl::OkStatus();
+}
+
+absl::Time ServerCall::SendDeadline() const {
+  return config_.never_block ? absl::InfinitePast() : Limit(absl::InfiniteFuture());
+}
+
+absl::StatusOr<std::vector<InodeUrl>> ServerCall::Arrived() { return session_->Arrived(&inbox_); }
+
+absl::Status ServerCall::Claim(std::vector<InodeUrl>* urls) {
+  MutexLock lock(&mutex_);
+  if (!forward_failure_.ok()) return forward_failure_;
+  if (urls->empty()) return absl::OkStatus();
+  absl::Status status = CheckSend(urls->size());
+  if (!status.ok()) return status;
+  return indices_.Claim(urls);
+}
+
+void ServerCall::Unclaim(uint32_t index) {
+  MutexLock lock(&mutex_);
+  indices_.Unclaim(index);
+}
+
+size_t ServerCall::MaxAtOnce() { return session_->local_limits().max_fds_per_call; }
+
+size_t ServerCall::Room(size_t) { return std::numeric_limits<size_t>::max(); }
+
+bool ServerCall::MustNotWait() { return config_.server_streams || config_.never_block; }
+
+absl::Status ServerCall::SendClaimed(std::vector<IndexedFd> fds) {
+  WaitOptions options;
+  options.deadline = SendDeadline();
+  return session_->Send(config_.key, Indices(IndicesOf(fds)), NumbersOf(fds), options);
+}
+
+void ServerCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
+  SendForwardedLater(session_.get(), config_.key, std::move(fd), Limit(absl::InfiniteFuture()),
+                     [weak = weak_from_this(), done = std::move(done)](absl::Status status) {
+                       if (auto self = weak.lock(); self != nullptr && !status.ok()) {
+                         MutexLock lock(&self->mutex_);
+                         self->forward_failure_.Update(status);
+                       }
+                       done();
+                     });
 }
 
 absl::StatusOr<InodeUrl> ServerCall::SendFd(UniqueFd&& fd) {

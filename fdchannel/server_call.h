@@ -12,9 +12,12 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "fdchannel/forwarding.h"
+#include "fdchannel/indices.h"
 #include "fdchannel/session.h"
 #include "grpcfd/fd_transceiver.h"
 
@@ -23,11 +26,12 @@ namespace internal {
 
 // Thread-safe. Descriptors that nobody took are closed by End(), or by the destructor. A handle may
 // outlive the call: its methods then say FAILED_PRECONDITION.
-class ServerCall final : public FdTransceiver {
+class ServerCall final : public ForwardingCall, public std::enable_shared_from_this<ServerCall> {
  public:
   struct Config {
     CallKey key;
-    uint32_t announced = 0;       // Descriptors that the client sent before the call.
+    uint32_t announced = 0;       // Highest index that the client sent before the call + 1.
+    uint32_t holes = 0;           // Indices below that were not sent.
     bool client_streams = false;  // The client may send more during the call.
     bool server_streams =
         false;  // More than max_fds_per_call may be sent in the course of the call.
@@ -55,6 +59,15 @@ class ServerCall final : public FdTransceiver {
   void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
 
+  absl::StatusOr<std::vector<InodeUrl>> Arrived() override;
+  absl::Status Claim(std::vector<InodeUrl>* urls) override;
+  void Unclaim(uint32_t index) override;
+  size_t MaxAtOnce() override;
+  size_t Room(size_t max_at_once) override;
+  bool MustNotWait() override;
+  absl::Status SendClaimed(std::vector<IndexedFd> fds) override;
+  void SendClaimedLater(IndexedFd fd, std::function<void()> done) override;
+
   // The call was cancelled, or its deadline passed.
   void Cancel();
   // The handler has returned and the call is closed.
@@ -66,6 +79,9 @@ class ServerCall final : public FdTransceiver {
 
  private:
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline, Session::Op op);
+  // Whether `n` more may be sent.
+  absl::Status CheckSend(size_t n) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Time SendDeadline() const;
   absl::Time Limit(absl::Time deadline) const;
 
   const std::shared_ptr<Session> session_;
@@ -74,7 +90,8 @@ class ServerCall final : public FdTransceiver {
 
   Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  uint32_t next_index_ ABSL_GUARDED_BY(mutex_) = 0;
+  ForwardedIndices indices_ ABSL_GUARDED_BY(mutex_);
+  absl::Status forward_failure_ ABSL_GUARDED_BY(mutex_);
   std::thread::id asking_thread_ ABSL_GUARDED_BY(mutex_);
   std::function<bool()> cancelled_ ABSL_GUARDED_BY(mutex_);
 };

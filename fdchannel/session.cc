@@ -45,6 +45,8 @@ constexpr int kLooksPerWait = 1024;
 // look takes microseconds, but its thread may have to get a processor first, or be in a callback
 // that asks for a cancellation.
 constexpr absl::Duration kLookPatience = absl::Milliseconds(500);
+// The same for a forwarder, which cannot go on without.
+constexpr absl::Duration kForwardPatience = absl::Seconds(10);
 constexpr int kLooksPerDrain = 128;
 
 std::string CallName(const CallKey& key) {
@@ -70,19 +72,29 @@ void CallInbox::ForgetTaken() {
   slots_.erase(slots_.begin(), keep);
 }
 
-// Somebody who waits: for a descriptor, or for room to send. Guarded by the session's mutex.
+bool CallInbox::AnnouncedCame() const {
+  if (forgotten_below_ >= announced_) return true;
+  const auto above = std::lower_bound(slots_.begin(), slots_.end(), announced_,
+                                      [](const Slot& slot, uint32_t i) { return slot.index < i; });
+  const auto came = forgotten_below_ + static_cast<size_t>(above - slots_.begin());
+  return came >= announced_ - holes_;
+}
+
+// Somebody who waits: for a descriptor, for room to send, or just for the next look at the socket.
+// Guarded by the session's mutex.
 struct Session::Waiter {
-  enum class Kind { kReceive, kSend };
+  enum class Kind { kReceive, kSend, kLook };
   explicit Waiter(Kind k) : kind(k) {}
 
   const Kind kind;
-  // kReceive
+  // kReceive and kLook
   CallInbox* inbox = nullptr;
+  // kReceive
   InodeUrl url;
   Op op = Op::kTake;
   // kSend
   CallKey call;
-  uint32_t first_index = 0;
+  Indices indices = 0;
   absl::Span<const int> fds;
   size_t sent = 0;
   bool reserved = false;
@@ -218,16 +230,17 @@ uint32_t Session::held() const {
 
 // --- Calls ---
 
-void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended) {
+void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes) {
   Trash trash;
   MutexLock lock(&mutex_);
   inbox->attached_ = true;
   inbox->announced_ = announced;
+  inbox->holes_ = holes;
   inbox->open_ended_ = open_ended;
-  if (announced > config_.local.max_fds_per_call) {
+  if (announced - holes > config_.local.max_fds_per_call) {
     inbox->failure_ = absl::ResourceExhaustedError(absl::StrFormat(
         "%s from %s announces %d descriptors, max_fds_per_call is %d", CallName(inbox->key_),
-        config_.peer, announced, config_.local.max_fds_per_call));
+        config_.peer, announced - holes, config_.local.max_fds_per_call));
   }
   const auto [it, inserted] = calls_.try_emplace(inbox->key_, inbox);
   if (inserted) return;
@@ -260,7 +273,7 @@ void Session::End(CallInbox* inbox, bool sent) {
   // closed at once; later it would first have to be told from the descriptors of a call that is yet
   // to come.
   if (config_.role == Role::kServer && inbox->attached_ && dead_.ok() && inbox->failure_.ok() &&
-      inbox->forgotten_below_ + inbox->slots_.size() < inbox->announced_) {
+      !inbox->AnnouncedCame()) {
     Drain(&trash);
   }
   inbox->ended_ = true;
@@ -380,8 +393,7 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
   }
   // Without an index it may mean one that is still to come, or still in the socket. Once nothing
   // more can come it means the one that was taken.
-  const bool complete =
-      drained || inbox->forgotten_below_ + inbox->slots_.size() >= inbox->announced_;
+  const bool complete = drained || inbox->AnnouncedCame();
   if (taken && (url.index().has_value() || (complete && !inbox->open_ended_))) {
     waiter->status = absl::FailedPreconditionError(
         absl::StrCat(url.ToString(), " was taken from this call before; DupFd copies and leaves"));
@@ -401,6 +413,11 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
       waiter->status = absl::NotFoundError(
           absl::StrCat(url.ToString(), " was not sent: the peer sent ", inbox->announced_,
                        " descriptors with this call and can send no more"));
+      return true;
+    }
+    if (inbox->holes_ != 0 && inbox->AnnouncedCame()) {
+      waiter->status = absl::NotFoundError(
+          absl::StrCat(url.ToString(), " was not sent: whoever forwarded the call left it out"));
       return true;
     }
     if (!drained) return false;
@@ -436,6 +453,10 @@ void Session::Finish(Waiter* waiter, absl::Status status) {
 }
 
 absl::Status Session::DeadlineError(const Waiter& waiter) const {
+  if (waiter.kind == Waiter::Kind::kLook) {
+    return absl::DeadlineExceededError(
+        "another thread reads the session's socket, and did not get to it in time");
+  }
   if (waiter.kind == Waiter::Kind::kSend) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("%s has not taken enough of the descriptors sent before, until the "
@@ -458,7 +479,7 @@ absl::Status Session::DeadlineError(const Waiter& waiter) const {
 void Session::FinishAll(const CallInbox* inbox, const absl::Status& status) {
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     Waiter* waiter = *it++;
-    if (waiter->kind != Waiter::Kind::kReceive || waiter->inbox != inbox) continue;
+    if (waiter->kind == Waiter::Kind::kSend || waiter->inbox != inbox) continue;
     Finish(waiter, status);
   }
 }
@@ -466,8 +487,8 @@ void Session::FinishAll(const CallInbox* inbox, const absl::Status& status) {
 void Session::ProgressAll(uint64_t before_epoch, bool drained) {
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     Waiter* waiter = *it++;
-    if (waiter->epoch >= before_epoch || waiter->kind != Waiter::Kind::kReceive) continue;
-    if (ProgressReceive(waiter, drained)) {
+    if (waiter->epoch >= before_epoch || waiter->kind == Waiter::Kind::kSend) continue;
+    if (waiter->kind == Waiter::Kind::kLook ? drained : ProgressReceive(waiter, drained)) {
       Finish(waiter, absl::OkStatus());
     } else if (drained) {
       waiter->looked = true;
@@ -497,7 +518,7 @@ void Session::Enlist(Waiter* waiter) {
     waiter->sender_position = senders_.insert(senders_.end(), waiter);
     // A leader that is already waiting does not look for room to write.
     if (leader_waits_) socket_->Wake();
-  } else if (!waiter->inbox->open_ended_ ||
+  } else if (waiter->kind == Waiter::Kind::kLook || !waiter->inbox->open_ended_ ||
              waiter->url.index().value_or(kNoIndex) < waiter->inbox->announced_) {
     // It is in the socket or lost, and one look from now on tells which. A look that is under way
     // began too early.
@@ -665,6 +686,34 @@ absl::StatusOr<UniqueFd> Session::Receive(CallInbox* inbox, const InodeUrl& url,
   if (!done) RunWaiter(&waiter, options, &trash);
   Leave(&trash);
   return waiter.TakeFd();
+}
+
+absl::StatusOr<std::vector<InodeUrl>> Session::Arrived(CallInbox* inbox) {
+  Waiter waiter(Waiter::Kind::kLook);
+  waiter.inbox = inbox;
+  Trash trash;
+  std::vector<InodeUrl> urls;
+  MutexLock lock(&mutex_);
+  if (dead_.ok() && inbox->failure_.ok() && !Drain(&trash)) {
+    WaitOptions options;
+    options.deadline = absl::Now() + kForwardPatience;
+    RunWaiter(&waiter, options, &trash);
+  }
+  absl::Status status = !inbox->failure_.ok() ? inbox->failure_ : waiter.status;
+  if (status.ok() && !inbox->AnnouncedCame()) {
+    status = absl::UnavailableError(
+        absl::StrFormat("%s from %s announced %d descriptors, and not all of them came: they were "
+                        "lost, or dropped by the sender",
+                        CallName(inbox->key_), config_.peer, inbox->announced_ - inbox->holes_));
+  }
+  if (status.ok()) {
+    for (const CallInbox::Slot& slot : inbox->slots_) {
+      if (!slot.gone()) urls.emplace_back(slot.dev_ino, slot.index);
+    }
+  }
+  Leave(&trash);
+  if (!status.ok()) return status;
+  return urls;
 }
 
 void Session::ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::Time deadline,
@@ -948,14 +997,15 @@ bool Session::WindowFits(size_t count) const {
   return sent_total_ - credit_total_ + count <= config_.remote.window;
 }
 
-IoResult Session::SendFrames(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+IoResult Session::SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                              size_t* sent) {
   while (*sent < fds.size()) {
-    const absl::Span<const int> part = fds.subspan(*sent, kMaxFdsPerMessage);
+    const size_t count = std::min(indices.Run(*sent, fds.size()), kMaxFdsPerMessage);
+    const absl::Span<const int> part = fds.subspan(*sent, count);
     Frame frame;
     frame.type = FrameType::kData;
     frame.call = call;
-    frame.first_index = first_index + static_cast<uint32_t>(*sent);
+    frame.first_index = indices.at(*sent);
     frame.fd_count = static_cast<uint16_t>(part.size());
     FrameBuffer buffer;
     EncodeFrame(frame, &buffer);
@@ -1001,7 +1051,7 @@ bool Session::ProgressSend(Waiter* waiter) {
     waiter->reserved = true;
   }
   // Never blocks, so it may be done under the lock; only senders that had to wait come here.
-  const IoResult io = SendFrames(waiter->call, waiter->first_index, waiter->fds, &waiter->sent);
+  const IoResult io = SendFrames(waiter->call, waiter->indices, waiter->fds, &waiter->sent);
   waiter->blocked_on_write = io.would_block();
   if (io.would_block()) return false;
   if (!io.ok()) {
@@ -1011,10 +1061,13 @@ bool Session::ProgressSend(Waiter* waiter) {
   return true;
 }
 
-bool Session::TrySend(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                       absl::Status* status) {
   *status = CheckSend(fds.size());
   if (!status->ok() || fds.empty()) return true;
+  // The socket may take the first frame and be full then. Only a waiter can stay in the middle of
+  // a set, with its room in the window kept for the rest.
+  if (std::min(indices.Run(0, fds.size()), kMaxFdsPerMessage) < fds.size()) return false;
   MutexLock lock(&mutex_);
   if (!dead_.ok() || peer_gone_) {
     *status = dead_.ok() ? SendError(EPIPE) : dead_;
@@ -1024,7 +1077,7 @@ bool Session::TrySend(const CallKey& call, uint32_t first_index, absl::Span<cons
   sent_total_ += fds.size();
   lock.Unlock();
   size_t sent = 0;
-  const IoResult io = SendFrames(call, first_index, fds, &sent);
+  const IoResult io = SendFrames(call, indices, fds, &sent);
   lock.Lock();
   if (io.ok()) return true;
   sent_total_ -= fds.size() - sent;
@@ -1033,22 +1086,18 @@ bool Session::TrySend(const CallKey& call, uint32_t first_index, absl::Span<cons
   Trash none;
   ProgressSenders();
   Leave(&none);
-  if (io.would_block() && sent == 0) return false;
-  // A socket that took a part and is full now: the peer reads too slowly for a set of this size.
-  *status =
-      io.would_block()
-          ? absl::ResourceExhaustedError("the session's socket is full: the peer does not read")
-          : SendError(io.error);
+  if (io.would_block()) return false;
+  *status = SendError(io.error);
   return true;
 }
 
-absl::Status Session::Send(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+absl::Status Session::Send(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                            const WaitOptions& options) {
   absl::Status status;
-  if (TrySend(call, first_index, fds, &status)) return status;
+  if (TrySend(call, indices, fds, &status)) return status;
   Waiter waiter(Waiter::Kind::kSend);
   waiter.call = call;
-  waiter.first_index = first_index;
+  waiter.indices = indices;
   waiter.fds = fds;
   Trash trash;
   MutexLock lock(&mutex_);
@@ -1062,13 +1111,13 @@ absl::Status Session::Send(const CallKey& call, uint32_t first_index, absl::Span
   return std::move(waiter.status);
 }
 
-void Session::SendAsync(const CallKey& call, uint32_t first_index, std::vector<int> fds,
+void Session::SendAsync(const CallKey& call, const Indices& indices, std::vector<int> fds,
                         absl::Time deadline, StatusCallback done) {
   absl::Status status;
-  if (TrySend(call, first_index, fds, &status)) return done(std::move(status));
+  if (TrySend(call, indices, fds, &status)) return done(std::move(status));
   auto waiter = std::make_shared<Waiter>(Waiter::Kind::kSend);
   waiter->call = call;
-  waiter->first_index = first_index;
+  waiter->indices = indices;
   waiter->owned_fds = std::move(fds);
   waiter->fds = waiter->owned_fds;
   waiter->status_callback = std::move(done);

@@ -52,6 +52,7 @@
 #include "fdchannel/frame.h"
 #include "fdchannel/frame_socket.h"
 #include "fdchannel/hello.h"
+#include "fdchannel/indices.h"
 #include "fdchannel/mutex.h"
 #include "fdchannel/poller.h"
 #include "fdchannel/reaper.h"
@@ -89,6 +90,8 @@ class CallInbox {
 
   Slot* Find(uint32_t index);
   void ForgetTaken();
+  // Whether all that was announced has come.
+  bool AnnouncedCame() const;
 
   const CallKey key_;
   const std::shared_ptr<const ReceivePolicy> policy_;
@@ -97,7 +100,9 @@ class CallInbox {
   bool cancelled_ = false;
   // The peer may still send more than it has announced.
   bool open_ended_ = true;
+  // Indices from 0 that were sent before the call, but for so many of them.
   uint32_t announced_ = 0;
+  uint32_t holes_ = 0;
   // Why the call's descriptors are not to be had, if so.
   absl::Status failure_;
   // By index. Taken ones stay, so that asking again is told apart from asking too early; below
@@ -158,6 +163,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   uint64_t id() const { return config_.id; }
   const Token& token() const { return config_.token; }
+  const ReceiveLimits& local_limits() const { return config_.local; }
   const ReceiveLimits& remote_limits() const { return config_.remote; }
   const std::string& peer() const { return config_.peer; }
   const std::shared_ptr<const ReceivePolicy>& policy() const { return config_.policy; }
@@ -166,15 +172,21 @@ class Session : public std::enable_shared_from_this<Session> {
   // --- Receiving ---
 
   // Makes `inbox` the receiver of its call's descriptors, those that came early included.
-  // `announced` is how many the peer had sent when it started the call; `open_ended` whether it may
-  // send more.
-  void Attach(CallInbox* inbox, uint32_t announced, bool open_ended);
+  // Below `announced` are the indices that the peer had sent when it started the call, all but
+  // `holes` of them; `open_ended` says whether it may send more.
+  void Attach(CallInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes = 0);
   // Ends the call here: waiters get FAILED_PRECONDITION, what was not taken is closed, now or when
   // it comes. `sent` says whether this side sent descriptors in the call: the peer may be told to
   // drop what it still holds of them. Idempotent.
   void End(CallInbox* inbox, bool sent);
   // Waiters of the call, and those to come, get CANCELLED unless their descriptor is there.
   void Cancel(CallInbox* inbox);
+
+  // The URLs, by index, of what the peer has sent so far and nobody has taken: reads the socket to
+  // its end first, or has whoever leads do it. It may be taken by others as soon as this returns.
+  // Waits no longer than that look takes. Errors are the call's own failure, if it has one; and
+  // UNAVAILABLE if something that was announced is lost.
+  absl::StatusOr<std::vector<InodeUrl>> Arrived(CallInbox* inbox);
 
   // See FdReceiver for the errors. `inbox` must be attached.
   absl::StatusOr<UniqueFd> Receive(CallInbox* inbox, const InodeUrl& url, Op op,
@@ -186,20 +198,23 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // --- Sending ---
 
-  // Sends the descriptors as first_index, first_index + 1, ... of the call, in as few frames as
-  // they fit. They stay the caller's. All are on their way, or none if the status is not OK —
-  // except when the session dies in between, which takes all with it.
+  // Sends the descriptors under these indices of the call, in as few frames as they fit: 253, with
+  // consecutive indices, in each. They stay the caller's. A set that is too large for what room the
+  // socket has waits for more. All are on their way if the status is OK. If not, none is, but for
+  // those of a set of several frames that went before the deadline or the error came: the caller
+  // gives its call up then.
   //   INVALID_ARGUMENT    more than the peer's limit for a call or its window
   //   RESOURCE_EXHAUSTED  the window stayed full until the deadline, or the kernel is out of memory
   //   or of descriptors in flight (ETOOMANYREFS) UNAVAILABLE         the session is dead
-  absl::Status Send(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+  absl::Status Send(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                     const WaitOptions& options);
-  // The same without waiting: false, with nothing sent, if it would have to.
-  bool TrySend(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+  // The same without waiting: false, with nothing sent, if it would have to, or if the set takes
+  // several frames and so might have to midway.
+  bool TrySend(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                absl::Status* status);
   // The same; waits without a thread. `fds` must stay open until `done` was called, on the poller's
   // thread or on this one.
-  void SendAsync(const CallKey& call, uint32_t first_index, std::vector<int> fds,
+  void SendAsync(const CallKey& call, const Indices& indices, std::vector<int> fds,
                  absl::Time deadline, StatusCallback done);
 
   // --- Upkeep ---
@@ -265,7 +280,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Sending.
   absl::Status CheckSend(size_t count) const;
   bool WindowFits(size_t count) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  IoResult SendFrames(const CallKey& call, uint32_t first_index, absl::Span<const int> fds,
+  IoResult SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                       size_t* sent);
   absl::Status SendError(int error) const;
   void SendDiscards() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -114,6 +114,7 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   ServerCall::Config config;
   config.key = call->key();
   config.announced = call->count;
+  config.holes = call->holes;
   config.client_streams = info->type() == ServerRpcInfo::Type::CLIENT_STREAMING ||
                           info->type() == ServerRpcInfo::Type::BIDI_STREAMING;
   config.server_streams = info->type() == ServerRpcInfo::Type::SERVER_STREAMING ||

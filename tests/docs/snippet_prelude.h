@@ -7,6 +7,7 @@
 #define GRPCFD_TESTS_DOCS_SNIPPET_PRELUDE_H_
 
 #include <grpcpp/grpcpp.h>
+#include <sys/stat.h>
 
 #include <unistd.h>
 

@@ -255,6 +255,7 @@ class TestServer {
     if (!session.ok()) return nullptr;
     config.key = metadata.key();
     config.announced = metadata.count;
+    config.holes = metadata.holes;
     return std::make_unique<ServerCall>(*std::move(session), config);
   }
 

@@ -119,9 +119,10 @@ class Outcome {
 // A call of a session, ended with its scope.
 class Call {
  public:
-  Call(std::shared_ptr<Session> session, uint64_t id, uint32_t announced, bool open_ended = false)
+  Call(std::shared_ptr<Session> session, uint64_t id, uint32_t announced, bool open_ended = false,
+       uint32_t holes = 0)
       : session_(std::move(session)), inbox_(CallKey{id, 0}) {
-    session_->Attach(&inbox_, announced, open_ended);
+    session_->Attach(&inbox_, announced, open_ended, holes);
   }
   ~Call() { End(); }
   void End(bool sent = false) { session_->End(&inbox_, sent); }
@@ -889,8 +890,8 @@ TEST_F(SessionTest, ASenderThatGivesUpLetsTheNextOneTry) {
 class FullSocketTest : public SessionTest {
  protected:
   // Sends until the socket takes no more; returns how many went.
-  uint64_t Fill(BorrowedFd file) {
-    config_.remote = {16, 100000};
+  uint64_t Fill(BorrowedFd file, uint32_t max_fds_per_call = 16) {
+    config_.remote = {max_fds_per_call, 100000};
     auto sockets = MakeSessionSockets();
     EXPECT_TRUE(sockets.ok());
     raw_ = std::move(sockets->second);
@@ -957,6 +958,129 @@ TEST_F(SessionTest, SplitsWhatDoesNotFitOneMessage) {
     ASSERT_TRUE(fd.ok()) << fd.status();
     EXPECT_EQ(Content(*fd), absl::StrCat("file ", i % 7));
   }
+}
+
+// Several frames, and room for a part of them. The rest waits, and nobody gets in between.
+TEST_F(FullSocketTest, ALargeSetWaitsForRoomMidway) {
+  const UniqueFd file = MakeFile("x");
+  const uint64_t filled = Fill(file, /*max_fds_per_call=*/600);
+  Read(1);  // Makes room for a frame or two of the following.
+  const std::vector<int> fds(600, file.get());
+  absl::Status status;
+  EXPECT_FALSE(client_->TrySend({2, 0}, 0, fds, &status));
+  std::thread blocked([&] {
+    EXPECT_EQ(client_->Send({2, 0}, 0, fds, Within(kLong)), absl::OkStatus());
+    std::vector<uint32_t> indices;
+    for (uint32_t i = 0; i < 30; ++i) indices.push_back(100 + 2 * i);
+    const auto some = absl::MakeConstSpan(fds).subspan(0, indices.size());
+    EXPECT_EQ(client_->Send({3, 0}, Indices(indices), some, Within(kLong)), absl::OkStatus());
+  });
+  for (uint64_t i = 1; i < filled; ++i) ASSERT_EQ(ReadRaw()->first_index, i);
+  for (uint32_t next = 0; next < 600;) {
+    const auto frame = ReadRaw();
+    ASSERT_TRUE(frame.has_value());
+    EXPECT_EQ(frame->call.id, 2u);
+    EXPECT_EQ(frame->first_index, next);
+    next += frame->fd_count;
+  }
+  for (uint32_t i = 0; i < 30; ++i) {
+    const auto frame = ReadRaw();
+    ASSERT_TRUE(frame.has_value());
+    EXPECT_EQ(frame->call.id, 3u);
+    EXPECT_EQ(frame->first_index, 100 + 2 * i);
+    EXPECT_EQ(frame->fd_count, 1);
+  }
+  blocked.join();
+}
+
+TEST_F(FullSocketTest, ALargeSetGivesUpMidway) {
+  const UniqueFd file = MakeFile("x");
+  const uint64_t filled = Fill(file, /*max_fds_per_call=*/600);
+  Read(1);
+  const std::vector<int> fds(600, file.get());
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(client_->Send({2, 0}, 0, fds, Within(absl::Milliseconds(5)))));
+  // The line is free again, and a small one goes.
+  std::thread next([&] {
+    EXPECT_EQ(client_->Send({3, 0}, 0, {file.get()}, Within(kLong)), absl::OkStatus());
+  });
+  for (uint64_t i = 1; i < filled; ++i) ASSERT_EQ(ReadRaw()->first_index, i);
+  uint64_t call = 0;
+  uint32_t of_the_large = 0;
+  while (call != 3) {
+    const auto frame = ReadRaw();
+    ASSERT_TRUE(frame.has_value());
+    call = frame->call.id;
+    if (call == 2) of_the_large += frame->fd_count;
+  }
+  EXPECT_LT(of_the_large, 600u);
+  next.join();
+}
+
+TEST_F(SessionTest, HolesArePartOfTheCount) {
+  MakeServer();
+  const std::vector<UniqueFd> files = MakeFiles(3);
+  // 0, 2 and 5 of 6.
+  const uint32_t indices[] = {0, 2, 5};
+  for (size_t i = 0; i < 3; ++i) SendFile(1, indices[i], files[i]);
+  Call call(server_, 1, 6, /*open_ended=*/false, /*holes=*/3);
+  EXPECT_EQ(Content(*call.Take(Url(files[1], 2))), "file 1");
+  // All that was announced is there: what is missing was never sent.
+  EXPECT_TRUE(absl::IsNotFound(call.Take(Url(files[0], 1), Within(kLong)).status()));
+  EXPECT_TRUE(absl::IsNotFound(call.Take(Url(files[0], 6), Within(kLong)).status()));
+  EXPECT_EQ(Content(*call.Take(UrlWithoutIndex(files[2]))), "file 2");
+  EXPECT_TRUE(absl::IsFailedPrecondition(call.Take(UrlWithoutIndex(files[2])).status()));
+
+  // One of the announced is lost: nobody can tell it from the holes.
+  SendFile(2, 5, files[0]);
+  Call lossy(server_, 2, 6, /*open_ended=*/false, /*holes=*/4);
+  EXPECT_TRUE(absl::IsUnavailable(lossy.Take(Url(files[0], 1), Within(kLong)).status()));
+  EXPECT_EQ(Content(*lossy.Take(Url(files[0], 5))), "file 0");
+}
+
+TEST_F(SessionTest, ArrivedListsWhatCameAndWasNotTaken) {
+  MakeServer();
+  const std::vector<UniqueFd> files = MakeFiles(3);
+  for (uint32_t i = 0; i < 3; ++i) SendFile(1, i, files[i]);
+  Call call(server_, 1, 3, /*open_ended=*/true);
+  auto urls = server_->Arrived(call.inbox());
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  ASSERT_EQ(urls->size(), 3u);
+  EXPECT_EQ((*urls)[1], Url(files[1], 1));
+  EXPECT_TRUE(call.Take(Url(files[1], 1)).ok());
+  SendFile(1, 7, files[1]);
+  urls = server_->Arrived(call.inbox());
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  ASSERT_EQ(urls->size(), 3u);
+  EXPECT_EQ((*urls)[1], Url(files[2], 2));
+  EXPECT_EQ((*urls)[2], Url(files[1], 7));
+
+  Call lossy(server_, 2, 1);
+  EXPECT_TRUE(absl::IsUnavailable(server_->Arrived(lossy.inbox()).status()));
+  // What a peer sent before it died is there.
+  SendFile(1, 8, files[0]);
+  raw_.Reset();
+  urls = server_->Arrived(call.inbox());
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  EXPECT_EQ(urls->size(), 4u);
+  call.End();
+  EXPECT_TRUE(absl::IsFailedPrecondition(server_->Arrived(call.inbox()).status()));
+}
+
+TEST_F(SessionTest, ArrivedHasTheLeaderLook) {
+  const auto wire = MakeFake();
+  const UniqueFd file = MakeFile("x");
+  Call stream(server_, 1, 0, /*open_ended=*/true);
+  Call other(server_, 2, 1);
+  std::thread leader(
+      [&] { EXPECT_TRUE(absl::IsCancelled(stream.Take(Url(file, 0), WaitOptions()).status())); });
+  ASSERT_TRUE(wire->AwaitWaiting(absl::Now() + kLong));
+  wire->PushData({2, 0}, 0, {file.get()});
+  const auto urls = server_->Arrived(other.inbox());
+  ASSERT_TRUE(urls.ok()) << urls.status();
+  EXPECT_EQ(urls->size(), 1u);
+  server_->Cancel(stream.inbox());
+  leader.join();
 }
 
 TEST_F(SessionTest, SendErrorsAreTyped) {

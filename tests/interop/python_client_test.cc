@@ -172,6 +172,31 @@ TEST_F(PythonClientTest, ServerReceivesWhatItSends) {
   EXPECT_EQ(client.Finish(), 0);
 }
 
+TEST_F(PythonClientTest, ServerKnowsWhatAForwarderLeftOut) {
+  const std::string name = dir_.File("file");
+  std::ofstream(name) << "content";
+  PythonClient client({path_, "send", "42", "-", name, "-", name});
+  ReadSession(&client);
+  EXPECT_EQ(client.Expect("sent"), absl::StrCat("1 ", name));
+  EXPECT_EQ(client.Expect("sent"), absl::StrCat("3 ", name));
+  const std::string entry = absl::HexStringToBytes(client.Expect("metadata"));
+  auto metadata = DecodeCallMetadata(Bytes(entry));
+  ASSERT_TRUE(metadata.ok()) << metadata.status();
+  EXPECT_EQ(metadata->count, 4u);
+  EXPECT_EQ(metadata->holes, 2u);
+  auto call = server_.Serve(*metadata);
+  ASSERT_NE(call, nullptr);
+  const UniqueFd own(::open(name.c_str(), O_RDONLY | O_CLOEXEC));
+  const auto dev_ino = FdToDevIno(own);
+  ASSERT_TRUE(dev_ino.ok()) << dev_ino.status();
+  EXPECT_EQ(Content(*call->RecvFd(InodeUrl(*dev_ino, 3))), "content");
+  EXPECT_EQ(call->RecvFd(InodeUrl(*dev_ino, 2)).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Content(*call->RecvFd(InodeUrl(*dev_ino, 1))), "content");
+  call.reset();
+  client.Expect("done");
+  EXPECT_EQ(client.Finish(), 0);
+}
+
 TEST_F(PythonClientTest, ClientReceivesWhatTheServerSends) {
   // More than the client's window of 64: it must send CREDIT for the server to get on.
   constexpr int kFiles = 100;

@@ -90,9 +90,9 @@ class Session:
         self.socket.sendmsg([frame], [rights], socket.MSG_NOSIGNAL)
         self.sent += len(fds)
 
-    def metadata(self, call_id, count, attempt=0):
+    def metadata(self, call_id, count, attempt=0, holes=0):
         """The value of the RPC's grpcfd-bin entry."""
-        return METADATA.pack(1, 0, 0, attempt, count, 0, call_id, self.token, self.id)
+        return METADATA.pack(1, 0, 0, attempt, count, holes, call_id, self.token, self.id)
 
     def read(self):
         """Reads one frame. DATA gives (call_id, attempt, first_index, descriptors), and the
@@ -154,11 +154,14 @@ def run(path, command, *rest):
     say("session", session.id)
     say("token", session.token.hex())
     if command == "send":
-        for index, name in enumerate(rest[1:]):
+        names = rest[1:]
+        for index, name in enumerate(names):
+            if name == "-":
+                continue  # A hole, as a process leaves that forwards a call and filters.
             with open(name, "rb") as file:
                 session.send(int(rest[0]), index, [file.fileno()])
             say("sent", index, name)
-        say("metadata", session.metadata(int(rest[0]), len(rest) - 1).hex())
+        say("metadata", session.metadata(int(rest[0]), len(names), holes=names.count("-")).hex())
     frames = int(rest[0]) if command == "recv" else 0
     while frames:
         data = session.early.pop(0) if session.early else session.read()

@@ -1,0 +1,116 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/forwarding.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "fdchannel/indices.h"
+
+namespace grpcfd {
+namespace internal {
+
+std::vector<uint32_t> IndicesOf(const std::vector<IndexedFd>& fds) {
+  std::vector<uint32_t> indices;
+  indices.reserve(fds.size());
+  for (const IndexedFd& fd : fds) indices.push_back(*fd.url.index());
+  return indices;
+}
+
+std::vector<int> NumbersOf(const std::vector<IndexedFd>& fds) {
+  std::vector<int> numbers;
+  numbers.reserve(fds.size());
+  for (const IndexedFd& fd : fds) numbers.push_back(fd.fd.get());
+  return numbers;
+}
+
+std::vector<uint32_t> IndicesOf(const std::vector<InodeUrl>& urls) {
+  std::vector<uint32_t> indices;
+  indices.reserve(urls.size());
+  for (const InodeUrl& url : urls) indices.push_back(*url.index());
+  return indices;
+}
+
+absl::Status ForwardedIndices::Claim(std::vector<InodeUrl>* urls) {
+  urls->erase(
+      std::remove_if(urls->begin(), urls->end(),
+                     [this](const InodeUrl& url) { return !forwarded_.IsFree(*url.index()); }),
+      urls->end());
+  const std::vector<uint32_t> indices = IndicesOf(*urls);
+  if (!all_.Take(indices)) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "descriptors %d to %d cannot be forwarded: at least one of these indices is in use in the "
+        "next call. Forward before SendFd",
+        indices.front(), indices.back()));
+  }
+  forwarded_.Take(indices);
+  return absl::OkStatus();
+}
+
+void ForwardedIndices::Unclaim(uint32_t index) {
+  forwarded_.GiveBack(index);
+  all_.GiveBack(index);
+}
+
+absl::Status IndicesExhausted() {
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "the call has used descriptor index %d, and there is none above it", kMaxIndex));
+}
+
+void SendForwardedLater(Session* session, const CallKey& call, IndexedFd fd, absl::Time deadline,
+                        std::function<void(absl::Status)> done) {
+  const uint32_t index = *fd.url.index();
+  // The session waits with the number; whoever holds the callback holds the descriptor.
+  auto sending = std::make_shared<UniqueFd>(std::move(fd.fd));
+  session->SendAsync(call, index, {sending->get()}, deadline,
+                     [sending, done = std::move(done)](absl::Status status) {
+                       sending->Reset();
+                       done(std::move(status));
+                     });
+}
+
+absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall* to,
+                     const ForwardFilter& filter, bool keep) {
+  auto urls = from->Arrived();
+  if (!urls.ok()) return urls.status();
+  // Also if nothing has come: it says what went wrong with what came before.
+  absl::Status status = to->Claim(&*urls);
+  if (!status.ok() || urls->empty()) return status;
+  // What has to wait for room stays with `from` as well until it is sent: its sender is not to be
+  // told that there is room for more.
+  const bool later = to->MustNotWait();
+  const bool duplicate = keep || later;
+  size_t room = to->Room(from->MaxAtOnce());
+  std::vector<IndexedFd> fds;
+  for (const InodeUrl& url : *urls) {
+    if (room == 0) {  // The next time, when the call is made.
+      to->Unclaim(*url.index());
+      continue;
+    }
+    // It is there, so this does not wait. FAILED_PRECONDITION: another thread has taken it
+    // meanwhile, and it is that thread's.
+    auto fd = duplicate ? from->DupFd(url, absl::InfinitePast())
+                        : from->RecvFd(url, absl::InfinitePast());
+    const bool passes = status.ok() && fd.ok() && (!filter || filter(url, *fd));
+    if (!passes) {
+      to->Unclaim(*url.index());
+      if (!fd.ok() && !absl::IsFailedPrecondition(fd.status())) status.Update(fd.status());
+      if (fd.ok() && later && !keep) (void)from->RecvFd(url, absl::InfinitePast());
+    } else if (later) {
+      to->SendClaimedLater(IndexedFd{url, *std::move(fd)}, [from, url, keep] {
+        if (!keep) (void)from->RecvFd(url, absl::InfinitePast());
+      });
+    } else {
+      --room;
+      fds.push_back(IndexedFd{url, *std::move(fd)});
+    }
+  }
+  if (fds.empty() || !status.ok()) return status;
+  return to->SendClaimed(std::move(fds));
+}
+
+}  // namespace internal
+}  // namespace grpcfd
