@@ -8,7 +8,8 @@
 set -euo pipefail
 
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
-       protobuf-compiler protobuf-compiler-grpc libcli11-dev libgtest-dev libgmock-dev)
+       protobuf-compiler protobuf-compiler-grpc libcli11-dev libgtest-dev libgmock-dev
+       libssl-dev)
 test=(python3)
 # protobuf 1.3 brings the source of the generator that goes with this gRPC.
 go=(golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-3-dev)
