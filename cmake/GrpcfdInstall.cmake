@@ -19,14 +19,14 @@ set(_pc_names grpcfd-urls grpcfd-fdchannel)
 install(TARGETS grpcfd_urls grpcfd_fdchannel EXPORT grpcfdFdchannelTargets)
 install(EXPORT grpcfdFdchannelTargets NAMESPACE grpcfd:: DESTINATION ${_cmake_dir})
 if(GRPCFD_WITH_GRPC)
-  list(APPEND _pc_names grpcfd grpcfd-messages)
+  list(APPEND _pc_names grpcfd-inband grpcfd grpcfd-messages)
   install(TARGETS grpcfd_messages EXPORT grpcfdMessagesTargets)
   install(EXPORT grpcfdMessagesTargets NAMESPACE grpcfd:: DESTINATION ${_cmake_dir})
   # The schema lies beside the header made from it, as protobuf's own do.
   install(FILES ${PROJECT_SOURCE_DIR}/proto/grpcfd/v1/descriptor.proto ${PROJECT_BINARY_DIR}/generated/grpcfd/v1/descriptor.pb.h
     DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/grpcfd/v1)
   list(APPEND _package_files ${PROJECT_SOURCE_DIR}/cmake/GrpcfdFindGrpc.cmake)
-  install(TARGETS grpcfd EXPORT grpcfdGrpcTargets)
+  install(TARGETS grpcfd_inband grpcfd EXPORT grpcfdGrpcTargets)
   install(EXPORT grpcfdGrpcTargets NAMESPACE grpcfd:: DESTINATION ${_cmake_dir})
 endif()
 if(GRPCFD_BUILD_TESTING_LIBRARY)
@@ -118,11 +118,18 @@ if(GRPCFD_WITH_GRPC)
     REQUIRES_PRIVATE ${_private}
     VARIABLES "proto_import_dir=\${includedir}")
 
+  grpcfd_absl_packages(grpcfd_inband _public _private)
+  grpcfd_pkg_config(grpcfd-inband
+    DESCRIPTION "The in-band wire of grpcfd, as Go's has it, without gRPC"
+    LIB grpcfd_inband
+    REQUIRES "grpcfd-fdchannel = ${PROJECT_VERSION}" ${_public}
+    REQUIRES_PRIVATE ${_private})
+
   grpcfd_absl_packages(grpcfd _public _private)
   grpcfd_pkg_config(grpcfd
     DESCRIPTION "${PROJECT_DESCRIPTION}"
     LIB grpcfd
-    REQUIRES "grpcfd-fdchannel = ${PROJECT_VERSION}" grpc++ protobuf ${_public}
+    REQUIRES "grpcfd-inband = ${PROJECT_VERSION}" grpc++ protobuf ${_public}
     REQUIRES_PRIVATE ${_private})
 endif()
 

@@ -29,9 +29,13 @@ ClientCall::~ClientCall() {
   if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/indices_.next() != 0);
 }
 
-absl::StatusOr<InodeUrl> ClientCall::SendFd(BorrowedFd fd) { return Send(fd, nullptr); }
+absl::StatusOr<InodeUrl> ClientCall::SendFd(BorrowedFd fd) {
+  if (const auto other = carrier()) return other->SendFd(fd);
+  return Send(fd, nullptr);
+}
 
 absl::StatusOr<InodeUrl> ClientCall::SendFd(UniqueFd&& fd) {
+  if (const auto other = carrier()) return other->SendFd(std::move(fd));
   UniqueFd adopted = std::move(fd);
   return Send(BorrowedFd(adopted), &adopted);
 }
@@ -346,15 +350,33 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
 }
 
 void ClientCall::StartWithout(const absl::Status& why) {
-  std::vector<IndexedFd> done_with;  // Outlives the lock.
+  std::vector<IndexedFd> done_with;  // Outlives the lock, as does this:
+  std::shared_ptr<FdTransceiver> carrier;
   MutexLock lock(&mutex_);
+  carrier.swap(carrier_);
   FinishStart(why, &done_with);
+}
+
+std::shared_ptr<FdTransceiver> ClientCall::StartBy(const MakeCarrier& make) {
+  std::vector<UniqueFd> queued;
+  MutexLock lock(&mutex_);
+  for (IndexedFd& one : queue_) queued.push_back(std::move(one.fd));
+  queue_.clear();
+  carrier_ = make(std::move(queued));
+  phase_ = Phase::kStarted;
+  started_.NotifyAll();
+  return carrier_;
+}
+
+std::shared_ptr<FdTransceiver> ClientCall::carrier() const {
+  MutexLock lock(&mutex_);
+  return carrier_;
 }
 
 CallMetadata ClientCall::metadata() const {
   CallMetadata metadata;
   MutexLock lock(&mutex_);
-  if (phase_ != Phase::kStarted) return metadata;
+  if (phase_ != Phase::kStarted || inbox_ == nullptr) return metadata;
   metadata.attempt = inbox_->key().attempt;
   metadata.count = announced_;
   metadata.holes = holes_;
@@ -376,6 +398,12 @@ absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline
     }
   }
   if (phase_ == Phase::kWithout) return without_;
+  if (session_ == nullptr) {
+    return absl::FailedPreconditionError(
+        "the call's descriptors go on gRPC's own connection (Wire::kInBand): what comes there "
+        "belongs "
+        "to no call, and cannot be forwarded");
+  }
   return session_;
 }
 
@@ -403,14 +431,17 @@ absl::StatusOr<UniqueFd> ClientCall::Receive(const InodeUrl& url, absl::Time dea
 }
 
 absl::StatusOr<UniqueFd> ClientCall::RecvFd(const InodeUrl& url, absl::Time deadline) {
+  if (const auto other = carrier()) return other->RecvFd(url, deadline);
   return Receive(url, deadline, Session::Op::kTake);
 }
 
 absl::StatusOr<UniqueFd> ClientCall::DupFd(const InodeUrl& url, absl::Time deadline) {
+  if (const auto other = carrier()) return other->DupFd(url, deadline);
   return Receive(url, deadline, Session::Op::kDup);
 }
 
 void ClientCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
+  if (const auto other = carrier()) return other->RecvFdAsync(url, deadline, std::move(done));
   std::shared_ptr<Session> session;
   CallInbox* inbox = nullptr;
   absl::Status status;

@@ -104,6 +104,12 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   // What is queued is closed.
   void StartWithout(const absl::Status& why);
 
+  // Instead of a session: the call has started, and `carrier` does all that its methods are asked
+  // for from now on. MakeCarrier is given what is queued; it must not block.
+  using MakeCarrier = std::function<std::shared_ptr<FdTransceiver>(std::vector<UniqueFd> queued)>;
+  std::shared_ptr<FdTransceiver> StartBy(const MakeCarrier& make);
+  std::shared_ptr<FdTransceiver> carrier() const;
+
   CallMetadata metadata() const;
 
  private:
@@ -137,6 +143,7 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   // Set while starting, then unchanged.
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<FdTransceiver> carrier_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace internal

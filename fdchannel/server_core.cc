@@ -257,12 +257,12 @@ void ServerCore::RemoveSession(const Token& token, uint64_t session_id) {
 // --- Listener ---
 
 absl::StatusOr<std::shared_ptr<Listener>> Listener::Create(std::shared_ptr<ServerCore> core,
-                                                           BoundSocket socket,
+                                                           BoundSocket socket, const Wires& wires,
                                                            ConnectionHandler handler) {
   auto poller = core->StartPoller();
   if (!poller.ok()) return poller.status();
-  return std::shared_ptr<Listener>(
-      new Listener(std::move(core), *std::move(poller), std::move(socket), std::move(handler)));
+  return std::shared_ptr<Listener>(new Listener(std::move(core), *std::move(poller),
+                                                std::move(socket), wires, std::move(handler)));
 }
 
 Listener::~Listener() {
@@ -402,24 +402,32 @@ void Listener::OnBytes(HalfOpen* half_open) {
   const IoResult io =
       ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
                      half_open->bytes.size() - half_open->received, &message);
-  // Descriptors have no place here. Closing them may block, which must not hold up everybody else.
-  if (!message.fds.empty()) core_->CloseLater(std::move(message.fds));
+  // Closing descriptors may block, which must not hold up everybody else.
+  const auto close_fds = [&] {
+    if (!message.fds.empty()) core_->CloseLater(std::move(message.fds));
+  };
+  if (!wires_.in_band) close_fds();  // They have no place here.
   if (io.would_block()) return;
-  if (!io.ok() || message.size == 0) {
+  if (!io.ok() || message.size == 0 || (wires_.in_band && message.control_truncated)) {
+    close_fds();
     Detach(half_open);
     return;
   }
   half_open->received += message.size;
   const auto bytes = absl::MakeConstSpan(half_open->bytes.data(), half_open->received);
-  switch (ClassifyFirstBytes(bytes)) {
+  // Without an fdchannel, whoever reads next says what it thinks of a hello.
+  switch (wires_.fdchannel ? ClassifyFirstBytes(bytes) : FirstBytes::kOther) {
     case FirstBytes::kNeedMore:
+      close_fds();  // The beginning of a hello, or of nothing known.
       return;
     case FirstBytes::kHello:
+      close_fds();
       if (half_open->received == half_open->bytes.size()) AnswerHello(half_open);
       return;
     case FirstBytes::kOther: {
       auto detached = Detach(half_open);
-      handler_(std::move(detached->socket), std::string(bytes.data(), bytes.size()));
+      handler_(std::move(detached->socket), std::string(bytes.data(), bytes.size()),
+               std::move(message.fds));
       return;
     }
   }

@@ -109,12 +109,19 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
 // Thread-safe.
 class Listener : public std::enable_shared_from_this<Listener> {
  public:
-  // Receives a connection that is not a hello, non-blocking and close-on-exec, and the bytes read
-  // from it so far (at least one). Called on the poller's thread.
-  using ConnectionHandler = std::function<void(UniqueFd connection, std::string first_bytes)>;
+  // Receives a connection that is not a hello, non-blocking and close-on-exec, the bytes read from
+  // it so far (at least one), and the descriptors that came with them, if they are wanted. Called
+  // on the poller's thread.
+  using ConnectionHandler =
+      std::function<void(UniqueFd connection, std::string first_bytes, FdVector fds)>;
+
+  struct Wires {
+    bool fdchannel = true;  // Serve hellos. If not, they are handed on like anything else.
+    bool in_band = false;  // Hand on the descriptors that come with other connections' first bytes.
+  };
 
   static absl::StatusOr<std::shared_ptr<Listener>> Create(std::shared_ptr<ServerCore> core,
-                                                          BoundSocket socket,
+                                                          BoundSocket socket, const Wires& wires,
                                                           ConnectionHandler handler);
   ~Listener();
 
@@ -138,9 +145,10 @@ class Listener : public std::enable_shared_from_this<Listener> {
   };
 
   Listener(std::shared_ptr<ServerCore> core, std::shared_ptr<Poller> poller, BoundSocket socket,
-           ConnectionHandler handler)
+           const Wires& wires, ConnectionHandler handler)
       : core_(std::move(core)),
         poller_(std::move(poller)),
+        wires_(wires),
         handler_(std::move(handler)),
         socket_(std::move(socket)) {}
 
@@ -157,6 +165,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   const std::shared_ptr<ServerCore> core_;
   const std::shared_ptr<Poller> poller_;
+  const Wires wires_;
   const ConnectionHandler handler_;
 
   Mutex mutex_;

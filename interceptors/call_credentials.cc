@@ -12,6 +12,8 @@
 #include "fdchannel/send_file.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
+#include "grpcfd/status.h"
+#include "inband/dialed_call.h"
 #include "interceptors/private_access.h"
 
 namespace grpcfd {
@@ -27,6 +29,23 @@ std::shared_ptr<grpc::CallCredentials> Combine(
   }
   return all;
 }
+
+// Learns that an attempt of a call has been given to a connection: gRPC asks it for metadata, and
+// it has none. Does not block, so gRPC asks on its own thread.
+class AttemptPlugin final : public grpc::MetadataCredentialsPlugin {
+ public:
+  explicit AttemptPlugin(std::shared_ptr<DialedCall> call) : call_(std::move(call)) {}
+
+  bool IsBlocking() const override { return false; }
+  const char* GetType() const override { return "grpcfd"; }
+  grpc::Status GetMetadata(grpc::string_ref, grpc::string_ref, const grpc::AuthContext&,
+                           std::multimap<grpc::string, grpc::string>*) override {
+    return ToGrpcStatus(call_->StartAttempt());
+  }
+
+ private:
+  const std::shared_ptr<DialedCall> call_;
+};
 
 }  // namespace
 
@@ -81,6 +100,12 @@ bool Credentials::ApplyToCall(grpc_call* call) {
           "the call's PerRpcCredentials carry descriptors, but no "
           "grpcfd::MakeClientInterceptorFactory "
           "of the channel saw them (it must stand after a chain factory that sets them)");
+    }
+  }
+  for (const auto& fd_call : flat.calls) {
+    if (auto dialed = std::dynamic_pointer_cast<DialedCall>(fd_call->carrier())) {
+      flat.plain.push_back(grpc::experimental::MetadataCredentialsFromPlugin(
+          std::make_unique<AttemptPlugin>(std::move(dialed)), GRPC_SECURITY_NONE));
     }
   }
   std::shared_ptr<grpc::CallCredentials> all;

@@ -24,6 +24,8 @@
 #include "fdchannel/socket_address.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
+#include "inband/dialed_call.h"
+#include "inband/dialer.h"
 #include "interceptors/call_credentials.h"
 #include "interceptors/deadline.h"
 #include "interceptors/private_access.h"
@@ -153,6 +155,17 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
   ClientFactory(std::shared_ptr<FdChannel> fd_channel, absl::Status without,
                 const ClientInterceptorOptions& options)
       : fd_channel_(std::move(fd_channel)), without_(std::move(without)), options_(options) {}
+  // For the in-band wire: calls that have descriptors go by `dialer`.
+  ClientFactory(std::shared_ptr<Dialer> dialer, const FdChannelOptions& options)
+      : dialer_(std::move(dialer)),
+        limits_(options.limits),
+        policy_(options.receive_policy.accepts_all()
+                    ? nullptr
+                    : std::make_shared<ReceivePolicy>(options.receive_policy)) {}
+  // The channel is gone, and its calls are.
+  ~ClientFactory() override {
+    if (dialer_ != nullptr) dialer_->Stop();
+  }
 
   Interceptor* CreateClientInterceptor(ClientRpcInfo* info) override {
     grpc::ClientContext* context = info->client_context();
@@ -200,9 +213,15 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     start.client_streams = info->type() == ClientRpcInfo::Type::CLIENT_STREAMING ||
                            info->type() == ClientRpcInfo::Type::BIDI_STREAMING;
     start.deadline = ToAbslTime(context->deadline());
-    if (fd_channel_ != nullptr) start.limits = fd_channel_->core()->options().limits;
+    start.limits = fd_channel_ != nullptr ? fd_channel_->core()->options().limits : limits_;
     const bool had_descriptors = call->has_queued();
     absl::Status status = call->BeginStart(start);
+    if (status.ok() && dialer_ != nullptr) {
+      status = StartInBand(call, start);
+      // No entry names a session: the peer may be Go.
+      metadata.erase(kCallMetadataKey);
+      if (status.ok()) return nullptr;
+    }
     if (status.ok() && fd_channel_ == nullptr) {
       call->StartWithout(without_);
       if (had_descriptors) Refuse(context, without_);
@@ -235,6 +254,22 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
   }
 
  private:
+  absl::Status StartInBand(const std::shared_ptr<ClientCall>& call,
+                           const ClientCall::Start& start) const {
+    DialedCall::Config config;
+    config.client_streams = start.client_streams;
+    config.deadline = start.deadline;
+    config.recv_timeout = start.limits.recv_timeout;
+    config.max_fds_per_call = start.limits.max_fds_per_call;
+    config.policy = policy_;
+    std::shared_ptr<DialedCall> dialed;
+    call->StartBy([&](std::vector<UniqueFd> queued) {
+      dialed = std::make_shared<DialedCall>(dialer_, std::move(queued), config);
+      return dialed;
+    });
+    return dialed->Check();
+  }
+
   static void Refuse(grpc::ClientContext* context, const absl::Status& status) {
     context->set_credentials(std::make_shared<RefusingCredentials>(status, context->credentials()));
   }
@@ -242,6 +277,9 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
   const std::shared_ptr<FdChannel> fd_channel_;
   const absl::Status without_;
   const ClientInterceptorOptions options_;
+  const std::shared_ptr<Dialer> dialer_;
+  const SessionLimits limits_;
+  const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
 };
 
 class ChainFactory final : public ClientInterceptorFactoryInterface {
@@ -282,6 +320,17 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
   FlatCredentials flat_;
 };
 
+absl::StatusOr<std::shared_ptr<Dialer>> StartDialer(const std::string& target,
+                                                    const ChannelOptions& options) {
+  if (options.wire != Wire::kInBand) {
+    return absl::InvalidArgumentError(
+        "ChannelOptions::wire is kBoth, which is for servers: a channel has one wire");
+  }
+  auto address = SocketAddress::Parse(target);
+  if (!address.ok()) return address.status();
+  return Dialer::Start(*std::move(address), options.fd_channel.connect_timeout, options.in_band);
+}
+
 }  // namespace
 }  // namespace internal
 
@@ -308,6 +357,20 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
     std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>>
         interceptor_creators,
     const ChannelOptions& options) {
+  if (options.wire != Wire::kFdChannel) {
+    auto dialer = internal::StartDialer(target, options);
+    std::string address = target;
+    if (dialer.ok()) {
+      address = (*dialer)->address();
+      interceptor_creators.push_back(
+          std::make_unique<internal::ClientFactory>(*std::move(dialer), options.fd_channel));
+    } else {
+      interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
+          std::shared_ptr<FdChannel>(), dialer.status(), options.interceptor));
+    }
+    return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
+                                                                   std::move(interceptor_creators));
+  }
   auto fd_channel = FdChannel::Create(target, options.fd_channel);
   interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
       fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));

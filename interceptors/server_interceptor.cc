@@ -10,7 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "fdchannel/call_metadata.h"
+#include "fdchannel/mutex.h"
 #include "grpcfd/server.h"
+#include "inband/link_call.h"
+#include "inband/relay.h"
 #include "interceptors/deadline.h"
 #include "interceptors/server_port.h"
 
@@ -28,17 +31,22 @@ using Metadata = std::multimap<grpc::string_ref, grpc::string_ref>;
 constexpr char kStateKey[] = "grpcfd-state";
 constexpr size_t kStateKeyLength = sizeof(kStateKey) - 1;
 
-class ServerInterceptor final : public Interceptor {
- public:
-  // `session` is null if the call names none that is there.
-  ServerInterceptor(absl::StatusOr<std::shared_ptr<ServerCall>> call,
-                    std::shared_ptr<FdSession> session, bool synchronous)
-      : call_(std::move(call)), session_(std::move(session)), synchronous_(synchronous) {}
-  ~ServerInterceptor() override {
-    if (call_.ok()) (*call_)->End();
-  }
+absl::Status NoState() {
+  return absl::FailedPreconditionError(
+      "the call carries no descriptors: the client did not use grpcfd::FromContext, the call came "
+      "over a port that is not grpcfd's (TCP, say), or the server has no grpcfd interceptor");
+}
 
-  void Intercept(InterceptorBatchMethods* methods) override {
+absl::Status RefusedByAuthorizer(const char* method, const absl::Status& decision) {
+  return absl::PermissionDeniedError(absl::StrCat(
+      "the server's authorize_call refused the descriptors of ", method, ": ", decision.message()));
+}
+
+// What the entry of the metadata points to: the interceptor of the call, whichever way its
+// descriptors come.
+class CallState : public Interceptor {
+ public:
+  void Intercept(InterceptorBatchMethods* methods) final {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
       Metadata* metadata = methods->GetRecvInitialMetadata();
       if (metadata != nullptr) {
@@ -46,35 +54,161 @@ class ServerInterceptor final : public Interceptor {
                           grpc::string_ref(reinterpret_cast<const char*>(this), 0));
       }
     }
-    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE) &&
-        call_.ok()) {
-      (*call_)->Cancel();
-    }
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE)) Cancel();
     methods->Proceed();
   }
 
-  static const ServerInterceptor* Find(const Metadata& metadata) {
+  // Null if the call has none.
+  static CallState* Find(grpc::ServerContextBase* context) {
+    const Metadata& metadata = context->client_metadata();
     const auto range = metadata.equal_range(grpc::string_ref(kStateKey, kStateKeyLength));
-    // Ports may have FdServers of their own, each with a factory. The call's session is at one of
-    // them.
-    const ServerInterceptor* without = nullptr;
+    // Ports may have FdServers of their own, each with a factory. The call's session or connection
+    // is at one of them.
+    CallState* without = nullptr;
     for (auto it = range.first; it != range.second; ++it) {
       if (it->first.data() != kStateKey) continue;
-      const auto* state = reinterpret_cast<const ServerInterceptor*>(it->second.data());
-      if (state->session() != nullptr) return state;
+      auto* state = reinterpret_cast<CallState*>(const_cast<char*>(it->second.data()));
+      if (state->Belongs(context)) return state;
       without = state;
     }
     return without;
   }
 
-  const absl::StatusOr<std::shared_ptr<ServerCall>>& call() const { return call_; }
-  const std::shared_ptr<FdSession>& session() const { return session_; }
-  bool synchronous() const { return synchronous_; }
+  // What the functions of grpcfd/server.h return, for the context of this call.
+  virtual absl::StatusOr<std::shared_ptr<FdTransceiver>> Get(grpc::ServerContextBase* context) = 0;
+  virtual absl::StatusOr<std::shared_ptr<FdSession>> Session() = 0;
+  virtual absl::StatusOr<PeerCredentials> Peer(grpc::ServerContextBase* context) = 0;
+
+ protected:
+  explicit CallState(bool synchronous) : synchronous_(synchronous) {}
+
+  // A synchronous handler is told of a cancellation only when it asks. Others must not ask before
+  // they are told.
+  template <typename Call>
+  std::shared_ptr<FdTransceiver> HandOut(const std::shared_ptr<Call>& call,
+                                         grpc::ServerContextBase* context) const {
+    if (synchronous_) call->AskOnThisThread([context] { return context->IsCancelled(); });
+    return call;
+  }
 
  private:
+  // Whether the call came to this state's FdServer.
+  virtual bool Belongs(grpc::ServerContextBase* context) = 0;
+  virtual void Cancel() = 0;
+
+  const bool synchronous_;
+};
+
+// A call whose descriptors come by a session.
+class SessionCall final : public CallState {
+ public:
+  // `session` is null if the call names none that is there.
+  SessionCall(absl::StatusOr<std::shared_ptr<ServerCall>> call, std::shared_ptr<FdSession> session,
+              bool synchronous)
+      : CallState(synchronous), call_(std::move(call)), session_(std::move(session)) {}
+  ~SessionCall() override {
+    if (call_.ok()) (*call_)->End();
+  }
+
+  absl::StatusOr<std::shared_ptr<FdTransceiver>> Get(grpc::ServerContextBase* context) override {
+    if (!call_.ok()) return call_.status();
+    return HandOut(*call_, context);
+  }
+  absl::StatusOr<std::shared_ptr<FdSession>> Session() override {
+    if (session_ == nullptr) return call_.status();
+    return session_;
+  }
+  absl::StatusOr<PeerCredentials> Peer(grpc::ServerContextBase*) override {
+    if (session_ == nullptr) return call_.status();
+    return session_->peer().Dup();
+  }
+
+ private:
+  bool Belongs(grpc::ServerContextBase*) override { return session_ != nullptr; }
+  void Cancel() override {
+    if (call_.ok()) (*call_)->Cancel();
+  }
+
   const absl::StatusOr<std::shared_ptr<ServerCall>> call_;
   const std::shared_ptr<FdSession> session_;
-  const bool synchronous_;
+};
+
+// A call whose connection may carry descriptors itself. Nothing in its metadata says so: that is
+// looked up when the handler asks, so that calls without descriptors need not pay for it.
+class InBandCall final : public CallState {
+ public:
+  // `factory` outlives the calls of its server, and `info` this call.
+  InBandCall(const ServerFactory* factory, const ServerRpcInfo* info, bool synchronous)
+      : CallState(synchronous), factory_(factory), info_(info) {}
+  ~InBandCall() override {
+    if (call_ != nullptr) call_->End();
+  }
+
+  absl::StatusOr<std::shared_ptr<FdTransceiver>> Get(grpc::ServerContextBase* context) override {
+    auto link = FindLink(context);
+    if (!link.ok()) return link.status();
+    if (!(*link)->refusal.ok()) return (*link)->refusal;
+    MutexLock lock(&mutex_);
+    if (call_ != nullptr) return HandOut(call_, context);
+    const auto& core = *factory_->fd_server()->core();
+    LinkCall::Config config;
+    config.deadline = ToAbslTime(context->deadline());
+    config.recv_timeout = core.limits().session.recv_timeout;
+    config.policy = core.PolicyFor(info_->method());
+    const CallAuthorizer& authorize = core.options().authorize_call;
+    if (authorize) {
+      lock.Unlock();  // The program's function.
+      // Nobody counts descriptors on this wire.
+      const absl::Status decision =
+          authorize(CallDescription{info_->method(), (*link)->peer, /*fd_count=*/0});
+      lock.Lock();
+      if (!decision.ok()) return RefusedByAuthorizer(info_->method(), decision);
+    }
+    if (call_ == nullptr) call_ = std::make_shared<LinkCall>(*std::move(link), config);
+    if (cancelled_) call_->Cancel();
+    return HandOut(call_, context);
+  }
+  absl::StatusOr<std::shared_ptr<FdSession>> Session() override {
+    return absl::FailedPreconditionError(
+        "the call's descriptors come on gRPC's own connection (Wire::kInBand): it has no session");
+  }
+  absl::StatusOr<PeerCredentials> Peer(grpc::ServerContextBase* context) override {
+    auto link = FindLink(context);
+    if (!link.ok()) return link.status();
+    return (*link)->peer.Dup();
+  }
+
+ private:
+  absl::StatusOr<std::shared_ptr<Link>> FindLink(grpc::ServerContextBase* context) {
+    MutexLock lock(&mutex_);
+    if (link_ == nullptr) {
+      const std::string peer = context->peer();
+      if (InnerNameOfPeer(peer).empty()) return NoState();
+      link_ = factory_->FindLink(peer);
+    }
+    if (link_ == nullptr) {
+      return absl::UnavailableError(
+          "the connection of the call is gone: a new call gets a new one");
+    }
+    return link_;
+  }
+  bool Belongs(grpc::ServerContextBase* context) override { return FindLink(context).ok(); }
+  void Cancel() override {
+    std::shared_ptr<LinkCall> call;
+    {
+      MutexLock lock(&mutex_);
+      cancelled_ = true;
+      call = call_;
+    }
+    if (call != nullptr) call->Cancel();
+  }
+
+  const ServerFactory* const factory_;
+  const ServerRpcInfo* const info_;
+  Mutex mutex_;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<Link> link_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<LinkCall> call_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
@@ -83,19 +217,32 @@ ServerFactory::~ServerFactory() {
   for (auto& port : ports_) port->Close();
 }
 
+void ServerFactory::OwnPort(std::shared_ptr<ServerPort> port) {
+  in_band_ |= port->in_band();
+  ports_.push_back(std::move(port));
+}
+
+std::shared_ptr<Link> ServerFactory::FindLink(const std::string& peer) const {
+  for (const auto& port : ports_) {
+    if (auto link = port->FindLink(peer)) return link;
+  }
+  return nullptr;
+}
+
 Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   grpc::ServerContextBase* context = info->server_context();
   const Metadata& metadata = context->client_metadata();
   const auto range = metadata.equal_range(kCallMetadataKey);
-  if (range.first == range.second) return nullptr;  // The plain call.
+  if (range.first == range.second && !in_band_) return nullptr;  // The plain call.
 
   // Served in a way that lets RecvFd and SendFd wait. What is not known may be a generic service,
   // and that is asynchronous.
   const auto method = methods_.find(absl::string_view(info->method()));
   const bool synchronous = method != methods_.end() && method->second == ApiType::SYNC;
   const auto refuse = [synchronous](absl::Status status) {
-    return new ServerInterceptor(std::move(status), /*session=*/nullptr, synchronous);
+    return new SessionCall(std::move(status), /*session=*/nullptr, synchronous);
   };
+  if (range.first == range.second) return new InBandCall(this, info, synchronous);
   if (std::next(range.first) != range.second) {
     return refuse(absl::InvalidArgumentError(
         absl::StrCat("the call has several metadata entries \"", kCallMetadataKey, "\"")));
@@ -131,49 +278,31 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
     if (!decision.ok()) {
       // Closes what has come, and what is still to come as it comes.
       server_call->End();
-      return new ServerInterceptor(absl::PermissionDeniedError(absl::StrCat(
-                                       "the server's authorize_call refused the descriptors of ",
-                                       info->method(), ": ", decision.message())),
-                                   std::move(found->handle), synchronous);
+      return new SessionCall(RefusedByAuthorizer(info->method(), decision),
+                             std::move(found->handle), synchronous);
     }
   }
-  return new ServerInterceptor(std::move(server_call), std::move(found->handle), synchronous);
+  return new SessionCall(std::move(server_call), std::move(found->handle), synchronous);
 }
 
 }  // namespace internal
 
-namespace {
-
-absl::Status NoState() {
-  return absl::FailedPreconditionError(
-      "the call carries no descriptors: the client did not use grpcfd::FromContext, the call came "
-      "over a port that is not grpcfd's (TCP, say), or the server has no grpcfd interceptor");
-}
-
-}  // namespace
-
 absl::StatusOr<std::shared_ptr<FdSession>> SessionFromContext(grpc::ServerContextBase* context) {
-  const auto* state = internal::ServerInterceptor::Find(context->client_metadata());
-  if (state == nullptr) return NoState();
-  if (state->session() == nullptr) return state->call().status();
-  return state->session();
+  auto* state = internal::CallState::Find(context);
+  if (state == nullptr) return internal::NoState();
+  return state->Session();
 }
 
 absl::StatusOr<PeerCredentials> PeerFromContext(grpc::ServerContextBase* context) {
-  auto session = SessionFromContext(context);
-  if (!session.ok()) return session.status();
-  return (*session)->peer().Dup();
+  auto* state = internal::CallState::Find(context);
+  if (state == nullptr) return internal::NoState();
+  return state->Peer(context);
 }
 
 absl::StatusOr<std::shared_ptr<FdTransceiver>> FromContext(grpc::ServerContextBase* context) {
-  const auto* state = internal::ServerInterceptor::Find(context->client_metadata());
-  if (state == nullptr) return NoState();
-  if (!state->call().ok()) return state->call().status();
-  const std::shared_ptr<internal::ServerCall>& call = *state->call();
-  // A synchronous handler is told of a cancellation only when it asks. Others must not ask before
-  // they are told.
-  if (state->synchronous()) call->AskOnThisThread([context] { return context->IsCancelled(); });
-  return std::shared_ptr<FdTransceiver>(call);
+  auto* state = internal::CallState::Find(context);
+  if (state == nullptr) return internal::NoState();
+  return state->Get(context);
 }
 
 absl::StatusOr<std::vector<InodeUrl>> UrlsFromContext(const grpc::ServerContextBase* context) {

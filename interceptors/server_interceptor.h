@@ -31,6 +31,7 @@
 namespace grpcfd {
 namespace internal {
 
+class Link;
 class ServerPort;
 
 class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
@@ -50,12 +51,16 @@ class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryI
   void SetMethods(absl::flat_hash_map<std::string, ApiType> methods) {
     methods_ = std::move(methods);
   }
-  void OwnPort(std::shared_ptr<ServerPort> port) { ports_.push_back(std::move(port)); }
+  void OwnPort(std::shared_ptr<ServerPort> port);
+
+  // The relayed connection that gRPC calls `peer`; null if there is none.
+  std::shared_ptr<Link> FindLink(const std::string& peer) const;
 
  private:
   const std::shared_ptr<FdServer> fd_server_;
   absl::flat_hash_map<std::string, ApiType> methods_;
   std::vector<std::shared_ptr<ServerPort>> ports_;
+  bool in_band_ = false;  // One of the ports is.
 };
 
 }  // namespace internal

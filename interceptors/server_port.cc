@@ -115,11 +115,19 @@ absl::Status ServerPort::BindSocket() {
     return BoundSocket::Bind(*address, options);
   }();
   if (!socket.ok()) return socket.status();
+  Listener::Wires wires;
+  wires.fdchannel = options_.wire != Wire::kInBand;
+  wires.in_band = in_band();
+  if (in_band()) {
+    auto relay = Relay::Start(options_.in_band);
+    if (!relay.ok()) return relay.status();
+    relay_ = *std::move(relay);
+  }
   auto listener = Listener::Create(
-      fd_server_->core(), *std::move(socket),
-      [weak = weak_from_this()](UniqueFd connection, const std::string& first_bytes) {
+      fd_server_->core(), *std::move(socket), wires,
+      [weak = weak_from_this()](UniqueFd connection, const std::string& first_bytes, FdVector fds) {
         if (auto self = weak.lock()) {
-          self->HandOver(std::move(connection), first_bytes);
+          self->HandOver(std::move(connection), first_bytes, std::move(fds));
         }
       });
   if (!listener.ok()) return listener.status();
@@ -150,9 +158,41 @@ void ServerPort::Close() {
   listener_->Stop();
   watcher_.reset();
   listener_.reset();
+  if (relay_ != nullptr) relay_->Stop();
 }
 
-void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes) {
+std::shared_ptr<Link> ServerPort::FindLink(const std::string& peer) const {
+  if (relay_ == nullptr) return nullptr;
+  const std::string name = InnerNameOfPeer(peer);
+  return name.empty() ? nullptr : relay_->Find(name);
+}
+
+void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes, FdVector fds) {
+  if (relay_ == nullptr) {
+    // It would be taken for a relayed connection of another port.
+    if (!HasInnerName(connection)) GiveAway(std::move(connection), first_bytes);
+    return;
+  }
+  auto inner = MakeInnerPair();
+  auto peer = GetPeerCredentials(connection, /*want_pidfd=*/true);
+  if (!inner.ok() || !peer.ok()) return relay_->Discard(std::move(fds));
+  absl::Status refusal;
+  const SessionAuthorizer& authorize = fd_server_->core()->options().authorize_session;
+  if (authorize) {
+    const absl::Status decision = authorize(*peer);
+    if (!decision.ok()) {
+      refusal = absl::PermissionDeniedError(
+          absl::StrCat("the server's authorize_session refused the connection: ",
+                       std::string(decision.message())));
+    }
+  }
+  // First of all, so that the first call finds it.
+  relay_->Add(inner->name, std::move(connection), std::move(inner->relay_end), std::move(fds),
+              *std::move(peer), std::move(refusal));
+  GiveAway(std::move(inner->grpc_end), first_bytes);
+}
+
+void ServerPort::GiveAway(UniqueFd connection, const std::string& first_bytes) {
   const auto before = FdToDevIno(connection);
   grpc::Slice slice(first_bytes);
   grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;

@@ -24,6 +24,7 @@
 #include "fdchannel/mutex.h"
 #include "fdchannel/server_core.h"
 #include "grpcfd/server.h"
+#include "inband/relay.h"
 
 namespace grpcfd {
 namespace internal {
@@ -85,15 +86,23 @@ class ServerPort : public std::enable_shared_from_this<ServerPort> {
   // Returns when the port is closed and nothing of it runs any more.
   void Close();
 
+  // Whether its connections may carry descriptors themselves, and the one that gRPC calls `peer`;
+  // null if that is none of this port's.
+  bool in_band() const { return options_.wire != Wire::kFdChannel; }
+  std::shared_ptr<Link> FindLink(const std::string& peer) const;
+
  private:
   absl::Status BindSocket();
-  void HandOver(UniqueFd connection, const std::string& first_bytes);
+  void HandOver(UniqueFd connection, const std::string& first_bytes, FdVector fds);
+  // To gRPC.
+  void GiveAway(UniqueFd connection, const std::string& first_bytes);
 
   const std::string address_;
   const ListenOptions options_;
   const std::shared_ptr<FdServer> fd_server_;
   const absl::Status status_;  // Why there is no fd_server_.
   const std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
+  std::shared_ptr<Relay> relay_;  // Set by Bind(), if the port is in-band.
   std::shared_ptr<Listener> listener_;
   std::unique_ptr<ShutdownWatcher> watcher_;
 };

@@ -25,7 +25,7 @@ for argument in "$@"; do
 done
 tools/deps.sh build test lint
 
-folders=(urls fdchannel messages interceptors testing include tests samples benchmarks cmake fuzz)
+folders=(urls fdchannel inband messages interceptors testing include tests samples benchmarks cmake fuzz)
 existing=()
 for folder in "${folders[@]}"; do [ ! -d "$folder" ] || existing+=("$folder"); done
 mapfile -t sources < <(find "${existing[@]}" -name '*.cc' -o -name '*.h' | LC_ALL=C sort)
@@ -58,7 +58,7 @@ if [ ${#files[@]} -eq 0 ]; then
 
   # The library, its testing part and the samples. The tests are left out: they take as long again, and the compilers'
   # warnings cover them.
-  mapfile -t files < <(find urls fdchannel messages interceptors testing samples -name '*.cc' | LC_ALL=C sort)
+  mapfile -t files < <(find urls fdchannel inband messages interceptors testing samples -name '*.cc' | LC_ALL=C sort)
 fi
 
 echo "== clang-tidy (${#files[@]} files)"

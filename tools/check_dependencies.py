@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Dependencies point one way: urls <- fdchannel <- interceptors, and the first two know no gRPC;
+"""Dependencies point one way: urls <- fdchannel <- inband <- interceptors, and all but the last know no gRPC;
 messages stands on fdchannel, beside interceptors, and knows protobuf but no gRPC.
 
 Follows the includes of each file of a layer through the project's own headers, the public ones
@@ -18,15 +18,16 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.MULTILINE)
 GRPC = re.compile(r"^(grpc|grpcpp|grpc\+\+)/")
 PROTOBUF = re.compile(r"^google/protobuf/|\.pb\.h$")
 FORBIDDEN = {
-    "urls": ("fdchannel/", "messages/", "interceptors/", "samples/", "tests/"),
-    "fdchannel": ("messages/", "interceptors/", "samples/", "tests/"),
-    "testing": ("messages/", "interceptors/", "samples/", "tests/"),
-    "messages": ("interceptors/", "samples/", "tests/"),
+    "urls": ("fdchannel/", "inband/", "messages/", "interceptors/", "samples/", "tests/"),
+    "fdchannel": ("inband/", "messages/", "interceptors/", "samples/", "tests/"),
+    "inband": ("messages/", "interceptors/", "samples/", "tests/"),
+    "testing": ("inband/", "messages/", "interceptors/", "samples/", "tests/"),
+    "messages": ("inband/", "interceptors/", "samples/", "tests/"),
     "interceptors": ("messages/", "samples/", "tests/"),
-    "include": ("urls/", "fdchannel/", "messages/", "interceptors/", "samples/", "tests/"),
+    "include": ("urls/", "fdchannel/", "inband/", "messages/", "interceptors/", "samples/", "tests/"),
 }
-WITHOUT_GRPC = ("urls", "fdchannel", "testing", "messages")
-WITHOUT_PROTOBUF = ("urls", "fdchannel", "testing")
+WITHOUT_GRPC = ("urls", "fdchannel", "inband", "testing", "messages")
+WITHOUT_PROTOBUF = ("urls", "fdchannel", "inband", "testing")
 
 
 def includes(path):

@@ -30,6 +30,7 @@
 
 #include "grpcfd/fd_channel.h"
 #include "grpcfd/fd_transceiver.h"
+#include "grpcfd/in_band.h"
 
 namespace grpcfd {
 
@@ -73,6 +74,14 @@ std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> MakeClien
     std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options = {});
 
 struct ChannelOptions {
+  // kFdChannel, or kInBand for servers that use Go's grpcfd. With kInBand gRPC connects to a relay
+  // in this process, which connects to the target; ClientContext::peer() names the relay. Call
+  // credentials that neither gRPC nor grpcfd made do not go together with descriptors then.
+  Wire wire = Wire::kFdChannel;
+  // For kInBand.
+  InBandOptions in_band;
+
+  // Limits of calls and the time to connect hold for both wires.
   FdChannelOptions fd_channel;
   ClientInterceptorOptions interceptor;
 };

@@ -37,6 +37,7 @@
 #include "grpcfd/fd_server.h"
 #include "grpcfd/fd_session.h"
 #include "grpcfd/fd_transceiver.h"
+#include "grpcfd/in_band.h"
 #include "grpcfd/peer_credentials.h"
 
 namespace grpcfd {
@@ -86,6 +87,13 @@ struct ListenOptions {
   // A unix stream socket that is bound and listening already, from socket activation say. The
   // address is for messages only then. It is adopted when the server starts.
   std::shared_ptr<UniqueFd> listen_fd;
+
+  // Which way the clients' descriptors come. With kInBand and kBoth, FromContext answers for every
+  // call of the port, also for clients that send none. All unix sockets that such a server listens
+  // on should be grpcfd's: see docs/in-band.md, "Who is who".
+  Wire wire = Wire::kFdChannel;
+  // For the connections that are relayed.
+  InBandOptions in_band;
 
   // Where to put the reason when BuildAndStart() returns null because of this port; like gRPC's
   // `selected_port`, it must live until then.

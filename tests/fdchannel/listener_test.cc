@@ -673,7 +673,8 @@ TEST_F(ListenerTest, ListeningSocketThatWasShutDownIsNoBusyLoop) {
   ASSERT_TRUE(adopted.ok()) << adopted.status();
   auto core = ServerCore::Create({});
   ASSERT_TRUE(core.ok()) << core.status();
-  auto listener = Listener::Create(*core, *std::move(adopted), [](UniqueFd, std::string) {});
+  auto listener =
+      Listener::Create(*core, *std::move(adopted), {}, [](UniqueFd, std::string, FdVector) {});
   ASSERT_TRUE(listener.ok()) << listener.status();
   ASSERT_TRUE((*listener)->Start().ok());
   IdleCost cost("grpcfd-server");
@@ -758,7 +759,8 @@ TEST_F(ListenerTest, NeitherStartedNorStopped) {
   ASSERT_TRUE(socket.ok()) << socket.status();
   auto core = ServerCore::Create({});
   ASSERT_TRUE(core.ok()) << core.status();
-  auto listener = Listener::Create(*core, *std::move(socket), [](UniqueFd, std::string) {});
+  auto listener =
+      Listener::Create(*core, *std::move(socket), {}, [](UniqueFd, std::string, FdVector) {});
   ASSERT_TRUE(listener.ok()) << listener.status();
   listener->reset();
   EXPECT_THAT(dir_.List(), ::testing::ElementsAre("s"));
@@ -786,10 +788,11 @@ TEST_F(ListenerTest, HandlerMayStopTheListener) {
   ASSERT_TRUE(socket.ok()) << socket.status();
   std::weak_ptr<Listener> weak;
   std::atomic<int> calls{0};
-  auto listener = Listener::Create(*core, *std::move(socket), [&](UniqueFd, std::string) {
-    calls.fetch_add(1);
-    if (auto self = weak.lock()) self->StopAsync();
-  });
+  auto listener =
+      Listener::Create(*core, *std::move(socket), {}, [&](UniqueFd, std::string, FdVector) {
+        calls.fetch_add(1);
+        if (auto self = weak.lock()) self->StopAsync();
+      });
   ASSERT_TRUE(listener.ok()) << listener.status();
   weak = *listener;
   // All wait in the backlog, and would be accepted in one go.

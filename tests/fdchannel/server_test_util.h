@@ -210,7 +210,8 @@ class TestServer {
     auto socket = BoundSocket::Bind(address_, bind);
     EXPECT_TRUE(socket.ok()) << socket.status();
     auto listener = Listener::Create(
-        core_, *std::move(socket), [this](UniqueFd connection, std::string first_bytes) {
+        core_, *std::move(socket), {},
+        [this](UniqueFd connection, std::string first_bytes, FdVector) {
           MutexLock lock(&mutex_);
           handed_on_.push_back(HandedOn{std::move(connection), std::move(first_bytes)});
           changed_.NotifyAll();

@@ -32,8 +32,8 @@ class Served {
     fd_server = *std::move(made);
     auto socket = BoundSocket::Bind(Address(path), BindOptions());
     EXPECT_TRUE(socket.ok()) << socket.status();
-    auto made_listener = Listener::Create(fd_server->core(), *std::move(socket),
-                                          [](UniqueFd, const std::string&) {});
+    auto made_listener = Listener::Create(fd_server->core(), *std::move(socket), {},
+                                          [](UniqueFd, const std::string&, FdVector) {});
     EXPECT_TRUE(made_listener.ok()) << made_listener.status();
     listener = *std::move(made_listener);
     EXPECT_TRUE(listener->Start().ok());

@@ -1,0 +1,174 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Link: what the calls of one relayed connection share. Connection: its two sockets and the bytes
+// in between.
+//
+// The outer socket leads to the peer, and descriptors come and go with its bytes. The inner one
+// leads to gRPC in this process, and knows bytes only.
+//
+// What holds, and how people get it wrong:
+//  * A descriptor is kept before the byte it came with, or any byte after that, is given to gRPC.
+//  So
+//    a call finds what it names without waiting, though nothing says which call a descriptor is
+//    for.
+//  * What was queued before gRPC wrote some bytes leaves before the last of them, if there is a
+//  byte
+//    for each. The queue is looked at after the bytes were read, never before.
+//  * One descriptor, one byte, one sendmsg(2): a peer that reads with room for some descriptors
+//  only
+//    loses none. A sendmsg(2) that sends less than asked has sent its descriptors: with one byte,
+//    that question does not come up.
+//  * Nothing blocks. A side that does not read stops the other side from being read.
+#ifndef GRPCFD_INBAND_CONNECTION_H_
+#define GRPCFD_INBAND_CONNECTION_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "fdchannel/cmsg.h"
+#include "fdchannel/poller.h"
+#include "fdchannel/reaper.h"
+#include "grpcfd/in_band.h"
+#include "grpcfd/peer_credentials.h"
+#include "grpcfd/unique_fd.h"
+#include "inband/received_fds.h"
+#include "inband/send_queue.h"
+
+namespace grpcfd {
+namespace internal {
+
+// One thread of a relay. The buffer is used by that thread only.
+struct RelayThread {
+  std::shared_ptr<Poller> poller;
+  std::shared_ptr<Reaper> reaper;
+  std::vector<char> buffer;
+};
+
+// Thread-safe. Calls keep it: what came before the connection ended can be had as long as one of
+// them is there.
+class Link : public std::enable_shared_from_this<Link> {
+ public:
+  Link(std::shared_ptr<RelayThread> thread, const InBandOptions& options, size_t max_fds,
+       PeerCredentials peer_credentials, absl::Status refused)
+      : received(max_fds),
+        queue(options.max_queued_fds, max_fds),
+        peer(std::move(peer_credentials)),
+        refusal(std::move(refused)),
+        thread_(std::move(thread)) {}
+  ~Link() { Close(received.TakeAll()); }
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+
+  // As RecvFdAsync: `done` once, here if the outcome is at hand, else on the relay's thread.
+  void ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl::Time deadline,
+                    ReceivedFds::FdCallback done);
+  // Closes on a thread that may wait for it.
+  void Close(FdVector fds);
+  void SetLimit(size_t max_fds);
+
+  ReceivedFds received;
+  SendQueue queue;
+  // Who connected, for servers.
+  const PeerCredentials peer;
+  // Why its calls must not use descriptors.
+  const absl::Status refusal;
+
+ private:
+  const std::shared_ptr<RelayThread> thread_;
+  std::atomic<uint64_t> next_waiter_{1};
+};
+
+// All methods on the relay's thread, but for the constructor.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  // `on_end` is called once, when the connection is over.
+  Connection(std::shared_ptr<RelayThread> thread, std::shared_ptr<Link> link, UniqueFd outer,
+             UniqueFd inner, const InBandOptions& options, std::function<void()> on_end)
+      : thread_(std::move(thread)),
+        link_(std::move(link)),
+        options_(options),
+        on_end_(std::move(on_end)) {
+    outer_.fd = std::move(outer);
+    inner_.fd = std::move(inner);
+  }
+
+  void Start();
+  // Moves what can be moved at once, then ends the connection.
+  void Finish(const absl::Status& status);
+
+ private:
+  struct Socket {
+    UniqueFd fd;
+    Poller::Id registration = 0;
+    bool readable = true;
+    bool writable = true;
+    bool hung_up = false;    // No event will tell of the end: read until it comes.
+    bool wants_out = false;  // Registered for EPOLLOUT.
+  };
+  // Bytes from one socket to the other.
+  struct Direction {
+    Socket* from;
+    Socket* to;
+    std::string pending;  // Read, not written.
+    size_t written = 0;   // Of `pending`.
+    bool end_read = false;
+    bool closed = false;  // Nothing moves any more, and `to` has been told.
+  };
+
+  // What the reaper has not closed yet, and whether reading waits for it.
+  struct Unclosed {
+    std::atomic<size_t> count{0};
+    std::atomic<bool> awaited{false};
+  };
+
+  void OnEvents(Socket* socket, uint32_t events);
+  void Pump();
+  // False when there is nothing more to do for now.
+  bool Step(Direction* direction);
+  size_t ReadOuter();
+  size_t ReadInner();
+  // Returns how many of the bytes were written.
+  size_t WriteInner(const char* data, size_t size);
+  size_t WriteOuter(const char* data, size_t size);
+  // Sends queued descriptors with the first bytes.
+  size_t SendDescriptors(const char* data, size_t size);
+  void WatchForRoom(Socket* socket, bool wanted);
+  void RetryLater(int error);
+  void StartLinger();
+  void End(const absl::Status& status);
+  bool TooManyUnclosed() const;
+  void CloseLater(FdVector fds);
+
+  const std::shared_ptr<RelayThread> thread_;
+  const std::shared_ptr<Link> link_;
+  const InBandOptions options_;
+  std::function<void()> on_end_;
+  Socket outer_;
+  Socket inner_;
+  Direction in_{&outer_, &inner_, {}, 0, false, false};
+  Direction out_{&inner_, &outer_, {}, 0, false, false};
+  SendQueue::SharedFd leaving_;  // Taken from the queue, not sent yet.
+  size_t flood_ = 0;             // Bytes that are owed for descriptors.
+  const std::shared_ptr<Unclosed> unclosed_ = std::make_shared<Unclosed>();
+  FdVector closing_;  // To be handed on when the bytes have moved.
+  Poller::Id linger_timer_ = 0;
+  Poller::Id retry_timer_ = 0;
+  absl::Time retry_until_ = absl::InfiniteFuture();
+  bool pump_posted_ = false;
+  bool ended_ = false;
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_INBAND_CONNECTION_H_

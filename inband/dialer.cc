@@ -1,0 +1,163 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "inband/dialer.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "fdchannel/token.h"
+#include "grpcfd/peer_credentials.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+constexpr int kBacklog = 16;
+// There is no event for "somebody has accepted a connection" (connect(2), EAGAIN), nor for "a
+// descriptor was closed somewhere in this process".
+constexpr absl::Duration kRetryInterval = absl::Milliseconds(10);
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Dialer>> Dialer::Start(SocketAddress target,
+                                                      absl::Duration connect_timeout,
+                                                      const InBandOptions& options) {
+  auto token = Token::Mint();
+  if (!token.ok()) return token.status();
+  // Abstract: nothing is left behind if the process is killed.
+  auto address = SocketAddress::Parse(absl::StrCat(
+      "unix-abstract:grpcfd-relay-",
+      absl::BytesToHexString(std::string(token->bytes().data(), token->bytes().size()))));
+  if (!address.ok()) return address.status();
+  BindOptions bind;
+  bind.allow_abstract = true;
+  bind.backlog = kBacklog;
+  auto socket = BoundSocket::Bind(*address, bind);
+  if (!socket.ok()) return socket.status();
+  auto relay = Relay::Start(options);
+  if (!relay.ok()) return relay.status();
+  auto dialer =
+      std::shared_ptr<Dialer>(new Dialer(std::move(target), connect_timeout, *std::move(address),
+                                         *std::move(socket), *std::move(relay)));
+  dialer->relay_->poller()->Post([weak = dialer->weak_from_this()] {
+    if (auto self = weak.lock()) self->Watch();
+  });
+  return dialer;
+}
+
+std::shared_ptr<Link> Dialer::current() const {
+  std::string name;
+  {
+    MutexLock lock(&mutex_);
+    name = current_;
+  }
+  return relay_->Find(name);
+}
+
+void Dialer::Watch() {
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return;
+  }
+  auto id = relay_->poller()->Add(socket_.fd(), EPOLLIN, [weak = weak_from_this()](uint32_t) {
+    if (auto self = weak.lock()) self->Accept();
+  });
+  if (id.ok()) {
+    registration_ = *id;
+    return;
+  }
+  relay_->poller()->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->Watch();
+  });
+}
+
+void Dialer::Unwatch() {
+  if (registration_ != 0) relay_->poller()->Remove(std::exchange(registration_, 0));
+}
+
+void Dialer::Accept() {
+  for (;;) {
+    UniqueFd inner(::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!inner.valid()) {
+      if (errno == EINTR || errno == ECONNABORTED) continue;
+      if (errno == EAGAIN || registration_ == 0) return;
+      // No descriptors left. The backlog stays readable, so without a pause this would be a busy
+      // loop.
+      Unwatch();
+      relay_->poller()->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
+        if (auto self = weak.lock()) self->Watch();
+      });
+      return;
+    }
+    const auto peer = GetPeerCredentials(inner, /*want_pidfd=*/false);
+    // A failed look-up means "refuse".
+    if (!peer.ok() || peer->pid != ::getpid()) continue;
+    if (Dial(&inner)) continue;
+    if (waiting_.empty()) {
+      relay_->poller()->RunAt(absl::Now() + kRetryInterval, [weak = weak_from_this()] {
+        if (auto self = weak.lock()) self->RetryWaiting();
+      });
+    }
+    waiting_.push_back(Waiting{std::move(inner), absl::Now() + connect_timeout_});
+  }
+}
+
+bool Dialer::Dial(UniqueFd* inner) {
+  UniqueFd outer(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  // Not to be had, or nobody there: gRPC sees its connection close, and does what it does then.
+  if (!outer.valid()) return true;
+  sockaddr_un address;
+  const socklen_t length = target_.ToSockaddr(&address);
+  int result;
+  do {
+    result = ::connect(outer.get(), reinterpret_cast<const sockaddr*>(&address), length);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) return errno != EAGAIN;
+  std::string name = absl::StrCat(++next_name_);
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return true;
+    current_ = name;
+  }
+  relay_->Add(name, std::move(outer), std::move(*inner), {});
+  return true;
+}
+
+void Dialer::RetryWaiting() {
+  const absl::Time now = absl::Now();
+  for (auto it = waiting_.begin(); it != waiting_.end();) {
+    char byte;
+    // gRPC has given up.
+    const bool gone = ::recv(it->inner.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+    if (gone || it->until < now || Dial(&it->inner)) {
+      it = waiting_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  if (waiting_.empty()) return;
+  relay_->poller()->RunAt(now + kRetryInterval, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) self->RetryWaiting();
+  });
+}
+
+void Dialer::Stop() {
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return;
+    stopped_ = true;
+  }
+  // Drops the registration and the timers with the threads.
+  relay_->Stop();
+  socket_.Close();
+  waiting_.clear();
+}
+
+}  // namespace internal
+}  // namespace grpcfd

@@ -1,0 +1,100 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dialer: the client's end. gRPC connects to a private address of this process; for each such
+// connection the dialer makes one to the real target, and relays between the two.
+//
+// Why it exists: gRPC C++ does not let anybody near the sockets of its channels, and one that is
+// given a connected socket cannot make the next one when that breaks. So gRPC keeps doing what it
+// does, handshakes, reconnects and backoff included, and the relay stands in between.
+//
+// How people get it wrong: they listen where everybody may connect, and lend this process's
+// identity (SO_PEERCRED at the target) to whoever does. Here the address is random, and only
+// connections from this very process are served.
+#ifndef GRPCFD_INBAND_DIALER_H_
+#define GRPCFD_INBAND_DIALER_H_
+
+#include <stdint.h>
+
+#include <list>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fdchannel/bind.h"
+#include "fdchannel/mutex.h"
+#include "fdchannel/poller.h"
+#include "fdchannel/socket_address.h"
+#include "grpcfd/in_band.h"
+#include "inband/relay.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-safe.
+class Dialer : public std::enable_shared_from_this<Dialer> {
+ public:
+  // Listens for gRPC. Nothing is connected yet. RESOURCE_EXHAUSTED and others if the address or the
+  // thread cannot be had.
+  static absl::StatusOr<std::shared_ptr<Dialer>> Start(SocketAddress target,
+                                                       absl::Duration connect_timeout,
+                                                       const InBandOptions& options);
+  ~Dialer() { Stop(); }
+  Dialer(const Dialer&) = delete;
+  Dialer& operator=(const Dialer&) = delete;
+
+  // The target for gRPC.
+  std::string address() const { return address_.ToString(); }
+
+  // The connection that was made last; null while there is none. A channel to one address has one
+  // connection for new calls at a time: a second is made when the first takes no more.
+  std::shared_ptr<Link> current() const;
+
+  // Ends all connections. When it returns, nothing runs any more.
+  void Stop();
+
+ private:
+  // A connection of gRPC's whose target has no room in its backlog. On the poller's thread.
+  struct Waiting {
+    UniqueFd inner;
+    absl::Time until;
+  };
+
+  Dialer(SocketAddress target, absl::Duration connect_timeout, SocketAddress address,
+         BoundSocket socket, std::shared_ptr<Relay> relay)
+      : target_(std::move(target)),
+        connect_timeout_(connect_timeout),
+        address_(std::move(address)),
+        relay_(std::move(relay)),
+        socket_(std::move(socket)) {}
+
+  void Accept();
+  void Watch();
+  void Unwatch();
+  // False if it has to be tried again.
+  bool Dial(UniqueFd* inner);
+  void RetryWaiting();
+
+  const SocketAddress target_;
+  const absl::Duration connect_timeout_;
+  const SocketAddress address_;
+  const std::shared_ptr<Relay> relay_;
+
+  mutable Mutex mutex_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  std::string current_ ABSL_GUARDED_BY(mutex_);
+
+  // On the poller's thread.
+  BoundSocket socket_;
+  Poller::Id registration_ = 0;
+  std::list<Waiting> waiting_;
+  uint64_t next_name_ = 0;
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_INBAND_DIALER_H_

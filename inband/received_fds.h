@@ -1,0 +1,125 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// ReceivedFds: the descriptors that came on one connection, and who waits for one.
+//
+// Why it exists: on this wire a descriptor belongs to no call. It is kept under its (dev, ino), and
+// whoever asks gets a duplicate: any call of the connection, any number of times, before or after
+// it came.
+//
+// How people get it wrong: they keep everything until the connection closes, as Go does, and a
+// client with one new file for each call fills the server's descriptor table. Here the least
+// recently used goes when there are too many, and whoever asks for it afterwards is told so instead
+// of waiting for it.
+#ifndef GRPCFD_INBAND_RECEIVED_FDS_H_
+#define GRPCFD_INBAND_RECEIVED_FDS_H_
+
+#include <stddef.h>
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fdchannel/cmsg.h"
+#include "fdchannel/mutex.h"
+#include "grpcfd/inode_url.h"
+#include "grpcfd/unique_fd.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-safe. Nothing is closed or called back under its lock.
+class ReceivedFds {
+ public:
+  using FdCallback = std::function<void(absl::StatusOr<UniqueFd>)>;
+
+  // A call that asks. Must stay until Release().
+  class Caller {
+   private:
+    friend class ReceivedFds;
+    absl::Status released_;  // Under the lock of the ReceivedFds.
+  };
+
+  // Keeps at most `limit` (1 or more).
+  explicit ReceivedFds(size_t limit) : limit_(limit) {}
+
+  // Keeps `fds`, gives those who wait their duplicates, and moves into `*closing` what must be
+  // closed: the second of an inode, and the least recently used above the limit.
+  void Keep(FdVector fds, FdVector* closing);
+  // From now on.
+  void SetLimit(size_t limit, FdVector* closing);
+
+  // A duplicate. Waits for it, unless the caller was released.
+  //   DEADLINE_EXCEEDED   it did not come before `deadline`
+  //   CANCELLED           `cancelled` (may be null) said so; it is asked now and then
+  //   RESOURCE_EXHAUSTED  it came, but newer ones have pushed it out; or this process is at
+  //                       RLIMIT_NOFILE
+  //   others              as Release() or End() said
+  absl::StatusOr<UniqueFd> Receive(const DevIno& dev_ino, Caller* caller, absl::Time deadline,
+                                   const std::function<bool()>* cancelled);
+  // The same. False if it has to wait: then `done` is called later, on a thread that calls Keep,
+  // Release, Expire or End, with what it was called for. True, with `*result`, if not.
+  bool ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t id, const FdCallback& done,
+                    absl::StatusOr<UniqueFd>* result);
+  // The time of the asynchronous waiter `id` is over. It may be gone already.
+  void Expire(uint64_t id);
+  // From now on `caller` waits for nothing: what it waits for fails with `status`, and so does what
+  // is not here when it asks.
+  void Release(Caller* caller, const absl::Status& status);
+
+  // No more will come: fails all that wait. What is here stays for those who ask.
+  void End(const absl::Status& status);
+  // Gives up all that is kept.
+  FdVector TakeAll();
+
+  size_t size() const;
+
+ private:
+  struct Kept {
+    DevIno dev_ino;
+    UniqueFd fd;
+  };
+  struct Waiter {
+    DevIno dev_ino;
+    Caller* caller = nullptr;
+    uint64_t id = 0;      // Asynchronous ones.
+    FdCallback callback;  // Unset: blocked, on `wake`.
+    CondVar wake;
+    bool done = false;
+    absl::StatusOr<UniqueFd> result;
+  };
+  using Waiters = std::vector<std::shared_ptr<Waiter>>;
+
+  // Whether the outcome is at hand; then `*result` is it.
+  bool Look(const DevIno& dev_ino, const Caller& caller, absl::StatusOr<UniqueFd>* result)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Shrink(FdVector* closing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes the waiters that `finished` picks (and answers) out of the list. Blocked ones are woken;
+  // the others are to be called with CallBack, without the lock.
+  template <typename Finished>
+  Waiters Finish(const Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void CallBack(const Waiters& waiters);
+
+  mutable Mutex mutex_;
+  size_t limit_ ABSL_GUARDED_BY(mutex_);
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
+  // Most recently used first.
+  std::list<Kept> kept_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<DevIno, std::list<Kept>::iterator> index_ ABSL_GUARDED_BY(mutex_);
+  // Pushed out; a bounded number, oldest first.
+  std::list<DevIno> pushed_out_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<DevIno, std::list<DevIno>::iterator> pushed_out_index_
+      ABSL_GUARDED_BY(mutex_);
+  Waiters waiters_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_INBAND_RECEIVED_FDS_H_

@@ -1,0 +1,189 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "inband/relay.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "fdchannel/token.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+constexpr char kNamePrefix[] = "grpcfd-in-band-";
+// As gRPC 1.51 writes the address of a socket with an abstract name (grpc_sockaddr_to_uri).
+constexpr char kPeerPrefix[] = "unix-abstract:";
+
+InBandOptions Resolve(InBandOptions options) {
+  const auto at_least = [](auto* value, auto least) { *value = std::max(*value, least); };
+  at_least(&options.max_fds_per_connection, uint32_t{1});
+  at_least(&options.max_queued_fds, uint32_t{1});
+  at_least(&options.max_fds_burst, uint32_t{1});
+  at_least(&options.relay_threads, uint32_t{1});
+  at_least(&options.buffer_size, size_t{1});
+  if (options.max_fds_total == 0) {
+    rlimit nofile{};
+    if (::getrlimit(RLIMIT_NOFILE, &nofile) != 0) nofile.rlim_cur = 1024;
+    options.max_fds_total = static_cast<uint32_t>(
+        std::max<rlim_t>(1, std::min<rlim_t>(nofile.rlim_cur / 8, uint32_t{1} << 20)));
+  }
+  return options;
+}
+
+}  // namespace
+
+absl::StatusOr<InnerPair> MakeInnerPair() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) {
+    return absl::ErrnoToStatus(errno, "socketpair");
+  }
+  InnerPair pair;
+  pair.relay_end = UniqueFd(ends[0]);
+  pair.grpc_end = UniqueFd(ends[1]);
+  auto token = Token::Mint();
+  if (!token.ok()) return token.status();
+  pair.name = absl::StrCat(kNamePrefix, absl::BytesToHexString(std::string(token->bytes().data(),
+                                                                           token->bytes().size())));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  memcpy(address.sun_path + 1, pair.name.data(), pair.name.size());
+  const auto length =
+      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + pair.name.size());
+  if (::bind(pair.relay_end.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
+    return absl::ErrnoToStatus(errno, "bind of the relay's end to an abstract name");
+  }
+  return pair;
+}
+
+bool HasInnerName(BorrowedFd connection) {
+  sockaddr_un address{};
+  socklen_t length = sizeof(address);
+  if (::getpeername(connection.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    return false;
+  }
+  const size_t prefix = sizeof(kNamePrefix) - 1;
+  return address.sun_family == AF_UNIX && length >= offsetof(sockaddr_un, sun_path) + 1 + prefix &&
+         address.sun_path[0] == '\0' && memcmp(address.sun_path + 1, kNamePrefix, prefix) == 0;
+}
+
+std::string InnerNameOfPeer(const std::string& peer) {
+  const std::string prefix = absl::StrCat(kPeerPrefix, kNamePrefix);
+  return absl::StartsWith(peer, prefix) ? peer.substr(sizeof(kPeerPrefix) - 1) : std::string();
+}
+
+absl::StatusOr<std::shared_ptr<Relay>> Relay::Start(const InBandOptions& options) {
+  const InBandOptions resolved = Resolve(options);
+  auto reaper = std::make_shared<Reaper>();
+  std::vector<std::shared_ptr<RelayThread>> threads;
+  for (uint32_t i = 0; i < resolved.relay_threads; ++i) {
+    auto poller = Poller::Start("grpcfd-relay");
+    if (!poller.ok()) return poller.status();
+    auto thread = std::make_shared<RelayThread>();
+    thread->poller = *std::move(poller);
+    thread->reaper = reaper;
+    thread->buffer.resize(resolved.buffer_size);
+    threads.push_back(std::move(thread));
+  }
+  return std::shared_ptr<Relay>(new Relay(resolved, std::move(threads)));
+}
+
+size_t Relay::Share(size_t connections) const {
+  const size_t share = options_.max_fds_total / std::max<size_t>(1, connections);
+  return std::max<size_t>(1, std::min<size_t>(options_.max_fds_per_connection, share));
+}
+
+void Relay::Divide() {
+  const size_t share = Share(connections_.size());
+  if (share == share_) return;
+  share_ = share;
+  for (auto& [name, entry] : connections_) {
+    (void)name;
+    entry.link->SetLimit(share);
+  }
+}
+
+std::shared_ptr<Link> Relay::Add(const std::string& name, UniqueFd outer, UniqueFd inner,
+                                 FdVector arrived, PeerCredentials peer, absl::Status refusal) {
+  std::shared_ptr<Link> link;
+  std::shared_ptr<Connection> connection;
+  std::shared_ptr<RelayThread> thread;
+  {
+    MutexLock lock(&mutex_);
+    if (stopped_) return nullptr;
+    thread = threads_[next_thread_++ % threads_.size()];
+    link = std::make_shared<Link>(thread, options_, Share(connections_.size() + 1), std::move(peer),
+                                  std::move(refusal));
+    connection = std::make_shared<Connection>(thread, link, std::move(outer), std::move(inner),
+                                              options_, [weak = weak_from_this(), name] {
+                                                if (auto self = weak.lock()) self->Remove(name);
+                                              });
+    connections_[name] = Entry{link, connection, thread.get()};
+    Divide();
+  }
+  FdVector closing;
+  link->received.Keep(std::move(arrived), &closing);
+  link->Close(std::move(closing));
+  thread->poller->Post([connection = std::move(connection)] { connection->Start(); });
+  return link;
+}
+
+std::shared_ptr<Link> Relay::Find(const std::string& name) const {
+  MutexLock lock(&mutex_);
+  const auto it = connections_.find(name);
+  return it == connections_.end() ? nullptr : it->second.link;
+}
+
+void Relay::Remove(const std::string& name) {
+  Entry removed;  // Outlives the lock.
+  MutexLock lock(&mutex_);
+  const auto it = connections_.find(name);
+  if (it == connections_.end()) return;
+  removed = std::move(it->second);
+  connections_.erase(it);
+  Divide();
+  lock.Unlock();
+  removed = Entry();
+  lock.Lock();
+}
+
+void Relay::Discard(FdVector fds) {
+  if (!fds.empty()) threads_.front()->reaper->Close(std::move(fds), /*after=*/nullptr);
+}
+
+void Relay::Stop() {
+  absl::flat_hash_map<std::string, Entry> connections;
+  {
+    MutexLock lock(&mutex_);
+    stopped_ = true;
+    connections.swap(connections_);
+  }
+  const absl::Status status = absl::UnavailableError(
+      "the connection of the call is gone (the server or channel is): a new call gets a new one");
+  for (auto& [name, entry] : connections) {
+    (void)name;
+    entry.thread->poller->Post(
+        [connection = std::move(entry.connection), status] { connection->Finish(status); });
+  }
+  connections.clear();
+  for (const auto& thread : threads_) thread->poller->Stop();
+  // Descriptors that are still with calls go inline from now on.
+  threads_.front()->reaper->Stop();
+}
+
+size_t Relay::connection_count() const {
+  MutexLock lock(&mutex_);
+  return connections_.size();
+}
+
+}  // namespace internal
+}  // namespace grpcfd

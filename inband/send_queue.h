@@ -1,0 +1,102 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// SendQueue: the descriptors that are to leave on one connection, and a memory of those that left.
+//
+// Why it exists: a descriptor can leave only with a byte, and the bytes are gRPC's. So it waits
+// here for the next one. The memory answers whether the peer would keep what is sent: it keeps the
+// first descriptor of an inode and drops all others without a word.
+//
+// How people get it wrong: they compare (dev, ino) with what was sent and refuse the same file too,
+// or compare nothing. To tell an open file from another one of the same inode it takes a descriptor
+// of the first; so some that were sent stay open here, a bounded number.
+#ifndef GRPCFD_INBAND_SEND_QUEUE_H_
+#define GRPCFD_INBAND_SEND_QUEUE_H_
+
+#include <stddef.h>
+
+#include <atomic>
+#include <deque>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "fdchannel/cmsg.h"
+#include "fdchannel/mutex.h"
+#include "grpcfd/inode_url.h"
+#include "grpcfd/unique_fd.h"
+#include "inband/same_file.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-safe. Nothing is closed under its lock.
+class SendQueue {
+ public:
+  // A descriptor that several hold: the queue, the memory. Closed with the last.
+  using SharedFd = std::shared_ptr<UniqueFd>;
+
+  SendQueue(size_t max_queued, size_t max_remembered)
+      : max_queued_(max_queued), max_remembered_(max_remembered) {}
+
+  // Puts `fds` into the queue, all or none. The bytes that are handed to the connection after this
+  // leave after them. `*closing` gets what need not stay open.
+  //   ALREADY_EXISTS      another open file of the same inode was sent on this connection, or is
+  //                       among them: the peer would drop the second
+  //   RESOURCE_EXHAUSTED  more than `max_queued` would wait
+  //   others              as End() said, or FdToDevIno
+  absl::Status Push(std::vector<UniqueFd> fds, FdVector* closing);
+  // What Push() would say. Of the second, no connection is known yet.
+  absl::Status Check(const std::vector<UniqueFd>& fds) const;
+  static absl::Status CheckAmong(const std::vector<UniqueFd>& fds);
+
+  // Whether there is anything. Cheap; what was pushed before the caller learned of it is seen.
+  bool empty() const { return size_.load(std::memory_order_acquire) == 0; }
+  size_t size() const { return size_.load(std::memory_order_acquire); }
+  // Takes the next one, to be given back with Done(); null if there is none.
+  SharedFd Pop();
+  // It has left, or never will. `*closing` gets what need not stay open.
+  void Done(SharedFd fd, FdVector* closing);
+
+  // Remembers at most so many from now on.
+  void SetLimit(size_t max_remembered, FdVector* closing);
+
+  // Nothing will leave any more: later pushes get `status`. Gives up all that is held.
+  FdVector End(const absl::Status& status);
+
+  size_t remembered() const;
+
+ private:
+  struct Remembered {
+    FileTraits traits;
+    SharedFd fd;  // Null: forgotten but for its traits.
+    std::list<DevIno>::iterator position;
+  };
+
+  absl::Status CheckLocked(const std::vector<UniqueFd>& fds, std::vector<DevIno>* names) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static absl::Status CheckNames(const std::vector<UniqueFd>& fds, std::vector<DevIno>* names);
+  void Shrink(FdVector* closing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Moves the descriptor to `*closing` if nobody else holds it. All who do come and go under the
+  // lock, so the count is exact.
+  static void LetGo(SharedFd fd, FdVector* closing);
+
+  const size_t max_queued_;
+  std::atomic<size_t> size_{0};
+
+  mutable Mutex mutex_;
+  size_t max_remembered_ ABSL_GUARDED_BY(mutex_);
+  absl::Status end_ ABSL_GUARDED_BY(mutex_);
+  std::deque<SharedFd> queue_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<DevIno, Remembered> memory_ ABSL_GUARDED_BY(mutex_);
+  // Least recently sent first: those with descriptors, and those without.
+  std::list<DevIno> held_ ABSL_GUARDED_BY(mutex_);
+  std::list<DevIno> forgotten_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_INBAND_SEND_QUEUE_H_

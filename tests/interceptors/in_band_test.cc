@@ -1,0 +1,817 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Calls over the in-band wire: a C++ client and a C++ server, each with its relay. Between the two
+// is what a Go peer would see.
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "grpcfd/grpcfd.h"
+#include "grpcfd/testing/same_file.h"
+#include "tests/interceptors/call_kinds.h"
+#include "tests/interceptors/test_service.h"
+
+namespace grpcfd {
+namespace testing_internal {
+namespace {
+
+using ::testing::HasSubstr;
+
+ChannelOptions InBand() {
+  ChannelOptions options;
+  options.wire = Wire::kInBand;
+  return options;
+}
+
+TestServer::Setup Listen(Wire wire, InBandOptions in_band = {}) {
+  return [wire, in_band](grpc::ServerBuilder*, ListenOptions* options) {
+    options->wire = wire;
+    options->in_band = in_band;
+  };
+}
+
+// Sends back what it got: each descriptor's content in the payload, and one of its own.
+grpc::Status Exchange(grpc::ServerContext* context, const test::ExchangeRequest& request,
+                      test::ExchangeReply* reply) {
+  auto fds = FromContext(context);
+  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  for (const std::string& url : request.urls()) {
+    auto fd = (*fds)->RecvFd(url);
+    if (!fd.ok()) return ToGrpcStatus(fd.status());
+    reply->set_payload(reply->payload() + Content(*fd) + "|");
+  }
+  auto url = (*fds)->SendFd(MemoryFile("reply to " + reply->payload()));
+  if (!url.ok()) return ToGrpcStatus(url.status());
+  reply->add_urls(url->ToString());
+  return grpc::Status::OK;
+}
+
+class InBandTest : public ::testing::Test {
+ protected:
+  void Serve(TestServer* server) {
+    server->service.exchange =
+        [](grpc::ServerContext* context, const test::ExchangeRequest* request,
+           test::ExchangeReply* reply) { return Exchange(context, *request, reply); };
+  }
+
+  // One call with one descriptor each way.
+  grpc::Status ExchangeOne(test::TestService::Stub* stub, const std::string& content) {
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    auto fds = FromContext(&context);
+    test::ExchangeRequest request;
+    test::ExchangeReply reply;
+    auto url = fds->SendFd(MemoryFile(content));
+    if (!url.ok()) return ToGrpcStatus(url.status());
+    request.add_urls(url->ToString());
+    grpc::Status status = stub->Exchange(&context, request, &reply);
+    if (!status.ok()) return status;
+    EXPECT_EQ(content + "|", reply.payload());
+    if (reply.urls_size() != 1) return grpc::Status(grpc::StatusCode::INTERNAL, "no URL");
+    auto fd = fds->RecvFd(reply.urls(0));
+    if (!fd.ok()) return ToGrpcStatus(fd.status());
+    EXPECT_EQ("reply to " + content + "|", Content(*fd));
+    return grpc::Status::OK;
+  }
+};
+
+TEST_F(InBandTest, DescriptorsBothWays) {
+  TestServer server(Listen(Wire::kInBand));
+  Serve(&server);
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  for (int i = 0; i < 3; ++i) {
+    const grpc::Status status = ExchangeOne(stub.get(), "content " + std::to_string(i));
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+}
+
+// --- The kinds of calls ---
+
+class InBandKindTest : public InBandTest, public ::testing::WithParamInterface<Kind> {};
+
+TEST_P(InBandKindTest, DescriptorsBothWays) {
+  TestServer server(Listen(Wire::kInBand));
+  AnswerAll(&server.service);
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  grpc::ClientContext context;
+  SetDeadline(&context, 20);
+  auto fds = FromContext(&context);
+  test::ExchangeRequest request;
+  request.add_urls(fds->SendFd(MemoryFile("one"))->ToString());
+  request.add_urls(fds->SendFd(MemoryFile("two"))->ToString());
+  request.set_command("reply");
+  test::ExchangeReply reply;
+  const grpc::Status status = Call(GetParam(), stub.get(), &context, request, &reply);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ("one|two|", reply.payload());
+  ASSERT_EQ(1, reply.urls_size());
+  auto fd = fds->RecvFd(reply.urls(0));
+  ASSERT_TRUE(fd.ok()) << fd.status();
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, InBandKindTest,
+                         ::testing::Values(Kind::kUnary, Kind::kUpload, Kind::kDownload,
+                                           Kind::kChat));
+
+// A stream may send as it goes, in both directions.
+TEST_F(InBandTest, AStreamSendsMoreInItsCourse) {
+  TestServer server(Listen(Wire::kInBand));
+  server.service.chat =
+      [](grpc::ServerContext* context,
+         grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>* stream) {
+        test::ExchangeRequest request;
+        while (stream->Read(&request)) {
+          test::ExchangeReply reply;
+          grpc::Status status = Exchange(context, request, &reply);
+          if (!status.ok()) return status;
+          stream->Write(reply);
+        }
+        return grpc::Status::OK;
+      };
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  grpc::ClientContext context;
+  SetDeadline(&context, 20);
+  auto fds = FromContext(&context);
+  auto stream = stub->Chat(&context);
+  for (int i = 0; i < 40; ++i) {
+    const std::string content = "message " + std::to_string(i);
+    auto url = fds->SendFd(MemoryFile(content));
+    ASSERT_TRUE(url.ok()) << url.status();
+    test::ExchangeRequest request;
+    request.add_urls(url->ToString());
+    ASSERT_TRUE(stream->Write(request));
+    test::ExchangeReply reply;
+    ASSERT_TRUE(stream->Read(&reply));
+    EXPECT_EQ(content + "|", reply.payload());
+    auto fd = fds->RecvFd(reply.urls(0));
+    ASSERT_TRUE(fd.ok()) << fd.status();
+    EXPECT_EQ("reply to " + content + "|", Content(*fd));
+  }
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+// --- What this wire does otherwise ---
+
+TEST_F(InBandTest, ADescriptorMayBeAskedForAgainAndByALaterCall) {
+  TestServer server(Listen(Wire::kInBand));
+  server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
+                               test::ExchangeReply* reply) {
+    auto fds = FromContext(context);
+    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    for (int i = 0; i < 2; ++i) {
+      auto fd = (*fds)->RecvFd(request->urls(0));
+      if (!fd.ok()) return ToGrpcStatus(fd.status());
+      reply->set_payload(reply->payload() + Content(*fd) + "|");
+    }
+    return grpc::Status::OK;
+  };
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  test::ExchangeRequest request;
+  for (int call = 0; call < 2; ++call) {
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    if (call == 0) {
+      auto url = FromContext(&context)->SendFd(MemoryFile("kept"));
+      ASSERT_TRUE(url.ok()) << url.status();
+      request.add_urls(url->ToString());
+    }
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, request, &reply);
+    ASSERT_TRUE(status.ok()) << call << ": " << status.error_message();
+    EXPECT_EQ("kept|kept|", reply.payload());
+  }
+}
+
+TEST_F(InBandTest, ASecondFileOfAnInodeIsRefused) {
+  TestServer server(Listen(Wire::kInBand));
+  server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
+                               test::ExchangeReply* reply) {
+    auto fds = FromContext(context);
+    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    UniqueFd event(eventfd(0, EFD_CLOEXEC));
+    const auto first = (*fds)->SendFd(event);
+    const auto again = (*fds)->SendFd(event);
+    const auto other = (*fds)->SendFd(UniqueFd(eventfd(0, EFD_CLOEXEC)));
+    reply->set_status_text(absl::StatusCodeToString(first.status().code()) + " " +
+                           absl::StatusCodeToString(again.status().code()) + " " +
+                           absl::StatusCodeToString(other.status().code()));
+    return grpc::Status::OK;
+  };
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  {
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, test::ExchangeRequest(), &reply);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ("OK OK ALREADY_EXISTS", reply.status_text());
+  }
+  // The client: two in one call, then one each in two calls.
+  for (int call = 0; call < 3; ++call) {
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    auto fds = FromContext(&context);
+    for (int i = 0; i < (call == 0 ? 2 : 1); ++i) {
+      ASSERT_TRUE(fds->SendFd(UniqueFd(eventfd(0, EFD_CLOEXEC))).ok());
+    }
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, test::ExchangeRequest(), &reply);
+    EXPECT_EQ(call == 1 ? grpc::StatusCode::OK : grpc::StatusCode::ALREADY_EXISTS,
+              status.error_code())
+        << call << ": " << status.error_message();
+  }
+}
+
+// --- Who meets whom ---
+
+TEST_F(InBandTest, BothWiresAtOneAddressAtOnce) {
+  TestServer server(Listen(Wire::kBoth));
+  Serve(&server);
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&, i] {
+      auto stub =
+          test::TestService::NewStub(server.Channel(i % 2 == 0 ? InBand() : ChannelOptions()));
+      for (int call = 0; call < 25; ++call) {
+        const grpc::Status status = ExchangeOne(
+            stub.get(), "client " + std::to_string(i) + " call " + std::to_string(call));
+        EXPECT_TRUE(status.ok()) << i << ": " << status.error_message();
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+}
+
+TEST_F(InBandTest, PlainCallsAndPlainClientsWorkAsEver) {
+  for (const Wire wire : {Wire::kInBand, Wire::kBoth}) {
+    TestServer server(Listen(wire));
+    server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
+                                 test::ExchangeReply* reply) {
+      reply->set_status_text(std::string(context->peer()));
+      return grpc::Status::OK;
+    };
+    for (const bool stock : {false, true}) {
+      grpc::ChannelArguments arguments;
+      arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+      auto stub = test::TestService::NewStub(
+          stock ? grpc::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(),
+                                            arguments)
+                : server.Channel(InBand()));
+      grpc::ClientContext context;
+      SetDeadline(&context, 20);
+      test::ExchangeReply reply;
+      const grpc::Status status = stub->Exchange(&context, test::ExchangeRequest(), &reply);
+      ASSERT_TRUE(status.ok()) << status.error_message();
+      EXPECT_THAT(reply.status_text(), HasSubstr("unix-abstract:grpcfd-in-band-"));
+    }
+  }
+}
+
+TEST_F(InBandTest, AnFdChannelClientOfAnInBandServerIsToldSo) {
+  TestServer server(Listen(Wire::kInBand));
+  Serve(&server);
+  auto stub = server.Stub();
+  const grpc::Status status = ExchangeOne(stub.get(), "x");
+  EXPECT_EQ(grpc::StatusCode::FAILED_PRECONDITION, status.error_code()) << status.error_message();
+}
+
+TEST_F(InBandTest, AChannelHasOneWire) {
+  TestServer server(Listen(Wire::kBoth));
+  Serve(&server);
+  ChannelOptions options;
+  options.wire = Wire::kBoth;
+  auto stub = test::TestService::NewStub(server.Channel(options));
+  EXPECT_EQ(grpc::StatusCode::INVALID_ARGUMENT, ExchangeOne(stub.get(), "x").error_code());
+}
+
+TEST_F(InBandTest, ATargetThatIsNoUnixSocketIsRefusedForDescriptorsOnly) {
+  grpc::ChannelArguments arguments;
+  auto stub = test::TestService::NewStub(grpcfd::CreateCustomChannel(
+      "dns:localhost:1", grpc::InsecureChannelCredentials(), arguments, {}, InBand()));
+  EXPECT_EQ(grpc::StatusCode::FAILED_PRECONDITION, ExchangeOne(stub.get(), "x").error_code());
+}
+
+// --- Ends ---
+
+TEST_F(InBandTest, AHandlerThatWaitsIsReleasedByDeadlineCancelAndDeath) {
+  enum class End { kDeadline, kCancel, kDeath };
+  for (const End end : {End::kDeadline, End::kCancel, End::kDeath}) {
+    SCOPED_TRACE(static_cast<int>(end));
+    TestServer server(Listen(Wire::kInBand));
+    std::promise<void> waiting;
+    std::promise<absl::Status> result;
+    server.service.exchange = [&](grpc::ServerContext* context, const test::ExchangeRequest*,
+                                  test::ExchangeReply*) {
+      auto fds = FromContext(context);
+      waiting.set_value();
+      absl::Status status = fds.ok() ? (*fds)->RecvFd("inode://1/2").status() : fds.status();
+      result.set_value(status);
+      return ToGrpcStatus(status);
+    };
+    auto channel = server.Channel(InBand());
+    auto stub = test::TestService::NewStub(channel);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + (end == End::kDeadline
+                                                                 ? std::chrono::milliseconds(300)
+                                                                 : std::chrono::seconds(20)));
+    (void)FromContext(&context);
+    grpc::Status status;
+    std::thread call([&] {
+      test::ExchangeReply reply;
+      status = stub->Exchange(&context, test::ExchangeRequest(), &reply);
+    });
+    waiting.get_future().wait();
+    if (end == End::kCancel) context.TryCancel();
+    if (end == End::kDeath) server.server()->Shutdown(std::chrono::system_clock::now());
+    const absl::Status released = result.get_future().get();
+    call.join();
+    EXPECT_FALSE(status.ok());
+    if (end == End::kDeadline) {
+      // Whichever of the two deadlines comes first.
+      EXPECT_THAT(released.code(), ::testing::AnyOf(absl::StatusCode::kDeadlineExceeded,
+                                                    absl::StatusCode::kCancelled))
+          << released;
+    } else {
+      EXPECT_THAT(released.code(),
+                  ::testing::AnyOf(absl::StatusCode::kCancelled, absl::StatusCode::kUnavailable))
+          << released;
+    }
+  }
+}
+
+TEST_F(InBandTest, AHandleThatIsKeptSaysThatTheCallIsOver) {
+  TestServer server(Listen(Wire::kInBand));
+  std::shared_ptr<FdTransceiver> kept;
+  server.service.exchange = [&](grpc::ServerContext* context, const test::ExchangeRequest*,
+                                test::ExchangeReply*) {
+    kept = *FromContext(context);
+    return grpc::Status::OK;
+  };
+  {
+    auto stub = test::TestService::NewStub(server.Channel(InBand()));
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    test::ExchangeReply reply;
+    ASSERT_TRUE(stub->Exchange(&context, test::ExchangeRequest(), &reply).ok());
+  }
+  server.Stop();
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, kept->SendFd(MemoryFile("x")).status().code());
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, kept->RecvFd("inode://1/2").status().code());
+}
+
+TEST_F(InBandTest, TheChannelOutlivesItsServer) {
+  TestServer server(Listen(Wire::kInBand));
+  Serve(&server);
+  auto channel = server.Channel(InBand());
+  auto stub = test::TestService::NewStub(channel);
+  for (int i = 0; i < 3; ++i) {
+    grpc::Status status;
+    const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(20);
+    ASSERT_TRUE(channel->WaitForConnected(deadline));
+    // The first call may still meet the former connection.
+    do {
+      status = ExchangeOne(stub.get(), "round " + std::to_string(i));
+    } while (status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+             std::chrono::system_clock::now() < deadline);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    server.Stop();
+    EXPECT_FALSE(ExchangeOne(stub.get(), "nobody").ok());
+    server.Start();
+  }
+}
+
+TEST_F(InBandTest, ACallThatWaitsForReadyBringsItsDescriptors) {
+  TestServer server(Listen(Wire::kInBand));
+  Serve(&server);
+  server.Stop();
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  grpc::ClientContext context;
+  SetDeadline(&context, 20);
+  context.set_wait_for_ready(true);
+  auto fds = FromContext(&context);
+  test::ExchangeRequest request;
+  request.add_urls(fds->SendFd(MemoryFile("patient"))->ToString());
+  grpc::Status status;
+  test::ExchangeReply reply;
+  std::thread call([&] { status = stub->Exchange(&context, request, &reply); });
+  server.Start();
+  call.join();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ("patient|", reply.payload());
+}
+
+TEST_F(InBandTest, WithoutAServerACallFailsAndItsDescriptorsAreClosed) {
+  TestServer server(Listen(Wire::kInBand));
+  server.Stop();
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  const grpc::Status status = ExchangeOne(stub.get(), "x");
+  EXPECT_EQ(grpc::StatusCode::UNAVAILABLE, status.error_code()) << status.error_message();
+}
+
+// --- Numbers ---
+
+TEST_F(InBandTest, AHundredDescriptorsInOneReply) {
+  InBandOptions in_band;
+  in_band.max_fds_per_connection = 200;
+  in_band.max_fds_total = 200;
+  TestServer server(Listen(Wire::kInBand, in_band));
+  server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
+                               test::ExchangeReply* reply) {
+    auto fds = FromContext(context);
+    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    for (int i = 0; i < 100; ++i) {
+      auto url = (*fds)->SendFd(MemoryFile("number " + std::to_string(i)));
+      if (!url.ok()) return ToGrpcStatus(url.status());
+      reply->add_urls(url->ToString());
+    }
+    return grpc::Status::OK;
+  };
+  ChannelOptions options = InBand();
+  options.in_band = in_band;
+  auto stub = test::TestService::NewStub(server.Channel(options));
+  grpc::ClientContext context;
+  SetDeadline(&context, 20);
+  auto fds = FromContext(&context);
+  test::ExchangeReply reply;
+  const grpc::Status status = stub->Exchange(&context, test::ExchangeRequest(), &reply);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(100, reply.urls_size());
+  for (int i = 0; i < 100; ++i) {
+    auto fd = fds->RecvFd(reply.urls(i), absl::InfinitePast());  // All are here by now.
+    ASSERT_TRUE(fd.ok()) << i << ": " << fd.status();
+    EXPECT_EQ("number " + std::to_string(i), Content(*fd));
+  }
+}
+
+size_t OpenDescriptors() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    (void)entry;
+    ++count;
+  }
+  return count;
+}
+
+TEST_F(InBandTest, ManyCallsLeaveNoMoreThanTheBoundedCaches) {
+  InBandOptions in_band;
+  in_band.max_fds_per_connection = 8;
+  TestServer server(Listen(Wire::kInBand, in_band));
+  Serve(&server);
+  ChannelOptions options = InBand();
+  options.in_band = in_band;
+  auto stub = test::TestService::NewStub(server.Channel(options));
+  ASSERT_TRUE(ExchangeOne(stub.get(), "first").ok());
+  const size_t before = OpenDescriptors();
+  for (int i = 0; i < 2000; ++i) {
+    const grpc::Status status = ExchangeOne(stub.get(), std::to_string(i));
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  // Two ends, two directions, each its cache; and what is just being closed.
+  EXPECT_LE(OpenDescriptors(), before + 4 * 8 + 16);
+}
+
+// A client that sends to a handler that never asks.
+TEST_F(InBandTest, WhatNobodyAsksForIsPushedOut) {
+  InBandOptions in_band;
+  in_band.max_fds_per_connection = 4;
+  TestServer server(Listen(Wire::kInBand, in_band));
+  server.service.exchange = [](grpc::ServerContext*, const test::ExchangeRequest*,
+                               test::ExchangeReply*) { return grpc::Status::OK; };
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  for (int i = 0; i < 300; ++i) {
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    auto fds = FromContext(&context);
+    for (int k = 0; k < 3; ++k) ASSERT_TRUE(fds->SendFd(MemoryFile("unwanted")).ok());
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, test::ExchangeRequest(), &reply);
+    ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
+  }
+}
+
+// --- With credentials ---
+
+TEST_F(InBandTest, ACallsOwnCredentialsAreAppliedToo) {
+  class Plugin final : public grpc::MetadataCredentialsPlugin {
+   public:
+    grpc::Status GetMetadata(grpc::string_ref, grpc::string_ref, const grpc::AuthContext&,
+                             std::multimap<grpc::string, grpc::string>* metadata) override {
+      metadata->emplace("x-user", "me");
+      return grpc::Status::OK;
+    }
+  };
+  TestServer server(Listen(Wire::kInBand));
+  AnswerAll(&server.service);
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  grpc::ClientContext context;
+  SetDeadline(&context, 20);
+  context.set_credentials(grpc::experimental::MetadataCredentialsFromPlugin(
+      std::make_unique<Plugin>(), GRPC_SECURITY_NONE));
+  auto fds = FromContext(&context);
+  test::ExchangeRequest request;
+  request.add_urls(fds->SendFd(MemoryFile("one"))->ToString());
+  test::ExchangeReply reply;
+  const grpc::Status status = stub->Exchange(&context, request, &reply);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ("one|", reply.payload());
+  EXPECT_EQ("x-user=me;", reply.status_text());
+}
+
+TEST_F(InBandTest, LocalCredentials) {
+  TestServer server(Listen(Wire::kInBand), grpc::experimental::LocalServerCredentials(UDS));
+  Serve(&server);
+  auto stub = test::TestService::NewStub(
+      server.Channel(InBand(), grpc::experimental::LocalCredentials(UDS)));
+  const grpc::Status status = ExchangeOne(stub.get(), "x");
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
+TEST_F(InBandTest, NoEntryOfGrpcfdIsInTheMetadata) {
+  TestServer server(Listen(Wire::kInBand));
+  server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
+                               test::ExchangeReply* reply) {
+    for (const auto& [key, value] : context->client_metadata()) {
+      (void)value;
+      const std::string name(key.data(), key.size());
+      if (name == "grpcfd-bin" || name == "grpcfd-urls") reply->set_status_text(name);
+    }
+    return grpc::Status::OK;
+  };
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  grpc::ClientContext context;
+  SetDeadline(&context, 20);
+  ASSERT_TRUE(FromContext(&context)->SendFd(MemoryFile("x")).ok());
+  test::ExchangeReply reply;
+  ASSERT_TRUE(stub->Exchange(&context, test::ExchangeRequest(), &reply).ok());
+  EXPECT_EQ("", reply.status_text());
+}
+
+TEST_F(InBandTest, PerRpcCredentialsBringTheirSetWithEachCall) {
+  TestServer server(Listen(Wire::kInBand));
+  AnswerAll(&server.service);
+  auto stub = test::TestService::NewStub(server.Channel(InBand()));
+  auto credentials = PerRpcCredentials();
+  auto url = FromPerRpcCredentials(credentials)->SendFd(MemoryFile("shared"));
+  ASSERT_TRUE(url.ok());
+  for (int i = 0; i < 3; ++i) {
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    context.set_credentials(credentials);
+    test::ExchangeRequest request;
+    request.add_urls(url->ToString());
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, request, &reply);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ("shared|", reply.payload());
+  }
+}
+
+// --- Policies ---
+
+TEST_F(InBandTest, TheReceivePoliciesHold) {
+  TestServer server([](grpc::ServerBuilder*, ListenOptions* options) {
+    FdServerOptions fd_server;
+    fd_server.receive_policy = ReceivePolicy::Strict();
+    options->fd_server = *FdServer::Create(fd_server);
+    options->wire = Wire::kInBand;
+  });
+  AnswerAll(&server.service);
+  ChannelOptions options = InBand();
+  options.fd_channel.receive_policy = ReceivePolicy().MaxFds(0);
+  auto stub = test::TestService::NewStub(server.Channel(options));
+  for (const bool directory : {true, false}) {
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    auto fds = FromContext(&context);
+    auto url = directory ? fds->SendFilename("/", O_RDONLY | O_DIRECTORY)
+                         : fds->SendFd(MemoryFile("fine"));
+    ASSERT_TRUE(url.ok());
+    test::ExchangeRequest request;
+    request.add_urls(url->ToString());
+    request.set_command("reply");
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, request, &reply);
+    if (directory) {
+      EXPECT_EQ(grpc::StatusCode::PERMISSION_DENIED, status.error_code());
+      continue;
+    }
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    ASSERT_EQ(1, reply.urls_size());
+    EXPECT_EQ(absl::StatusCode::kPermissionDenied, fds->RecvFd(reply.urls(0)).status().code());
+  }
+}
+
+// --- Callbacks and completion queues ---
+
+class ChatClient final
+    : public grpc::ClientBidiReactor<test::ExchangeRequest, test::ExchangeReply> {
+ public:
+  explicit ChatClient(test::TestService::Stub* stub) {
+    SetDeadline(&context_, 20);
+    fds_ = FromContext(&context_);
+    stub->async()->Chat(&context_, this);
+    Write();
+    StartRead(&reply_);
+    StartCall();
+  }
+  std::vector<std::string> Wait() {
+    done_.get_future().wait();
+    return contents_;
+  }
+  const grpc::Status& status() const { return status_; }
+
+ private:
+  void Write() {
+    request_.clear_urls();
+    auto url = fds_->SendFd(MemoryFile("message " + std::to_string(contents_.size())));
+    if (url.ok()) request_.add_urls(url->ToString());
+    StartWrite(&request_);
+  }
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    fds_->RecvFdAsync(reply_.urls(0), [this](const absl::StatusOr<UniqueFd>& fd) {
+      contents_.push_back(fd.ok() ? Content(*fd) : fd.status().ToString());
+      if (contents_.size() == 20) {
+        StartWritesDone();
+      } else {
+        Write();
+      }
+      StartRead(&reply_);
+    });
+  }
+  void OnDone(const grpc::Status& status) override {
+    status_ = status;
+    done_.set_value();
+  }
+
+  grpc::ClientContext context_;
+  std::shared_ptr<FdTransceiver> fds_;
+  test::ExchangeRequest request_;
+  test::ExchangeReply reply_;
+  std::vector<std::string> contents_;
+  grpc::Status status_;
+  std::promise<void> done_;
+};
+
+class ChatService final : public test::TestService::CallbackService {
+  grpc::ServerBidiReactor<test::ExchangeRequest, test::ExchangeReply>* Chat(
+      grpc::CallbackServerContext* context) override {
+    class Reactor final
+        : public grpc::ServerBidiReactor<test::ExchangeRequest, test::ExchangeReply> {
+     public:
+      explicit Reactor(grpc::CallbackServerContext* context) : fds_(FromContext(context)) {
+        if (!fds_.ok()) {
+          Finish(ToGrpcStatus(fds_.status()));
+          return;
+        }
+        StartRead(&request_);
+      }
+      void OnReadDone(bool ok) override {
+        if (!ok) return Finish(grpc::Status::OK);
+        (*fds_)->RecvFdAsync(request_.urls(0), [this](const absl::StatusOr<UniqueFd>& fd) {
+          if (!fd.ok()) return Finish(ToGrpcStatus(fd.status()));
+          reply_.clear_urls();
+          auto url = (*fds_)->SendFd(MemoryFile("re: " + Content(*fd)));
+          if (!url.ok()) return Finish(ToGrpcStatus(url.status()));
+          reply_.add_urls(url->ToString());
+          StartWrite(&reply_);
+        });
+      }
+      void OnWriteDone(bool) override { StartRead(&request_); }
+      void OnDone() override { delete this; }
+
+     private:
+      const absl::StatusOr<std::shared_ptr<FdTransceiver>> fds_;
+      test::ExchangeRequest request_;
+      test::ExchangeReply reply_;
+    };
+    return new Reactor(context);
+  }
+};
+
+TEST_F(InBandTest, CallbackStreamsAtBothEnds) {
+  ChatService service;
+  TestServer server([&](grpc::ServerBuilder* builder, ListenOptions* options) {
+    options->wire = Wire::kInBand;
+    builder->RegisterService("callback", &service);
+  });
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "callback");
+  auto stub = test::TestService::NewStub(grpcfd::CreateCustomChannel(
+      server.address(), grpc::InsecureChannelCredentials(), arguments, {}, InBand()));
+  ChatClient client(stub.get());
+  const auto contents = client.Wait();
+  EXPECT_TRUE(client.status().ok()) << client.status().error_message();
+  ASSERT_EQ(20u, contents.size());
+  for (size_t i = 0; i < contents.size(); ++i) {
+    EXPECT_EQ("re: message " + std::to_string(i), contents[i]);
+  }
+}
+
+TEST_F(InBandTest, CompletionQueuesAtBothEnds) {
+  test::TestService::AsyncService service;
+  std::unique_ptr<grpc::ServerCompletionQueue> queue;
+  TestServer server([&](grpc::ServerBuilder* builder, ListenOptions* options) {
+    options->wire = Wire::kInBand;
+    builder->RegisterService("queue", &service);
+    queue = builder->AddCompletionQueue();
+  });
+  std::thread serving([&] {
+    for (int i = 0; i < 10; ++i) {
+      grpc::ServerContext context;
+      test::ExchangeRequest request;
+      grpc::ServerAsyncResponseWriter<test::ExchangeReply> writer(&context);
+      service.RequestExchange(&context, &request, &writer, queue.get(), queue.get(), nullptr);
+      void* tag;
+      bool ok = false;
+      ASSERT_TRUE(queue->Next(&tag, &ok) && ok);
+      test::ExchangeReply reply;
+      const grpc::Status status = Exchange(&context, request, &reply);
+      if (status.ok()) {
+        writer.Finish(reply, status, nullptr);
+      } else {
+        writer.FinishWithError(status, nullptr);
+      }
+      ASSERT_TRUE(queue->Next(&tag, &ok));
+    }
+  });
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "queue");
+  {
+    auto stub = test::TestService::NewStub(grpcfd::CreateCustomChannel(
+        server.address(), grpc::InsecureChannelCredentials(), arguments, {}, InBand()));
+    grpc::CompletionQueue client_queue;
+    for (int i = 0; i < 10; ++i) {
+      grpc::ClientContext context;
+      SetDeadline(&context, 20);
+      auto fds = FromContext(&context);
+      test::ExchangeRequest request;
+      request.add_urls(fds->SendFd(MemoryFile("one"))->ToString());
+      test::ExchangeReply reply;
+      grpc::Status status;
+      auto call = stub->AsyncExchange(&context, request, &client_queue);
+      call->Finish(&reply, &status, nullptr);
+      void* tag;
+      bool ok = false;
+      ASSERT_TRUE(client_queue.Next(&tag, &ok));
+      ASSERT_TRUE(status.ok()) << status.error_message();
+      EXPECT_EQ("one|", reply.payload());
+      EXPECT_TRUE(fds->RecvFd(reply.urls(0)).ok());
+    }
+    client_queue.Shutdown();
+    void* tag;
+    bool ok;
+    while (client_queue.Next(&tag, &ok)) {
+    }
+  }
+  serving.join();
+  server.server()->Shutdown();
+  queue->Shutdown();
+  void* tag;
+  bool ok;
+  while (queue->Next(&tag, &ok)) {
+  }
+}
+
+// --- Storms ---
+
+TEST_F(InBandTest, StartsAndStopsUnderLoadLeaveNothing) {
+  for (int round = 0; round < 15; ++round) {
+    TestServer server(Listen(round % 2 == 0 ? Wire::kInBand : Wire::kBoth));
+    Serve(&server);
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> clients;
+    for (int i = 0; i < 3; ++i) {
+      clients.emplace_back([&, i] {
+        while (!stop) {
+          auto stub = test::TestService::NewStub(
+              server.Channel(i == 2 && round % 2 != 0 ? ChannelOptions() : InBand()));
+          for (int call = 0; call < 3; ++call) (void)ExchangeOne(stub.get(), "x");
+        }
+      });
+    }
+    auto stub = test::TestService::NewStub(server.Channel(InBand()));
+    const grpc::Status status = ExchangeOne(stub.get(), "healthy");
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    server.server()->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(5));
+    stop = true;
+    for (std::thread& client : clients) client.join();
+  }
+}
+
+}  // namespace
+}  // namespace testing_internal
+}  // namespace grpcfd
