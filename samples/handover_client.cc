@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The client of the handover sample: one call takes seven descriptors to the server and brings
-// three back. Prints a line for each, with what was proved of it, and at last whether either
-// process has one left open. Start reading at HandOverAll(); main() is at the end.
+// three back; a stream takes three more there and three back, one by one while it runs. Prints a
+// line for each, with what was proved of it, and at last whether either process has one left open.
+// Start reading at HandOverAll() and HandOverInStream(); main() is at the end.
 //
 //   handover_client unix:/run/user/1000/handover.sock
 //
@@ -189,6 +190,38 @@ void HandOverAll(Handover::Stub* stub, Report* report) {
   report->ServerToClient("memfd, sealed", sealed_url, "client read it; sealed against change");
 }
 
+void HandOverInStream(Handover::Stub* stub, Report* report) {
+  // Nothing is sent before the call, but this is what makes grpcfd take part in it.
+  grpc::ClientContext context;
+  SetDeadline(&context);
+  const std::shared_ptr<grpcfd::FdTransceiver> fds = grpcfd::FromContext(&context);
+  const auto stream = stub->Converse(&context);
+
+  for (int round = 0; round < 3; ++round) {
+    const grpcfd::UniqueFd memory =
+        OrExit(MakeMemoryFile("handover-stream", "one of a stream"), "memfd");
+    // First the descriptor, then the message that names it: so the server need not wait.
+    ConverseRequest request;
+    *request.mutable_memory_file() =
+        Describe(OrExit(fds->SendFd(memory), "SendFd"), "one of a stream", ", and answered");
+    ConverseReply reply;
+    if (!stream->Write(request) || !stream->Read(&reply)) {
+      OrExit(stream->Finish(), "Converse");  // Says why.
+      OrExit(absl::DataLossError("the server ended it"), "Converse");
+    }
+
+    OrExit(Expect("one of a stream, and answered", OrExit(ReadFile(memory), "memfd")), "memfd");
+    report->ClientToServer("memfd, in stream", request.memory_file().url(),
+                           reply.proof() + "; client saw the write");
+    const grpcfd::UniqueFd read_end = OrExit(fds->RecvFd(reply.pipe_read_end().url()), "pipe");
+    OrExit(Expect(reply.pipe_read_end().content(), OrExit(ReadToEnd(read_end), "pipe")), "pipe");
+    report->ServerToClient("pipe, in stream", reply.pipe_read_end().url(),
+                           "client read it, to the end");
+  }
+  stream->WritesDone();
+  OrExit(stream->Finish(), "Converse");
+}
+
 // --- Counting what is left open ---
 
 struct Tables {
@@ -287,6 +320,7 @@ int main(int argc, char** argv) {
   const Tables before = handover::WarmUp(stub.get());
   handover::Report report;
   handover::HandOverAll(stub.get(), &report);
+  handover::HandOverInStream(stub.get(), &report);
   const Tables after = handover::LookUntil(stub.get(), [&before](const Tables& now) {
     return handover::LeftOpen(before.client, now.client).empty() &&
            handover::LeftOpen(before.server, now.server).empty();

@@ -33,7 +33,7 @@ namespace {
 // Files: the content is what the client put there, and what we write the client can see, for it is
 // the same file and no copy.
 absl::Status ReadAndAppend(const Descriptor& descriptor, grpcfd::FdReceiver* fds,
-                           ExchangeReply* reply) {
+                           std::string* proof) {
   // RecvFd takes: from here on `file` is ours, and closed at the end of this function.
   absl::StatusOr<grpcfd::UniqueFd> file = fds->RecvFd(descriptor.url());
   if (!file.ok()) return file.status();
@@ -41,7 +41,7 @@ absl::Status ReadAndAppend(const Descriptor& descriptor, grpcfd::FdReceiver* fds
   if (!content.ok()) return content.status();
   absl::Status status = Expect(descriptor.content(), *content);
   status.Update(WriteToFile(*file, descriptor.answer(), content->size()));
-  (*reply->mutable_proofs())[descriptor.url()] = "server read it and appended";
+  *proof = "server read it and appended";
   return status;
 }
 
@@ -103,6 +103,19 @@ absl::Status SendPipe(grpcfd::FdSender* fds, ExchangeReply* reply) {
   return status;
 }
 
+// The read end of a pipe with something in it. The write end is closed here, so that the client
+// reads to the end.
+absl::Status SendFilledPipe(grpcfd::FdSender* fds, Descriptor* descriptor) {
+  absl::StatusOr<Pipe> pipe = MakePipe();
+  if (!pipe.ok()) return pipe.status();
+  descriptor->set_content("put into a pipe while the call runs");
+  absl::Status status = WriteToStream(pipe->write_end, descriptor->content());
+  absl::StatusOr<grpcfd::InodeUrl> url = fds->SendFd(std::move(pipe->read_end));
+  if (!url.ok()) return url.status();
+  descriptor->set_url(url->ToString());
+  return status;
+}
+
 // Memory that the client can map without fear: sealed, so that nobody can change or shrink it.
 absl::Status SendSealedMemory(grpcfd::FdSender* fds, ExchangeReply* reply) {
   Descriptor* descriptor = reply->mutable_sealed_memory_file();
@@ -134,13 +147,30 @@ class HandoverService final : public Handover::Service {
     absl::Status status = AcceptAndTalk(request->tcp_listener(), fds, reply);
     for (const Descriptor& event : request->events()) status.Update(AddValue(event, fds, reply));
     status.Update(ReadAndBeRefused(request->read_only_file(), fds, reply));
-    status.Update(ReadAndAppend(request->read_write_file(), fds, reply));
-    status.Update(ReadAndAppend(request->memory_file(), fds, reply));
-    status.Update(ReadAndAppend(request->unlinked_file(), fds, reply));
+    for (const Descriptor* file :
+         {&request->read_write_file(), &request->memory_file(), &request->unlinked_file()}) {
+      status.Update(ReadAndAppend(*file, fds, &(*reply->mutable_proofs())[file->url()]));
+    }
 
     status.Update(SendPipe(fds, reply));
     status.Update(SendSealedMemory(fds, reply));
     return grpcfd::ToGrpcStatus(status);
+  }
+
+  // A stream: the same calls as in any handler, as often as messages come.
+  grpc::Status Converse(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<ConverseReply, ConverseRequest>* stream) override {
+    absl::StatusOr<std::shared_ptr<grpcfd::FdTransceiver>> fds = grpcfd::FromContext(context);
+    if (!fds.ok()) return grpcfd::ToGrpcStatus(fds.status());
+    ConverseRequest request;
+    while (stream->Read(&request)) {
+      ConverseReply reply;
+      absl::Status status = ReadAndAppend(request.memory_file(), fds->get(), reply.mutable_proof());
+      status.Update(SendFilledPipe(fds->get(), reply.mutable_pipe_read_end()));
+      if (!status.ok()) return grpcfd::ToGrpcStatus(status);
+      stream->Write(reply);
+    }
+    return grpc::Status::OK;
   }
 
   // A handler that does nothing for grpcfd. Descriptors that a client sends with this call are

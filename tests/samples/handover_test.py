@@ -23,8 +23,8 @@ LAST = re.compile(r"(\d+) descriptors handed over and proved; open before and af
                   r"client (\d+) and (\d+), server (\d+) and (\d+); 0 left open")
 
 TO_SERVER = ["unlinked file", "memfd", "eventfd", "eventfd", "file, read-only", "file, read-write",
-             "TCP listener"]
-TO_CLIENT = ["pipe, read end", "pipe, write end", "memfd, sealed"]
+             "TCP listener"] + ["memfd, in stream"] * 3
+TO_CLIENT = ["pipe, read end", "pipe, write end", "memfd, sealed"] + ["pipe, in stream"] * 3
 
 
 def run(*command):
