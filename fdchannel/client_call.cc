@@ -177,7 +177,7 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
   if (session == nullptr) return done();
   // Not a shared_ptr: the call ends with its context, also while something waits.
   SendForwardedLater(session.get(), key, std::move(fd), deadline,
-                     [weak = weak_from_this(), done = std::move(done)](absl::Status status) {
+                     [weak = weak_from_this(), done = std::move(done)](const absl::Status& status) {
                        if (auto self = weak.lock(); self != nullptr && !status.ok()) {
                          MutexLock lock(&self->mutex_);
                          self->forward_failure_.Update(status);

@@ -113,7 +113,7 @@ absl::Status ServerCall::SendClaimed(std::vector<IndexedFd> fds) {
 
 void ServerCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
   SendForwardedLater(session_.get(), config_.key, std::move(fd), Limit(absl::InfiniteFuture()),
-                     [weak = weak_from_this(), done = std::move(done)](absl::Status status) {
+                     [weak = weak_from_this(), done = std::move(done)](const absl::Status& status) {
                        if (auto self = weak.lock(); self != nullptr && !status.ok()) {
                          MutexLock lock(&self->mutex_);
                          self->forward_failure_.Update(status);
