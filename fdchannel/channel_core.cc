@@ -182,6 +182,7 @@ void ChannelCore::Connect() {
   hello.token = token_;
   hello.limits.max_fds_per_call = options_.limits.max_fds_per_call;
   hello.limits.window = options_.limits.session_window;
+  hello.limits.max_session_fds = options_.limits.max_session_fds;
   std::array<char, kHelloSize> bytes;
   EncodeHello(hello, &bytes);
   const IoResult sent = SendMessage(attempt_.socket, bytes, {});
@@ -339,6 +340,7 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCred
     config.token = token_;
     config.local.max_fds_per_call = options_.limits.max_fds_per_call;
     config.local.window = options_.limits.session_window;
+    config.local.max_session_fds = options_.limits.max_session_fds;
     config.remote = reply.limits;
     config.look = LookFor(options_.receive_policy);
     config.policy = policy_;
@@ -346,7 +348,8 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCred
     config.poller = poller_;
     config.reaper = reaper_;
   }
-  auto handle = std::make_shared<SessionHandle>(reply.session_id, std::move(server));
+  auto handle =
+      std::make_shared<SessionHandle>(reply.session_id, std::move(server), registry_->indices());
   std::function<void()> on_dead;
   if (options_.on_session_end) {
     on_dead = [callback = options_.on_session_end, handle] { callback(handle); };
@@ -355,7 +358,17 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCred
                                        std::move(config), std::move(on_dead));
   handle->Bind(session);
   if (options_.on_session) options_.on_session(handle);
+  // The poller's thread goes on from where this leaves it, at once as a rule.
+  registry_->Attach(session, attempt_deadline_,
+                    [weak = weak_from_this(), session](const absl::Status& status) {
+                      auto self = weak.lock();
+                      if (self == nullptr) return;
+                      if (status.ok()) return self->Publish(session);
+                      self->Failed(status, /*may_pass=*/true);
+                    });
+}
 
+void ChannelCore::Publish(const std::shared_ptr<Session>& session) {
   std::list<std::shared_ptr<Pending>> pending;
   std::shared_ptr<Session> last;  // Dropped after the lock.
   {
@@ -418,6 +431,10 @@ absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::Create(const std::string& 
 FdChannel::~FdChannel() = default;
 
 std::string FdChannel::target() const { return core_->address().ToString(); }
+
+absl::StatusOr<SessionFd> FdChannel::Register(BorrowedFd fd, absl::Time deadline) {
+  return core_->registry().Register(fd, deadline);
+}
 
 uint64_t FdChannel::session_id() const { return core_->session_id(); }
 

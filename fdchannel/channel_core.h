@@ -24,6 +24,7 @@
 #include "absl/time/time.h"
 #include "fdchannel/client_call.h"
 #include "fdchannel/cmsg.h"
+#include "fdchannel/fd_registry.h"
 #include "fdchannel/hello.h"
 #include "fdchannel/mutex.h"
 #include "fdchannel/poller.h"
@@ -47,12 +48,14 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
         options_(options),
         policy_(options.receive_policy.accepts_all()
                     ? nullptr
-                    : std::make_shared<ReceivePolicy>(options.receive_policy)) {}
+                    : std::make_shared<ReceivePolicy>(options.receive_policy)),
+        registry_(std::make_shared<FdRegistry>(options.limits.max_session_fds)) {}
   ~ChannelCore();
 
   const SocketAddress& address() const { return address_; }
   const FdChannelOptions& options() const { return options_; }
   uint64_t session_id() const;
+  FdRegistry& registry() { return *registry_; }
 
   // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and
   // *status says how it went. If the status is not OK, nothing was sent.
@@ -95,6 +98,8 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // Who the server is, if the program asks, and whether the program takes it.
   absl::Status AuthorizeServer(PeerCredentials* server) const;
   void Established(const HelloReply& reply, UniqueFd socket, PeerCredentials server);
+  // The session has what is registered: calls may start on it.
+  void Publish(const std::shared_ptr<Session>& session);
   void Failed(const absl::Status& status, bool may_pass);
   void Expire(const StatusCallback* pending);
   void RetryLater();
@@ -103,6 +108,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   const Token token_;
   const FdChannelOptions options_;
   const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
+  const std::shared_ptr<FdRegistry> registry_;
   std::atomic<uint64_t> next_call_id_{1};
   // Touched by the poller's thread only.
   Attempt attempt_;

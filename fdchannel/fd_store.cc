@@ -193,7 +193,7 @@ SharedFd FdStoreCore::Impl::Find(const FdStoreKey& key, const InodeUrl& url) {
       found = &entry;
       break;
     }
-    if (url.index().has_value() || entry.url.dev_ino() != url.dev_ino()) continue;
+    if (url.exact() || entry.url.dev_ino() != url.dev_ino()) continue;
     if (found == nullptr || *entry.url.index() < *found->url.index()) found = &entry;
   }
   if (found == nullptr) return nullptr;

@@ -27,6 +27,7 @@ constexpr size_t kCodeAt = 20;
 constexpr size_t kPayloadAt = 24;
 
 static_assert(kPayloadAt + kMaxDiscardIds * sizeof(uint64_t) == kFrameSize, "payload");
+static_assert(kPayloadAt + kMaxWithdrawIndices * sizeof(uint32_t) == kFrameSize, "payload");
 static_assert(kPayloadAt + kMaxCloseText == kFrameSize, "payload");
 
 bool Printable(char c) { return c >= 0x20 && c <= 0x7e; }
@@ -62,7 +63,10 @@ absl::StatusOr<Frame> DecodeData(absl::Span<const char> message) {
     return Refuse(absl::StrCat("first_index + fd_count of a DATA frame must not exceed ", kMaxEnd,
                                ", got ", frame.first_index, " + ", frame.fd_count));
   }
-  if (frame.call.id == 0) return Refuse("call_id of a DATA frame must not be 0");
+  if (frame.call.id == 0 && frame.call.attempt != 0) {
+    return Refuse(
+        absl::StrCat("attempt of a DATA frame without a call must be 0, got ", frame.call.attempt));
+  }
   const absl::Status rest = RequireZero(message, kCodeAt, kFrameSize, "DATA");
   if (!rest.ok()) return rest;
   return frame;
@@ -97,6 +101,25 @@ absl::StatusOr<Frame> DecodeDiscard(absl::Span<const char> message) {
   const size_t ids_end = kPayloadAt + frame.discard_count * sizeof(uint64_t);
   absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "DISCARD");
   if (zero.ok()) zero = RequireZero(message, ids_end, kFrameSize, "DISCARD");
+  if (!zero.ok()) return zero;
+  return frame;
+}
+
+absl::StatusOr<Frame> DecodeWithdraw(absl::Span<const char> message) {
+  const char* const in = message.data();
+  Frame frame;
+  frame.type = FrameType::kWithdraw;
+  frame.withdraw_count = LoadLittleEndian<uint32_t>(in + kCodeAt);
+  if (frame.withdraw_count < 1 || frame.withdraw_count > kMaxWithdrawIndices) {
+    return Refuse(absl::StrCat("the count of a WITHDRAW frame must be 1 to ", kMaxWithdrawIndices,
+                               ", got ", frame.withdraw_count));
+  }
+  for (uint32_t i = 0; i < frame.withdraw_count; ++i) {
+    frame.withdraw[i] = LoadLittleEndian<uint32_t>(in + kPayloadAt + i * sizeof(uint32_t));
+  }
+  const size_t end = kPayloadAt + frame.withdraw_count * sizeof(uint32_t);
+  absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "WITHDRAW");
+  if (zero.ok()) zero = RequireZero(message, end, kFrameSize, "WITHDRAW");
   if (!zero.ok()) return zero;
   return frame;
 }
@@ -148,6 +171,15 @@ void EncodeFrame(const Frame& frame, FrameBuffer* out) {
       }
       break;
     }
+    case FrameType::kWithdraw: {
+      const uint32_t count =
+          std::min(frame.withdraw_count, static_cast<uint32_t>(kMaxWithdrawIndices));
+      StoreLittleEndian<uint32_t>(count, bytes + kCodeAt);
+      for (uint32_t i = 0; i < count; ++i) {
+        StoreLittleEndian<uint32_t>(frame.withdraw[i], bytes + kPayloadAt + i * sizeof(uint32_t));
+      }
+      break;
+    }
     case FrameType::kClose: {
       StoreLittleEndian<uint32_t>(static_cast<uint32_t>(frame.close_code), bytes + kCodeAt);
       const size_t size = std::min(frame.close_text.size(), kMaxCloseText);
@@ -177,8 +209,10 @@ absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message) {
       return DecodeDiscard(message);
     case FrameType::kClose:
       return DecodeClose(message);
+    case FrameType::kWithdraw:
+      return DecodeWithdraw(message);
   }
-  return Refuse(absl::StrCat("the type must be 1 to 4, got ", type));
+  return Refuse(absl::StrCat("the type must be 1 to 5, got ", type));
 }
 
 }  // namespace internal

@@ -31,6 +31,7 @@ namespace internal {
 // frames.
 inline constexpr size_t kFrameSize = 64;
 inline constexpr size_t kMaxDiscardIds = 5;
+inline constexpr size_t kMaxWithdrawIndices = 10;
 inline constexpr size_t kMaxCloseText = 40;
 
 enum class FrameType : uint8_t {
@@ -39,6 +40,7 @@ enum class FrameType : uint8_t {
   kDiscard =
       3,       // Calls the sender has ended: what the receiver still holds for them can be closed.
   kClose = 4,  // The sender cuts the session, and says why.
+  kWithdraw = 5,  // Session-scoped descriptors that the sender takes back.
 };
 
 // Why a session is cut. The numbers are wire format.
@@ -50,7 +52,8 @@ enum class CloseCode : uint32_t {
 };
 
 // A call, as both ends of a session name it. `id` is chosen by the client, unique within its token,
-// and never 0; `attempt` counts gRPC's retries of it from 0.
+// and never 0; `attempt` counts gRPC's retries of it from 0. In a kData frame id 0 means no call:
+// the descriptors are session-scoped.
 struct CallKey {
   uint64_t id = 0;
   uint32_t attempt = 0;
@@ -67,13 +70,15 @@ struct CallKey {
 // A decoded frame. Which fields count depends on `type`.
 struct Frame {
   FrameType type = FrameType::kData;
-  CallKey call;                                      // kData
-  uint32_t first_index = 0;                          // kData: index of the first descriptor
-  uint16_t fd_count = 0;                             // kData: 1 to 253
-  uint64_t credit_total = 0;                         // kCredit
-  uint32_t discard_count = 0;                        // kDiscard: 1 to kMaxDiscardIds
-  std::array<uint64_t, kMaxDiscardIds> discard{};    // kDiscard: call ids, all attempts
-  CloseCode close_code = CloseCode::kProtocolError;  // kClose
+  CallKey call;                                          // kData
+  uint32_t first_index = 0;                              // kData: index of the first descriptor
+  uint16_t fd_count = 0;                                 // kData: 1 to 253
+  uint64_t credit_total = 0;                             // kCredit
+  uint32_t discard_count = 0;                            // kDiscard: 1 to kMaxDiscardIds
+  std::array<uint64_t, kMaxDiscardIds> discard{};        // kDiscard: call ids, all attempts
+  uint32_t withdraw_count = 0;                           // kWithdraw: 1 to kMaxWithdrawIndices
+  std::array<uint32_t, kMaxWithdrawIndices> withdraw{};  // kWithdraw: indices
+  CloseCode close_code = CloseCode::kProtocolError;      // kClose
   std::string close_text;  // kClose: printable ASCII, at most kMaxCloseText bytes
 };
 
@@ -84,8 +89,9 @@ using FrameBuffer = std::array<char, kFrameSize>;
 void EncodeFrame(const Frame& frame, FrameBuffer* out);
 
 // Reads one message. INVALID_ARGUMENT, saying which field, what was expected and what came, if the
-// size is not kFrameSize, the type is unknown, a count is out of range, a call id is 0, first_index
-// + fd_count does not fit 32 bits, or a byte that must be zero is not.
+// size is not kFrameSize, the type is unknown, a count is out of range, a call id to discard is 0,
+// an attempt comes without a call, first_index + fd_count does not fit 32 bits, or a byte that must
+// be zero is not.
 absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message);
 
 }  // namespace internal

@@ -21,7 +21,8 @@ constexpr size_t kHelloFlagsAt = 14;
 constexpr size_t kTokenAt = 16;
 constexpr size_t kHelloMaxFdsAt = 32;
 constexpr size_t kHelloWindowAt = 36;
-constexpr size_t kHelloReservedAt = 40;
+constexpr size_t kHelloMaxSessionFdsAt = 40;
+constexpr size_t kHelloReservedAt = 44;
 
 constexpr size_t kVersionAt = 10;
 constexpr size_t kStatusAt = 12;
@@ -29,7 +30,8 @@ constexpr size_t kReplyFlagsAt = 14;
 constexpr size_t kSessionIdAt = 16;
 constexpr size_t kReplyMaxFdsAt = 24;
 constexpr size_t kReplyWindowAt = 28;
-constexpr size_t kReplyReservedAt = 32;
+constexpr size_t kReplyMaxSessionFdsAt = 32;
+constexpr size_t kReplyReservedAt = 36;
 
 constexpr uint16_t kHighestStatus = static_cast<uint16_t>(HelloStatus::kOutOfDescriptors);
 
@@ -84,6 +86,7 @@ void EncodeHello(const Hello& hello, std::array<char, kHelloSize>* out) {
   memcpy(bytes + kTokenAt, hello.token.bytes().data(), kTokenSize);
   StoreLittleEndian<uint32_t>(hello.limits.max_fds_per_call, bytes + kHelloMaxFdsAt);
   StoreLittleEndian<uint32_t>(hello.limits.window, bytes + kHelloWindowAt);
+  StoreLittleEndian<uint32_t>(hello.limits.max_session_fds, bytes + kHelloMaxSessionFdsAt);
 }
 
 void EncodeHelloReply(const HelloReply& reply, std::array<char, kHelloReplySize>* out) {
@@ -97,6 +100,7 @@ void EncodeHelloReply(const HelloReply& reply, std::array<char, kHelloReplySize>
   StoreLittleEndian<uint64_t>(reply.session_id, bytes + kSessionIdAt);
   StoreLittleEndian<uint32_t>(reply.limits.max_fds_per_call, bytes + kReplyMaxFdsAt);
   StoreLittleEndian<uint32_t>(reply.limits.window, bytes + kReplyWindowAt);
+  StoreLittleEndian<uint32_t>(reply.limits.max_session_fds, bytes + kReplyMaxSessionFdsAt);
 }
 
 absl::StatusOr<Hello> DecodeHello(absl::Span<const char> bytes) {
@@ -119,6 +123,7 @@ absl::StatusOr<Hello> DecodeHello(absl::Span<const char> bytes) {
   if (hello.token.zero()) return Refuse(kName, "the token must not be all zero");
   hello.limits.max_fds_per_call = LoadLittleEndian<uint32_t>(in + kHelloMaxFdsAt);
   hello.limits.window = LoadLittleEndian<uint32_t>(in + kHelloWindowAt);
+  hello.limits.max_session_fds = LoadLittleEndian<uint32_t>(in + kHelloMaxSessionFdsAt);
   status = CheckLimits(hello.limits, kName);
   if (status.ok()) status = RequireZero(bytes, kHelloReservedAt, kHelloSize, kName);
   if (!status.ok()) return status;
@@ -153,6 +158,7 @@ absl::StatusOr<HelloReply> DecodeHelloReply(absl::Span<const char> bytes) {
   if (reply.session_id == 0) return Refuse(kName, "session_id must not be 0");
   reply.limits.max_fds_per_call = LoadLittleEndian<uint32_t>(in + kReplyMaxFdsAt);
   reply.limits.window = LoadLittleEndian<uint32_t>(in + kReplyWindowAt);
+  reply.limits.max_session_fds = LoadLittleEndian<uint32_t>(in + kReplyMaxSessionFdsAt);
   status = CheckLimits(reply.limits, kName);
   if (status.ok()) status = RequireZero(bytes, kReplyReservedAt, kHelloReplySize, kName);
   if (!status.ok()) return status;

@@ -43,6 +43,7 @@ inline constexpr uint16_t kMaxVersion = 1;
 struct ReceiveLimits {
   uint32_t max_fds_per_call = 0;  // 1 or more
   uint32_t window = 0;            // Unclaimed descriptors in the session, 1 or more
+  uint32_t max_session_fds = 0;   // Session-scoped descriptors, 0 or more
 };
 
 struct Hello {

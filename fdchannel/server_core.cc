@@ -186,9 +186,11 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.token = hello.token;
   config.local.max_fds_per_call = limits_.session.max_fds_per_call;
   config.local.window = limits_.session.session_window;
+  config.local.max_session_fds = limits_.session.max_session_fds;
   config.remote = hello.limits;
   config.early_timeout = limits_.early_timeout;
   config.look = look_;
+  config.policy = policy_;
   config.peer = PeerName(credentials);
   config.quota = *std::move(quota);
   std::shared_ptr<SessionHandle> handle;
@@ -217,7 +219,8 @@ std::shared_ptr<SessionHandle> ServerCore::AddSession(const Token& token,
   reply->session_id = config.id;
   reply->limits = config.local;
   const uint64_t id = config.id;
-  auto handle = std::make_shared<SessionHandle>(id, std::move(credentials));
+  auto handle = std::make_shared<SessionHandle>(id, std::move(credentials),
+                                                std::make_shared<ScopedIndices>());
   auto session = Session::Create(std::move(socket), std::move(config),
                                  [weak = weak_from_this(), options = options_, handle, token, id] {
                                    if (auto self = weak.lock()) self->OnSessionDead(token, id);

@@ -140,11 +140,19 @@ struct Session::Trash {
   FdVector fds;
   size_t charged = 0;    // of those, counted in held_ and in the quota
   size_t uncharged = 0;  // arrived or lost on arrival, never counted there
+  size_t scoped = 0;     // session-scoped: counted in the quota only
 
-  bool empty() const { return fds.empty() && charged + uncharged == 0; }
+  bool empty() const { return fds.empty() && charged + uncharged + scoped == 0; }
   void AddCharged(UniqueFd fd) {
     fds.push_back(std::move(fd));
     ++charged;
+  }
+  void AddScoped(FdVector more) {
+    for (UniqueFd& fd : more) {
+      if (!fd.valid()) continue;
+      fds.push_back(std::move(fd));
+      ++scoped;
+    }
   }
   void AddUncharged(FdVector* more, size_t count) {
     for (UniqueFd& fd : *more) fds.push_back(std::move(fd));
@@ -192,6 +200,10 @@ Session::~Session() {
         fds.push_back(std::move(slot.fd));
         ++charged;
       }
+    }
+    for (UniqueFd& fd : scoped_.Clear()) {
+      fds.push_back(std::move(fd));
+      ++charged;
     }
     while (!waiters_.empty()) {
       Finish(waiters_.front(), absl::UnavailableError("the session was closed"));
@@ -331,6 +343,7 @@ void Session::FailInbox(CallInbox* inbox, absl::Status status, Trash* trash) {
 // --- Waiting ---
 
 bool Session::ProgressReceive(Waiter* waiter, bool drained) {
+  if (waiter->url.session_index().has_value()) return ProgressScoped(waiter, drained);
   CallInbox* inbox = waiter->inbox;
   const InodeUrl& url = waiter->url;
   if (!inbox->failure_.ok()) {
@@ -432,6 +445,26 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
   return true;
 }
 
+bool Session::ProgressScoped(Waiter* waiter, bool drained) {
+  // A call's own misfortunes are not the session's; its end is.
+  if (waiter->inbox != nullptr && waiter->inbox->ended_) {
+    waiter->status = waiter->inbox->failure_;
+    return true;
+  }
+  if (!dead_.ok()) {
+    waiter->status = dead_;
+    return true;
+  }
+  // It went out before what names it, and so did its withdrawal: only an empty socket tells.
+  if (!drained) return false;
+  const ReceivePolicy* policy =
+      waiter->inbox != nullptr ? waiter->inbox->policy_.get() : config_.policy.get();
+  auto copy = scoped_.Dup(waiter->url, policy, config_.peer);
+  waiter->status = copy.status();
+  if (copy.ok()) waiter->fd = *std::move(copy);
+  return true;
+}
+
 void Session::Finish(Waiter* waiter, absl::Status status) {
   waiter->done = true;
   if (!status.ok()) waiter->status = std::move(status);
@@ -463,6 +496,10 @@ absl::Status Session::DeadlineError(const Waiter& waiter) const {
                         "deadline: it must take or "
                         "drop them, or its session_window (%d) be larger",
                         config_.peer, config_.remote.window));
+  }
+  if (waiter.url.session_index().has_value()) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the session's socket was not looked at in time for ", waiter.url.ToString()));
   }
   const auto& slots = waiter.inbox->slots_;
   const bool taken = std::any_of(slots.begin(), slots.end(), [&](const CallInbox::Slot& slot) {
@@ -518,7 +555,8 @@ void Session::Enlist(Waiter* waiter) {
     waiter->sender_position = senders_.insert(senders_.end(), waiter);
     // A leader that is already waiting does not look for room to write.
     if (leader_waits_) socket_->Wake();
-  } else if (waiter->kind == Waiter::Kind::kLook || !waiter->inbox->open_ended_ ||
+  } else if (waiter->kind == Waiter::Kind::kLook || waiter->url.session_index().has_value() ||
+             !waiter->inbox->open_ended_ ||
              waiter->url.index().value_or(kNoIndex) < waiter->inbox->announced_) {
     // It is in the socket or lost, and one look from now on tells which. A look that is under way
     // began too early.
@@ -716,6 +754,17 @@ absl::StatusOr<std::vector<InodeUrl>> Session::Arrived(CallInbox* inbox) {
   return urls;
 }
 
+absl::StatusOr<UniqueFd> Session::ReceiveScoped(const InodeUrl& url) {
+  if (!url.session_index().has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        url.ToString(), " names a descriptor of a call: ask that call; a session-scoped one has ",
+        "?session={index}"));
+  }
+  WaitOptions options;
+  options.deadline = absl::InfinitePast();  // One look happens all the same.
+  return Receive(/*inbox=*/nullptr, url, Op::kDup, options);
+}
+
 void Session::ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::Time deadline,
                            FdCallback done) {
   auto waiter = std::make_shared<Waiter>(Waiter::Kind::kReceive);
@@ -813,7 +862,16 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
 
 absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
                               absl::Span<const Seen> seen, Trash* trash) {
-  if (frame.type == FrameType::kData) return DeliverData(frame, message, seen, trash);
+  if (frame.type == FrameType::kData) {
+    const size_t count = frame.fd_count;
+    if (message->fds.size() > count ||
+        (message->fds.size() < count && !message->control_truncated)) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "a frame that announces %d descriptors came with %d", count, message->fds.size()));
+    }
+    return frame.call.id == 0 ? DeliverScoped(frame, message, seen, trash)
+                              : DeliverData(frame, message, seen, trash);
+  }
   if (!message->fds.empty() || message->control_truncated) {
     return absl::InvalidArgumentError("a frame that carries no descriptors came with some");
   }
@@ -842,6 +900,14 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
         }
       }
       return absl::OkStatus();
+    case FrameType::kWithdraw: {
+      FdVector removed;
+      for (uint32_t i = 0; i < frame.withdraw_count; ++i) {
+        removed.push_back(scoped_.Remove(frame.withdraw[i]));
+      }
+      trash->AddScoped(std::move(removed));
+      return absl::OkStatus();
+    }
     case FrameType::kClose:
       MarkDead(absl::UnavailableError(
           absl::StrCat("the peer (", config_.peer, ") cut the session: ", frame.close_text)));
@@ -855,10 +921,6 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
 absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
                                   absl::Span<const Seen> seen, Trash* trash) {
   const size_t count = frame.fd_count;
-  if (message->fds.size() > count || (message->fds.size() < count && !message->control_truncated)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "a frame that announces %d descriptors came with %d", count, message->fds.size()));
-  }
   CallInbox* inbox = InboxFor(frame.call, trash);
   if (inbox == nullptr) {  // Ended, or never begun here: nobody can ask for them.
     trash->AddUncharged(&message->fds, count);
@@ -930,6 +992,47 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
     Waiter* waiter = *it++;
     if (waiter->kind != Waiter::Kind::kReceive || waiter->inbox != inbox) continue;
     if (ProgressReceive(waiter, /*drained=*/false)) Finish(waiter, absl::OkStatus());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Session::DeliverScoped(const Frame& frame, ReceivedMessage* message,
+                                    absl::Span<const Seen> seen, Trash* trash) {
+  const size_t count = frame.fd_count;
+  if (scoped_.size() + count > config_.local.max_session_fds) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d session-scoped descriptors came beside %d, max_session_fds is %d",
+                        count, scoped_.size(), config_.local.max_session_fds));
+  }
+  for (size_t i = 0; i < count; ++i) {
+    if (scoped_.Contains(frame.first_index + static_cast<uint32_t>(i))) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "session-scoped descriptor ", frame.first_index + i, " came while there is one"));
+    }
+  }
+  // Fails for who names it; the session lives on.
+  absl::Status refused;
+  if (message->control_truncated) {
+    refused = absl::ResourceExhaustedError(absl::StrFormat(
+        "%d of %d session-scoped descriptors from %s could not be received: this process is at its "
+        "RLIMIT_NOFILE, or a security module refused one",
+        count - message->fds.size(), count, config_.peer));
+  } else if (config_.quota != nullptr) {
+    refused = config_.quota->Charge(count);
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t index = frame.first_index + static_cast<uint32_t>(i);
+    if (refused.ok()) {
+      scoped_.Add(index, seen[i].dev_ino, seen[i].facts, std::move(message->fds[i]));
+    } else {
+      scoped_.AddFailed(index, refused);
+    }
+  }
+  if (refused.ok()) {
+    message->fds.clear();
+    Disposed(count);  // Of the window: they have a limit of their own.
+  } else {
+    trash->AddUncharged(&message->fds, count);
   }
   return absl::OkStatus();
 }
@@ -1130,6 +1233,76 @@ void Session::SendAsync(const CallKey& call, const Indices& indices, std::vector
   Leave(&trash);
 }
 
+absl::Status Session::ReserveScoped() {
+  MutexLock lock(&mutex_);
+  if (!dead_.ok()) return dead_;
+  SendWithdrawals();
+  if (scoped_sent_ >= config_.remote.max_session_fds) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s takes no more than max_session_fds = %d session-scoped descriptors: withdraw some, or "
+        "raise the limit at both ends",
+        config_.peer, config_.remote.max_session_fds));
+  }
+  ++scoped_sent_;
+  return absl::OkStatus();
+}
+
+void Session::UnreserveScoped() {
+  MutexLock lock(&mutex_);
+  --scoped_sent_;
+}
+
+bool Session::TrySendScoped(uint32_t index, int fd, absl::Status* status) {
+  *status = ReserveScoped();
+  if (!status->ok()) return true;
+  const bool done = TrySend(CallKey{}, index, absl::MakeConstSpan(&fd, 1), status);
+  if (!done || !status->ok()) UnreserveScoped();
+  return done;
+}
+
+absl::Status Session::SendScoped(uint32_t index, int fd, const WaitOptions& options) {
+  absl::Status status = ReserveScoped();
+  if (!status.ok()) return status;
+  status = Send(CallKey{}, index, absl::MakeConstSpan(&fd, 1), options);
+  if (!status.ok()) UnreserveScoped();
+  return status;
+}
+
+void Session::SendScopedAsync(uint32_t index, int fd, absl::Time deadline, StatusCallback done) {
+  absl::Status status = ReserveScoped();
+  if (!status.ok()) return done(std::move(status));
+  SendAsync(CallKey{}, index, {fd}, deadline,
+            [self = shared_from_this(), done = std::move(done)](absl::Status sent) {
+              if (!sent.ok()) self->UnreserveScoped();
+              done(std::move(sent));
+            });
+}
+
+void Session::WithdrawScoped(uint32_t index) {
+  Trash none;
+  MutexLock lock(&mutex_);
+  if (!dead_.ok()) return;
+  withdrawn_.push_back(index);
+  SendWithdrawals();
+  Leave(&none);
+}
+
+void Session::SendWithdrawals() {
+  while (!withdrawn_.empty() && dead_.ok()) {
+    Frame frame;
+    frame.type = FrameType::kWithdraw;
+    while (frame.withdraw_count < kMaxWithdrawIndices && frame.withdraw_count < withdrawn_.size()) {
+      frame.withdraw[frame.withdraw_count] = withdrawn_[frame.withdraw_count];
+      ++frame.withdraw_count;
+    }
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    if (!socket_->Send(buffer, {}).ok()) return ScheduleSweep();
+    withdrawn_.erase(withdrawn_.begin(), withdrawn_.begin() + frame.withdraw_count);
+    scoped_sent_ -= frame.withdraw_count;
+  }
+}
+
 void Session::SendDiscards() {
   while (!discardable_.empty() && dead_.ok()) {
     Frame frame;
@@ -1211,6 +1384,7 @@ void Session::Kill(CloseCode code, const absl::Status& status) {
 
 void Session::Leave(Trash* trash) {
   SendCreditIfDue();
+  if (!dead_.ok() && scoped_.size() != 0) trash->AddScoped(scoped_.Clear());
   std::vector<std::shared_ptr<Waiter>> finished;
   finished.swap(finished_async_);
   std::function<void()> on_dead;
@@ -1218,9 +1392,10 @@ void Session::Leave(Trash* trash) {
   mutex_.Unlock();
 
   if (!trash->empty()) {
-    config_.reaper->Close(std::move(trash->fds),
-                          [self = shared_from_this(), charged = trash->charged,
-                           uncharged = trash->uncharged] { self->OnClosed(charged, uncharged); });
+    config_.reaper->Close(
+        std::move(trash->fds),
+        [self = shared_from_this(), charged = trash->charged, uncharged = trash->uncharged,
+         scoped = trash->scoped] { self->OnClosed(charged, uncharged, scoped); });
     *trash = Trash();
   }
   for (auto& waiter : finished) {
@@ -1242,10 +1417,10 @@ void Session::Leave(Trash* trash) {
   mutex_.Lock();
 }
 
-void Session::OnClosed(size_t charged, size_t uncharged) {
+void Session::OnClosed(size_t charged, size_t uncharged, size_t scoped) {
   MutexLock lock(&mutex_);
   held_ -= static_cast<uint32_t>(charged);
-  if (config_.quota != nullptr && charged != 0) config_.quota->Release(charged);
+  if (config_.quota != nullptr && charged + scoped != 0) config_.quota->Release(charged + scoped);
   Disposed(charged + uncharged);
   SendCreditIfDue();
 }
@@ -1281,6 +1456,7 @@ void Session::SweepIfQuiet(uint64_t epoch) {
     Watch(/*for_input=*/true);
   }
   ExpireEarly(absl::Now(), &trash);
+  SendWithdrawals();
   if (!early_.empty()) ScheduleSweep();
   Leave(&trash);
 }
@@ -1310,6 +1486,7 @@ void Session::Sweep() {
   watch_again_ = true;
   Drain(&trash);
   ExpireEarly(absl::Now(), &trash);
+  SendWithdrawals();
   if (!early_.empty()) ScheduleSweep();
   Leave(&trash);
 }

@@ -56,6 +56,7 @@
 #include "fdchannel/mutex.h"
 #include "fdchannel/poller.h"
 #include "fdchannel/reaper.h"
+#include "fdchannel/scoped_table.h"
 #include "grpcfd/inode_url.h"
 
 namespace grpcfd {
@@ -144,7 +145,8 @@ class Session : public std::enable_shared_from_this<Session> {
     ReceiveLimits local;                               // What we hold of the peer's.
     ReceiveLimits remote;                              // What the peer holds of ours.
     absl::Duration early_timeout = absl::Seconds(10);  // For descriptors whose RPC never comes.
-    // A client's policy for all its calls; a server has one for each method. Null accepts all.
+    // A client's policy for all its calls; a server's for what no call asks for, its calls have
+    // their methods'. Null accepts all.
     std::shared_ptr<const ReceivePolicy> policy;
     unsigned look = kLookNothing;    // What the policies of the inboxes need to know (LookFor).
     std::string peer;                // For messages: "pid 17, uid 1000".
@@ -217,6 +219,23 @@ class Session : public std::enable_shared_from_this<Session> {
   void SendAsync(const CallKey& call, const Indices& indices, std::vector<int> fds,
                  absl::Time deadline, StatusCallback done);
 
+  // --- Session-scoped descriptors: those of no call, which any call of the session may name ---
+
+  // Registers a descriptor with the peer under an index that this side has never used in the
+  // session. It stays the caller's. Errors as Send(), and RESOURCE_EXHAUSTED if the peer takes no
+  // more of them.
+  absl::Status SendScoped(uint32_t index, int fd, const WaitOptions& options);
+  bool TrySendScoped(uint32_t index, int fd, absl::Status* status);
+  void SendScopedAsync(uint32_t index, int fd, absl::Time deadline, StatusCallback done);
+  // Takes back one whose sending is over. Never fails: what cannot be told now is told later.
+  void WithdrawScoped(uint32_t index);
+  // A duplicate of what the peer registered. Looks at the socket once if it is not there yet, and
+  // waits for nothing. Also reached through Receive() and ReceiveAsync(), for which `op` makes no
+  // difference then.
+  //   INVALID_ARGUMENT  `url` has no session index; or as ScopedTable::Dup(), with its other errors
+  //   UNAVAILABLE       the session is dead
+  absl::StatusOr<UniqueFd> ReceiveScoped(const InodeUrl& url);
+
   // --- Upkeep ---
 
   // Cuts the session at once: tells the peer why, closes everything held, fails all waiters with
@@ -250,6 +269,9 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status DeliverData(const Frame& frame, ReceivedMessage* message,
                            absl::Span<const Seen> seen, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status DeliverScoped(const Frame& frame, ReceivedMessage* message,
+                             absl::Span<const Seen> seen, Trash* trash)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   CallInbox* InboxFor(const CallKey& key, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MakeRoom(size_t n, const CallInbox* keep, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -269,6 +291,7 @@ class Session : public std::enable_shared_from_this<Session> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enlist(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressReceive(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool ProgressScoped(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressSend(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ProgressAll(uint64_t before_epoch, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ProgressSenders() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -283,6 +306,9 @@ class Session : public std::enable_shared_from_this<Session> {
   IoResult SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                       size_t* sent);
   absl::Status SendError(int error) const;
+  absl::Status ReserveScoped();
+  void UnreserveScoped();
+  void SendWithdrawals() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendDiscards() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Disposed(size_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCreditIfDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -294,7 +320,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // to be closed, and has the callbacks of finished waiters run. The last thing in every method
   // that delivers or finishes anything.
   void Leave(Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void OnClosed(size_t charged, size_t uncharged);
+  void OnClosed(size_t charged, size_t uncharged, size_t scoped);
   void Watch(bool for_input) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A sweep, unless somebody has looked at the socket since look number `epoch`.
   void SweepIfQuiet(uint64_t epoch);
@@ -325,6 +351,13 @@ class Session : public std::enable_shared_from_this<Session> {
   std::deque<CallKey> ended_ ABSL_GUARDED_BY(mutex_);
   uint32_t held_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t ended_since_drain_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  // What the peer has registered, and is charged for, apart from held_.
+  ScopedTable scoped_ ABSL_GUARDED_BY(mutex_);
+  // What is registered with the peer, or may be: up to its max_session_fds. Withdrawn ones count
+  // until the peer was told.
+  uint32_t scoped_sent_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::deque<uint32_t> withdrawn_ ABSL_GUARDED_BY(mutex_);
 
   uint64_t disposed_total_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t credit_sent_ ABSL_GUARDED_BY(mutex_) = 0;

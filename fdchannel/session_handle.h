@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "fdchannel/fd_registry.h"
 #include "fdchannel/session.h"
 #include "grpcfd/fd_session.h"
 
@@ -21,7 +22,9 @@ namespace internal {
 // Thread-safe once Bind() was called.
 class SessionHandle final : public FdSession {
  public:
-  SessionHandle(uint64_t id, PeerCredentials peer) : id_(id), peer_(std::move(peer)) {}
+  // `indices` are those of all that register in the session.
+  SessionHandle(uint64_t id, PeerCredentials peer, std::shared_ptr<ScopedIndices> indices)
+      : id_(id), peer_(std::move(peer)), indices_(std::move(indices)) {}
   // Before anybody else has the handle. Apart from the constructor because the session's death
   // notice names the handle.
   void Bind(const std::shared_ptr<Session>& session) { session_ = session; }
@@ -29,11 +32,15 @@ class SessionHandle final : public FdSession {
   uint64_t id() const override { return id_; }
   const PeerCredentials& peer() const override { return peer_; }
   bool alive() const override;
+  using FdSession::Register;
+  absl::StatusOr<SessionFd> Register(BorrowedFd fd, absl::Time deadline) override;
+  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url) override;
   void Close(const std::string& reason) override;
 
  private:
   const uint64_t id_;
   const PeerCredentials peer_;
+  const std::shared_ptr<ScopedIndices> indices_;
   std::weak_ptr<Session> session_;
 };
 

@@ -18,6 +18,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "fdchannel/channel_core.h"
@@ -372,6 +373,15 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
                                                                    std::move(interceptor_creators));
   }
   auto fd_channel = FdChannel::Create(target, options.fd_channel);
+  if (options.shared_fd_channel != nullptr && fd_channel.ok()) {
+    if (options.shared_fd_channel->target() == (*fd_channel)->target()) {
+      fd_channel = options.shared_fd_channel;
+    } else {
+      fd_channel = absl::InvalidArgumentError(
+          absl::StrCat("shared_fd_channel was made for ", options.shared_fd_channel->target(),
+                       ", the channel is for ", (*fd_channel)->target()));
+    }
+  }
   interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
       fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));
   return grpc::experimental::CreateCustomChannelWithInterceptors(target, credentials, arguments,

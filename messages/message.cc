@@ -184,8 +184,8 @@ absl::Status AttachAll(FdSender* sender, Message* message, int file_flags) {
   for (Opened& each : opened) {
     const absl::StatusOr<InodeUrl> url = sender->SendFd(std::move(each.fd));
     if (!url.ok()) return At(*each.found, url.status());
-    each.url = absl::StrCat(url->ToString(), url->index().has_value() ? "&" : "?", kParameter,
-                            Name(each.scheme));
+    each.url =
+        absl::StrCat(url->ToString(), url->exact() ? "&" : "?", kParameter, Name(each.scheme));
   }
   for (const Opened& each : opened) internal::Replace(message, *each.found, each.url);
   return absl::OkStatus();
@@ -255,7 +255,7 @@ class TakeAllOperation {
     std::vector<TakenFds::Held>& held = taken_.held_;
     size_t index = held.size();
     // Without an index it means another one each time.
-    if (url.index().has_value()) {
+    if (url.exact()) {
       index = static_cast<size_t>(
           std::find_if(held.begin(), held.end(),
                        [&url](const TakenFds::Held& each) { return each.url == url; }) -

@@ -116,6 +116,10 @@ std::optional<absl::StatusOr<UniqueFd>> FakeFdPair::Call::Try(Direction directio
     return absl::FailedPreconditionError(
         absl::StrCat("cannot receive ", url.ToString(), ": the call has ended"));
   }
+  if (url.session_index().has_value()) {
+    return absl::NotFoundError(absl::StrCat(
+        url.ToString(), " names a session-scoped descriptor, and the fake pair has no session"));
+  }
   std::vector<Slot>& slots = slots_[direction];
   Slot* slot = nullptr;
   bool taken_before = false;

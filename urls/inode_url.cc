@@ -42,9 +42,9 @@ std::string Quote(absl::string_view text) {
 }
 
 absl::Status Malformed(const std::string& url, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat("not an inode URL: ", Quote(url), ": expected ",
-                                                 expected,
-                                                 "; the form is inode://{dev}/{ino}[?fd={index}]"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("not an inode URL: ", Quote(url), ": expected ", expected,
+                   "; the form is inode://{dev}/{ino}[?fd={index}|?session={index}]"));
 }
 
 // Decimal digits, nothing else, at most `max`. absl::SimpleAtoi would also take signs and blanks.
@@ -138,19 +138,21 @@ absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
   }
 
   InodeUrl result(dev_ino);
+  bool has_value = false;
   while (has_query) {
     const absl::string_view parameter = CutAt(&query, '&', &has_query);
     absl::string_view value = parameter;
-    if (parameter != "fd" && !absl::ConsumePrefix(&value, "fd=")) continue;
+    const absl::string_view name = CutAt(&value, '=', &has_value);
+    if (name != "fd" && name != "session") continue;
     // Two indices would be read as the first by one program and as the last by another.
-    if (result.index_.has_value()) return Malformed(url, "at most one fd parameter");
+    if (result.exact()) return Malformed(url, "at most one fd or session parameter");
     constexpr uint64_t kMax32 = std::numeric_limits<uint32_t>::max();
     uint64_t index = 0;
     if (!ParseDecimal(value, kMax32, &index)) {
-      return Malformed(url, absl::StrCat("the index in decimal digits after fd=, at most ", kMax32,
-                                         ", not ", Quote(value)));
+      return Malformed(url, absl::StrCat("the index in decimal digits after ", name, "=, at most ",
+                                         kMax32, ", not ", Quote(value)));
     }
-    result.index_ = static_cast<uint32_t>(index);
+    (name == "fd" ? result.index_ : result.session_index_) = static_cast<uint32_t>(index);
   }
   return result;
 }
@@ -158,6 +160,7 @@ absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
 std::string InodeUrl::ToString() const {
   std::string url = absl::StrCat(kScheme, dev_ino_.dev, "/", dev_ino_.ino);
   if (index_.has_value()) absl::StrAppend(&url, "?fd=", *index_);
+  if (session_index_.has_value()) absl::StrAppend(&url, "?session=", *session_index_);
   return url;
 }
 

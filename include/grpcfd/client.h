@@ -83,6 +83,10 @@ struct ChannelOptions {
 
   // Limits of calls and the time to connect hold for both wires.
   FdChannelOptions fd_channel;
+  // An FdChannel of the program's own, made for the same target, in place of one with the options
+  // above: to register descriptors for many calls with, say. Channels may share one. With one for
+  // another target calls with descriptors fail with INVALID_ARGUMENT.
+  std::shared_ptr<FdChannel> shared_fd_channel;
   ClientInterceptorOptions interceptor;
 };
 

@@ -25,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "grpcfd/borrowed_fd.h"
 #include "grpcfd/fd_session.h"
 #include "grpcfd/limits.h"
 #include "grpcfd/receive_policy.h"
@@ -72,6 +73,20 @@ class FdChannel {
   ~FdChannel();
   FdChannel(const FdChannel&) = delete;
   FdChannel& operator=(const FdChannel&) = delete;
+
+  // Registers a duplicate of `fd` for all calls of the channel: a memory pool, say, that each of
+  // them uses. Any message of a call that was made with FromContext may name it by the handle's
+  // URL, and the handler's RecvFd and DupFd give a duplicate each time. It stays until the handle
+  // goes (what calls were given stays theirs), and outlives sessions: before there is one, and
+  // after a loss or a restart of the server, it is registered with the next one, under the same
+  // URL, before a call is started there. If a session is there it is on its way when this returns,
+  // and waits until `deadline` for room in the server's window; by default it does not wait.
+  //   RESOURCE_EXHAUSTED  max_session_fds of this end or, if a session is there, of the server is
+  //                       reached, its window stayed full, or this process is at RLIMIT_NOFILE
+  //   INVALID_ARGUMENT    the descriptor is negative, closed, or of a kind the kernel does not pass
+  // A server that takes fewer than there are gets the earliest; for others its calls say NOT_FOUND.
+  [[nodiscard]] absl::StatusOr<SessionFd> Register(BorrowedFd fd,
+                                                   absl::Time deadline = absl::InfinitePast());
 
   // The target as Create() understood it.
   std::string target() const;

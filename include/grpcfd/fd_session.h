@@ -6,8 +6,8 @@
 // handler, hand out.
 //
 // Why it exists: most programs think in calls and never see a session. It matters to those that ask
-// who is at the other end, or that keep something for each client for as long as that client is
-// there.
+// who is at the other end, that keep something for each client for as long as that client is there,
+// or that have a descriptor which many calls use: registered once, it is not sent again with each.
 //
 // How people get it wrong: they take a session for a client. One client process has a session for
 // each of its channels, and after a broken connection a new one, with another id. Who the client is
@@ -20,11 +20,53 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcfd/borrowed_fd.h"
+#include "grpcfd/inode_url.h"
 #include "grpcfd/peer_credentials.h"
+#include "grpcfd/unique_fd.h"
 
 namespace grpcfd {
+
+// A descriptor that is registered with a peer, for calls to name; see FdSession::Register and
+// FdChannel::Register. Its end withdraws it: calls that name it from then on get NOT_FOUND, the
+// duplicates that calls were given stay theirs. Move-only. Thread-compatible; may be destroyed on
+// any thread, never blocks, and may outlive what made it.
+class SessionFd {
+ public:
+  // Registered nowhere.
+  SessionFd() = default;
+  // For implementations of FdSession; `withdraw` is called once.
+  SessionFd(InodeUrl url, std::function<void()> withdraw)
+      : url_(url), withdraw_(std::move(withdraw)) {}
+  ~SessionFd() { Withdraw(); }
+  SessionFd(SessionFd&& other) noexcept
+      : url_(other.url_), withdraw_(std::exchange(other.withdraw_, nullptr)) {}
+  SessionFd& operator=(SessionFd&& other) noexcept {
+    if (this != &other) {
+      Withdraw();
+      url_ = other.url_;
+      withdraw_ = std::exchange(other.withdraw_, nullptr);
+    }
+    return *this;
+  }
+
+  // What to write into messages: `inode://{dev}/{ino}?session={index}`.
+  const InodeUrl& url() const { return url_; }
+  // Whether it was not withdrawn through this handle.
+  bool registered() const { return withdraw_ != nullptr; }
+  void Withdraw() {
+    if (withdraw_ != nullptr) std::exchange(withdraw_, nullptr)();
+  }
+
+ private:
+  InodeUrl url_;
+  std::function<void()> withdraw_;
+};
 
 // Thread-safe. Holding one keeps nothing alive: when the session ends, alive() turns false and the
 // methods that need it say UNAVAILABLE. Abstract, so that tests of callbacks can make their own.
@@ -41,6 +83,28 @@ class FdSession {
   virtual const PeerCredentials& peer() const = 0;
 
   virtual bool alive() const = 0;
+
+  // Registers a duplicate of `fd` with the peer, for as long as the handle and this session are
+  // there. Any message of any call of the session, in this direction, may name it by the handle's
+  // URL; RecvFd and DupFd of the receiver give a duplicate each time. On its way when this returns;
+  // waits until `deadline` for room in the peer's window.
+  //   RESOURCE_EXHAUSTED  the peer's max_session_fds is reached, its window stayed full, or the
+  //                       kernel is short of memory or of descriptors in flight
+  //   INVALID_ARGUMENT    the descriptor is negative, closed, or of a kind the kernel does not pass
+  //   UNAVAILABLE         the session has ended
+  [[nodiscard]] virtual absl::StatusOr<SessionFd> Register(BorrowedFd fd, absl::Time deadline) = 0;
+  // Without waiting: for callbacks, which may not block.
+  [[nodiscard]] absl::StatusOr<SessionFd> Register(BorrowedFd fd) {
+    return Register(fd, absl::InfinitePast());
+  }
+
+  // A duplicate of a descriptor that the peer registered, outside any call. Waits for nothing.
+  //   NOT_FOUND           there is none of that index: it was withdrawn, or never registered
+  //   INVALID_ARGUMENT    the URL is not one of a session-scoped descriptor, or names another file
+  //   PERMISSION_DENIED   the receive_policy of this end refuses it
+  //   RESOURCE_EXHAUSTED  it came but this process could not take it in, or is at RLIMIT_NOFILE
+  //   UNAVAILABLE         the session has ended
+  virtual absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url) = 0;
 
   // Cuts the session. What it still holds is closed at both ends, whoever waits for a descriptor
   // gets UNAVAILABLE with `reason`, of which the peer sees the first 40 bytes. The gRPC connection

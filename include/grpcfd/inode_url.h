@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Inode URLs: `inode://{dev}/{ino}[?fd={index}]`, the name a descriptor has in messages and
-// metadata.
+// Inode URLs: `inode://{dev}/{ino}[?fd={index}|?session={index}]`, the name a descriptor has in
+// messages and metadata.
 //
 // Why it exists: protobuf messages carry strings, not descriptors. A sender puts the URL into the
 // message, the receiver asks for the descriptor of that URL. The form is the one Go's grpcfd uses,
@@ -56,8 +56,17 @@ class InodeUrl {
   explicit InodeUrl(DevIno dev_ino) : dev_ino_(dev_ino) {}
   InodeUrl(DevIno dev_ino, uint32_t index) : dev_ino_(dev_ino), index_(index) {}
 
+  // Names a session-scoped descriptor: one that was registered for many calls
+  // (grpcfd/fd_session.h).
+  static InodeUrl OfSession(DevIno dev_ino, uint32_t session_index) {
+    InodeUrl url(dev_ino);
+    url.session_index_ = session_index;
+    return url;
+  }
+
   // Parses `url`. The scheme is matched without regard to case, leading zeros are accepted, and
-  // query parameters other than `fd`, as well as a fragment, are ignored. INVALID_ARGUMENT, with
+  // query parameters other than `fd` and `session`, as well as a fragment, are ignored. There is at
+  // most one of these two. INVALID_ARGUMENT, with
   // the input quoted (its first 256 bytes, if longer) and what was expected, for everything else.
   // What is accepted here, Go's parser accepts too.
   static absl::StatusOr<InodeUrl> Parse(const std::string& url);
@@ -70,12 +79,19 @@ class InodeUrl {
   // it.
   const std::optional<uint32_t>& index() const { return index_; }
 
-  // `inode://{dev}/{ino}`, with `?fd={index}` if there is an index. Parse() reads it back as an
-  // equal value.
+  // The position among the session-scoped descriptors of one session and direction, if the URL
+  // names it.
+  const std::optional<uint32_t>& session_index() const { return session_index_; }
+
+  // Whether the URL means one descriptor and no other: it has an index of either kind.
+  bool exact() const { return index_.has_value() || session_index_.has_value(); }
+
+  // `inode://{dev}/{ino}`, with `?fd={index}` or `?session={index}` if there is one. Parse() reads
+  // it back as an equal value.
   std::string ToString() const;
 
   friend bool operator==(const InodeUrl& a, const InodeUrl& b) {
-    return a.dev_ino_ == b.dev_ino_ && a.index_ == b.index_;
+    return a.dev_ino_ == b.dev_ino_ && a.index_ == b.index_ && a.session_index_ == b.session_index_;
   }
   friend bool operator!=(const InodeUrl& a, const InodeUrl& b) { return !(a == b); }
   friend std::ostream& operator<<(std::ostream& out, const InodeUrl& url) {
@@ -85,6 +101,7 @@ class InodeUrl {
  private:
   DevIno dev_ino_;
   std::optional<uint32_t> index_;
+  std::optional<uint32_t> session_index_;
 };
 
 // The (dev, ino) of an open descriptor, by statx(2) with AT_EMPTY_PATH | AT_STATX_DONT_SYNC: the

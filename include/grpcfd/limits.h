@@ -30,6 +30,12 @@ struct SessionLimits {
   // window waits until its deadline, then gets RESOURCE_EXHAUSTED.
   uint32_t session_window = 64;
 
+  // Session-scoped descriptors (FdSession::Register, FdChannel::Register) that one side may have
+  // registered with the other at a time. They stay until withdrawn, so they have a limit of their
+  // own beside the window; at a server they count for the limits of user and total too. 0: none are
+  // taken.
+  uint32_t max_session_fds = 16;
+
   // How long a RecvFd waits at most on a call that has no deadline.
   absl::Duration recv_timeout = absl::Seconds(10);
 };

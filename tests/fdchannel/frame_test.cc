@@ -42,6 +42,14 @@ Frame Discard(uint32_t count) {
   return frame;
 }
 
+Frame Withdraw(uint32_t count) {
+  Frame frame;
+  frame.type = FrameType::kWithdraw;
+  frame.withdraw_count = count;
+  for (uint32_t i = 0; i < count; ++i) frame.withdraw[i] = 0x01010101 * (i + 1);
+  return frame;
+}
+
 Frame Close(CloseCode code, const std::string& text) {
   Frame frame;
   frame.type = FrameType::kClose;
@@ -94,6 +102,28 @@ TEST(FrameTest, CloseLayout) {
                 std::string(74, '0'));
 }
 
+TEST(FrameTest, WithdrawLayout) {
+  EXPECT_EQ(ToHex(Encode(Withdraw(2))),
+            "05000000000000000000000000000000"
+            "00000000020000000101010102020202" +
+                std::string(64, '0'));
+}
+
+TEST(FrameTest, WithdrawEdges) {
+  for (uint32_t count = 1; count <= kMaxWithdrawIndices; ++count) {
+    const absl::StatusOr<Frame> frame = DecodeFrame(Encode(Withdraw(count)));
+    ASSERT_TRUE(frame.ok()) << frame.status();
+    EXPECT_EQ(frame->type, FrameType::kWithdraw);
+    EXPECT_EQ(frame->withdraw_count, count);
+    for (uint32_t i = 0; i < count; ++i) EXPECT_EQ(frame->withdraw[i], 0x01010101 * (i + 1));
+  }
+  for (const int count : {0, 11, 255}) {
+    FrameBuffer buffer = Encode(Withdraw(10));
+    buffer[20] = static_cast<char>(count);
+    EXPECT_THAT(Refusal(buffer), HasSubstr("must be 1 to 10, got " + std::to_string(count)));
+  }
+}
+
 TEST(FrameTest, DataRoundTrip) {
   const absl::StatusOr<Frame> frame = DecodeFrame(Encode(Data()));
   ASSERT_TRUE(frame.ok()) << frame.status();
@@ -122,8 +152,10 @@ TEST(FrameTest, DataEdges) {
     EXPECT_THAT(Refusal(Encode(frame)), HasSubstr("must not exceed 4294967295"));
   }
   frame = Data();
-  frame.call.id = 0;
-  EXPECT_THAT(Refusal(Encode(frame)), HasSubstr("call_id"));
+  frame.call = CallKey();  // Session-scoped.
+  EXPECT_EQ(Refusal(Encode(frame)), "");
+  frame.call.attempt = 1;
+  EXPECT_THAT(Refusal(Encode(frame)), HasSubstr("without a call must be 0, got 1"));
 }
 
 TEST(FrameTest, CreditRoundTrip) {
@@ -220,7 +252,7 @@ TEST(FrameTest, EveryUnknownTypeIsRefused) {
   FrameBuffer buffer{};
   for (int type = 0; type < 256; ++type) {
     buffer[0] = static_cast<char>(type);
-    if (type >= 1 && type <= 4) continue;
+    if (type >= 1 && type <= 5) continue;
     EXPECT_THAT(Refusal(buffer), HasSubstr("got " + std::to_string(type)));
   }
 }
@@ -243,6 +275,8 @@ TEST(FrameTest, EverySingleByteMutation) {
   const Case cases[] = {
       {Data(), {{0, 1}, {2, 20}}},
       {Credit(), {{0, 1}, {24, 32}}},
+      {Withdraw(1), {{0, 1}, {20, 28}}},
+      {Withdraw(10), {{0, 1}, {20, 64}}},
       {Discard(1), {{0, 1}, {20, 32}}},
       {Discard(3), {{0, 1}, {20, 48}}},
       {Discard(5), {{0, 1}, {20, 64}}},
@@ -267,7 +301,7 @@ TEST(FrameTest, RandomBytes) {
   for (int round = 0; round < 100000; ++round) {
     FrameBuffer buffer{};
     // Few bytes set, so that many rounds get past the first checks.
-    buffer[0] = static_cast<char>(1 + random() % 4);
+    buffer[0] = static_cast<char>(1 + random() % 5);
     for (size_t changes = random() % 12; changes > 0; --changes) {
       buffer[random() % kFrameSize] = static_cast<char>(random());
     }

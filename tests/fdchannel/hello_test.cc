@@ -31,6 +31,7 @@ Hello MakeHello() {
   hello.token = MakeToken();
   hello.limits.max_fds_per_call = 0x11121314;
   hello.limits.window = 0x21222324;
+  hello.limits.max_session_fds = 0x41424344;
   return hello;
 }
 
@@ -41,6 +42,7 @@ HelloReply MakeReply() {
   reply.session_id = 0x3132333435363738;
   reply.limits.max_fds_per_call = 0x11121314;
   reply.limits.window = 0x21222324;
+  reply.limits.max_session_fds = 0x41424344;
   return reply;
 }
 
@@ -76,15 +78,16 @@ TEST(HelloTest, Layout) {
   EXPECT_EQ(ToHex(Encode(MakeHello())),
             "8e4752504346440a4000020104030000"
             "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"
-            "14131211242322210000000000000000"
+            "14131211242322214443424100000000"
             "00000000000000000000000000000000");
 }
 
 TEST(HelloTest, ReplyLayout) {
   EXPECT_EQ(ToHex(Encode(MakeReply())),
             "8f4752504346440a4000010000000000"
-            "38373635343332311413121124232221" +
-                std::string(64, '0'));
+            "38373635343332311413121124232221"
+            "44434241" +
+                std::string(56, '0'));
 }
 
 TEST(HelloTest, RoundTrip) {
@@ -95,6 +98,7 @@ TEST(HelloTest, RoundTrip) {
   EXPECT_EQ(hello->token, MakeToken());
   EXPECT_EQ(hello->limits.max_fds_per_call, 0x11121314u);
   EXPECT_EQ(hello->limits.window, 0x21222324u);
+  EXPECT_EQ(hello->limits.max_session_fds, 0x41424344u);
 }
 
 TEST(HelloTest, ReplyRoundTrip) {
@@ -105,6 +109,7 @@ TEST(HelloTest, ReplyRoundTrip) {
   EXPECT_EQ(reply->session_id, 0x3132333435363738u);
   EXPECT_EQ(reply->limits.max_fds_per_call, 0x11121314u);
   EXPECT_EQ(reply->limits.window, 0x21222324u);
+  EXPECT_EQ(reply->limits.max_session_fds, 0x41424344u);
 }
 
 TEST(HelloTest, RefusalsRoundTripWithoutSession) {
@@ -188,7 +193,7 @@ TEST(HelloTest, HelloAndReplyAreNotTakenForEachOther) {
 // Whatever is accepted is what the encoder would have written, and a reserved byte is never
 // accepted.
 TEST(HelloTest, EverySingleByteMutation) {
-  const Ranges meaningful = {{10, 14}, {16, 40}};
+  const Ranges meaningful = {{10, 14}, {16, 44}};
   ForEachMutation(Encode(MakeHello()), [&](size_t position, const HelloBytes& mutated) {
     const absl::StatusOr<Hello> hello = DecodeHello(mutated);
     if (hello.ok()) {
@@ -208,7 +213,7 @@ TEST(HelloTest, EverySingleByteMutationOfAReply) {
     Ranges meaningful;
   };
   const Case cases[] = {
-      {MakeReply(), {{16, 32}}},  // One version and one status are right here.
+      {MakeReply(), {{16, 36}}},  // One version and one status are right here.
       {MakeRefusal(HelloStatus::kTokenInUse), {{10, 14}}},
   };
   for (const Case& c : cases) {

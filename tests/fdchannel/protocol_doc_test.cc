@@ -106,9 +106,10 @@ class ProtocolDocTest : public ::testing::Test {
 TEST_F(ProtocolDocTest, HasEveryExampleOnce) {
   std::map<std::string, size_t> sizes;
   for (const auto& example : examples_) sizes[example.first] = example.second.size() / 2;
-  EXPECT_THAT(sizes, ElementsAre(Pair("close", 64), Pair("credit", 64), Pair("data", 64),
-                                 Pair("discard", 64), Pair("hello", 64), Pair("hello-reply", 64),
-                                 Pair("metadata", 48)));
+  EXPECT_THAT(sizes,
+              ElementsAre(Pair("close", 64), Pair("credit", 64), Pair("data", 64),
+                          Pair("discard", 64), Pair("hello", 64), Pair("hello-reply", 64),
+                          Pair("metadata", 48), Pair("session-data", 64), Pair("withdraw", 64)));
 }
 
 TEST_F(ProtocolDocTest, Hello) {
@@ -118,6 +119,7 @@ TEST_F(ProtocolDocTest, Hello) {
   hello.token = token_;
   hello.limits.max_fds_per_call = 16;
   hello.limits.window = 64;
+  hello.limits.max_session_fds = 16;
   std::array<char, kHelloSize> bytes;
   EncodeHello(hello, &bytes);
   EXPECT_EQ(AsString(bytes), Example("hello"));
@@ -128,6 +130,7 @@ TEST_F(ProtocolDocTest, Hello) {
   EXPECT_EQ(decoded->token, token_);
   EXPECT_EQ(decoded->limits.max_fds_per_call, 16u);
   EXPECT_EQ(decoded->limits.window, 64u);
+  EXPECT_EQ(decoded->limits.max_session_fds, 16u);
 }
 
 TEST_F(ProtocolDocTest, HelloReply) {
@@ -137,6 +140,7 @@ TEST_F(ProtocolDocTest, HelloReply) {
   reply.session_id = 7;
   reply.limits.max_fds_per_call = 4;
   reply.limits.window = 8;
+  reply.limits.max_session_fds = 2;
   std::array<char, kHelloReplySize> bytes;
   EncodeHelloReply(reply, &bytes);
   EXPECT_EQ(AsString(bytes), Example("hello-reply"));
@@ -148,6 +152,7 @@ TEST_F(ProtocolDocTest, HelloReply) {
   EXPECT_EQ(decoded->session_id, 7u);
   EXPECT_EQ(decoded->limits.max_fds_per_call, 4u);
   EXPECT_EQ(decoded->limits.window, 8u);
+  EXPECT_EQ(decoded->limits.max_session_fds, 2u);
 }
 
 TEST_F(ProtocolDocTest, Data) {
@@ -205,6 +210,33 @@ TEST_F(ProtocolDocTest, Discard) {
   EXPECT_EQ(decoded->discard[0], 43u);
 }
 
+TEST_F(ProtocolDocTest, SessionData) {
+  Frame frame;
+  frame.type = FrameType::kData;
+  frame.first_index = 3;
+  frame.fd_count = 1;
+  EXPECT_EQ(Encode(frame), Example("session-data"));
+  const absl::StatusOr<Frame> decoded = ExampleFrame("session-data");
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(decoded->type, FrameType::kData);
+  EXPECT_EQ(decoded->call, CallKey());
+  EXPECT_EQ(decoded->first_index, 3u);
+  EXPECT_EQ(decoded->fd_count, 1);
+}
+
+TEST_F(ProtocolDocTest, Withdraw) {
+  Frame frame;
+  frame.type = FrameType::kWithdraw;
+  frame.withdraw_count = 1;
+  frame.withdraw[0] = 3;
+  EXPECT_EQ(Encode(frame), Example("withdraw"));
+  const absl::StatusOr<Frame> decoded = ExampleFrame("withdraw");
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(decoded->type, FrameType::kWithdraw);
+  EXPECT_EQ(decoded->withdraw_count, 1u);
+  EXPECT_EQ(decoded->withdraw[0], 3u);
+}
+
 TEST_F(ProtocolDocTest, Close) {
   Frame frame;
   frame.type = FrameType::kClose;
@@ -235,6 +267,7 @@ TEST_F(ProtocolDocTest, NamesTheConstants) {
   EXPECT_THAT(text, HasSubstr("Every frame has " + std::to_string(kFrameSize) + " bytes"));
   EXPECT_THAT(text, HasSubstr("1 to " + std::to_string(kMaxFdsPerMessage) + " |"));
   EXPECT_THAT(text, HasSubstr("n, 1 to " + std::to_string(kMaxDiscardIds) + " |"));
+  EXPECT_THAT(text, HasSubstr("n, 1 to " + std::to_string(kMaxWithdrawIndices) + " |"));
   EXPECT_THAT(text, HasSubstr("at most " + std::to_string(kMaxCloseText) + " bytes of printable"));
   EXPECT_THAT(text, HasSubstr("### `" + std::string(kCallMetadataKey) + "`"));
   EXPECT_THAT(text, HasSubstr("RPC, " + std::to_string(kCallMetadataSize) + " bytes"));

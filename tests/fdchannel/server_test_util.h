@@ -269,6 +269,35 @@ class TestServer {
   std::shared_ptr<Listener> listener_;
 };
 
+// A future with patience.
+template <typename T>
+class Told {
+ public:
+  void Set(T value) {
+    MutexLock lock(&mutex_);
+    values_.push_back(std::move(value));
+    changed_.NotifyAll();
+  }
+  // The n-th value, from 0; default-constructed if it never comes.
+  T Wait(size_t n = 0) {
+    const absl::Time deadline = absl::Now() + kPatience;
+    MutexLock lock(&mutex_);
+    while (values_.size() <= n) {
+      if (!changed_.WaitUntil(&mutex_, deadline)) return T();
+    }
+    return values_[n];
+  }
+  size_t count() {
+    MutexLock lock(&mutex_);
+    return values_.size();
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<T> values_ ABSL_GUARDED_BY(mutex_);
+};
+
 // The outcome of a ChannelCore::StartAsync, and how often it was told.
 class Outcome {
  public:

@@ -44,35 +44,6 @@ class Served {
   std::shared_ptr<Listener> listener;
 };
 
-// A future with patience.
-template <typename T>
-class Told {
- public:
-  void Set(T value) {
-    MutexLock lock(&mutex_);
-    values_.push_back(std::move(value));
-    changed_.NotifyAll();
-  }
-  // The n-th value, from 0; default-constructed if it never comes.
-  T Wait(size_t n = 0) {
-    const absl::Time deadline = absl::Now() + kPatience;
-    MutexLock lock(&mutex_);
-    while (values_.size() <= n) {
-      if (!changed_.WaitUntil(&mutex_, deadline)) return T();
-    }
-    return values_[n];
-  }
-  size_t count() {
-    MutexLock lock(&mutex_);
-    return values_.size();
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  std::vector<T> values_ ABSL_GUARDED_BY(mutex_);
-};
-
 // A process of its own that opens a session and then waits to be killed. Between fork and its end
 // it makes system calls only.
 pid_t SpawnClient(const SocketAddress& address, const Hello& hello) {

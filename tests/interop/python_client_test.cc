@@ -83,6 +83,10 @@ class PythonClient {
     return line.size() > word.size() ? line.substr(word.size() + 1) : "";
   }
 
+  void Write(const std::string& text) {
+    EXPECT_EQ(::write(stdin_.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+
   // Lets it end, and returns its exit status.
   int Finish() {
     stdin_.Reset();
@@ -193,6 +197,42 @@ TEST_F(PythonClientTest, ServerKnowsWhatAForwarderLeftOut) {
   EXPECT_EQ(call->RecvFd(InodeUrl(*dev_ino, 2)).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Content(*call->RecvFd(InodeUrl(*dev_ino, 1))), "content");
   call.reset();
+  client.Expect("done");
+  EXPECT_EQ(client.Finish(), 0);
+}
+
+TEST_F(PythonClientTest, ServerSharesWhatItRegisters) {
+  std::vector<std::string> arguments = {path_, "share"};
+  for (int i = 0; i < 3; ++i) {
+    arguments.push_back(dir_.File(absl::StrCat("file", i)));
+    std::ofstream(arguments.back()) << "content " << i;
+  }
+  PythonClient client(arguments);
+  ReadSession(&client);
+  for (int i = 0; i < 3; ++i) client.Expect("shared");
+  const std::string entry = absl::HexStringToBytes(client.Expect("metadata"));
+  auto metadata = DecodeCallMetadata(Bytes(entry));
+  ASSERT_TRUE(metadata.ok()) << metadata.status();
+  auto call = server_.Serve(*metadata);
+  ASSERT_NE(call, nullptr);
+  const auto shared = [&](uint32_t index) {
+    const UniqueFd own(
+        ::open(dir_.File(absl::StrCat("file", index)).c_str(), O_RDONLY | O_CLOEXEC));
+    auto dev_ino = FdToDevIno(own);
+    EXPECT_TRUE(dev_ino.ok()) << dev_ino.status();
+    return call->RecvFd(InodeUrl::OfSession(*dev_ino, index));
+  };
+  for (int round = 0; round < 2; ++round) {
+    for (uint32_t i = 0; i < 3; ++i) {
+      auto fd = shared(i);
+      ASSERT_TRUE(fd.ok()) << fd.status();
+      EXPECT_EQ(Content(*fd), absl::StrCat("content ", i));
+    }
+  }
+  client.Write("go on\n");
+  client.Expect("withdrawn");
+  EXPECT_EQ(shared(0).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(shared(1).ok());
   client.Expect("done");
   EXPECT_EQ(client.Finish(), 0);
 }

@@ -65,6 +65,8 @@ TEST(InodeUrlParseTest, AcceptsWhatGoAccepts) {
       {"inode://000000000000000000000000000001/02?fd=03", {1, 2}, 3},
       {"INODE://1/2", {1, 2}, std::nullopt},
       {"iNoDe://1/2?fd=4294967295", {1, 2}, 4294967295u},
+      // Session-scoped: another kind of index, which Go ignores as well.
+      {"inode://1/2?session=3", {1, 2}, std::nullopt},
       // A query in the fragment is none; a parameter is known by its whole name.
       {"inode://1/2#?fd=3", {1, 2}, std::nullopt},
       {"inode://1/2?xfd=3", {1, 2}, std::nullopt},
@@ -100,6 +102,8 @@ constexpr char kWantIno[] =
     "18446744073709551615";
 constexpr char kWantSlash[] = "expected a / and the inode number after the device";
 constexpr char kWantIndex[] = "expected the index in decimal digits after fd=, at most 4294967295";
+constexpr char kWantSessionIndex[] =
+    "expected the index in decimal digits after session=, at most 4294967295";
 constexpr char kWantNoBlank[] = "expected no blank and no control character";
 
 void ExpectRefused(const std::vector<Refused>& table) {
@@ -185,14 +189,22 @@ TEST(InodeUrlParseTest, IsStricterThanGoOnPurpose) {
       {"inode://1/2?fd=0x1", kWantIndex},
       {"inode://1/2?fd=%31", kWantIndex},
       {"inode://1/2?fd=1;x=y", kWantIndex},
-      {"inode://1/2?fd=1&fd=1", "expected at most one fd parameter"},
-      {"inode://1/2?fd=1&x=y&fd=2", "expected at most one fd parameter"},
+      {"inode://1/2?fd=1&fd=1", "expected at most one fd or session parameter"},
+      {"inode://1/2?session=1&session=1", "expected at most one fd or session parameter"},
+      {"inode://1/2?session=1&fd=1", "expected at most one fd or session parameter"},
+      {"inode://1/2?fd=1&session=1", "expected at most one fd or session parameter"},
+      {"inode://1/2?session", kWantSessionIndex},
+      {"inode://1/2?session=", kWantSessionIndex},
+      {"inode://1/2?session=-1", kWantSessionIndex},
+      {"inode://1/2?session=4294967296", kWantSessionIndex},
+      {"inode://1/2?session=1=1", kWantSessionIndex},
+      {"inode://1/2?fd=1&x=y&fd=2", "expected at most one fd or session parameter"},
   });
 }
 
 TEST(InodeUrlParseTest, SaysWhatTheFormIs) {
   EXPECT_THAT(std::string(InodeUrl::Parse("nonsense").status().message()),
-              HasSubstr("the form is inode://{dev}/{ino}[?fd={index}]"));
+              HasSubstr("the form is inode://{dev}/{ino}[?fd={index}|?session={index}]"));
 }
 
 // The message goes into gRPC trailers, which have 8 KiB for everything.
@@ -250,6 +262,24 @@ TEST(InodeUrlTest, Prints) {
   EXPECT_EQ(InodeUrl(DevIno{kMax64, kMax64}, 4294967295u).ToString(),
             "inode://18446744073709551615/18446744073709551615?fd=4294967295");
   EXPECT_EQ(::testing::PrintToString(InodeUrl(DevIno{1, 2}, 3)), "inode://1/2?fd=3");
+}
+
+TEST(InodeUrlTest, NamesASessionsDescriptor) {
+  const InodeUrl url = InodeUrl::OfSession(DevIno{1, 2}, 3);
+  EXPECT_EQ(url.session_index(), 3u);
+  EXPECT_EQ(url.index(), std::nullopt);
+  EXPECT_TRUE(url.exact());
+  EXPECT_TRUE(InodeUrl(DevIno{1, 2}, 3).exact());
+  EXPECT_FALSE(InodeUrl(DevIno{1, 2}).exact());
+  EXPECT_EQ(url.ToString(), "inode://1/2?session=3");
+  EXPECT_NE(url, InodeUrl(DevIno{1, 2}, 3));
+  EXPECT_NE(url, InodeUrl(DevIno{1, 2}));
+  EXPECT_NE(url, InodeUrl::OfSession(DevIno{1, 2}, 4));
+  for (const char* text : {"inode://1/2?session=3", "inode://1/2?x=y&session=03&sessions=9#fd=1"}) {
+    const absl::StatusOr<InodeUrl> parsed = InodeUrl::Parse(text);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(*parsed, url) << text;
+  }
 }
 
 TEST(InodeUrlTest, RoundTripsRandomValues) {

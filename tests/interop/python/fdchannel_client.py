@@ -6,6 +6,7 @@ fdchannel/PROTOCOL.md alone. It shows that the document is enough; see README.md
 
   fdchannel_client.py SOCKET hello                 opens a session
   fdchannel_client.py SOCKET send CALL_ID FILE...  one DATA frame for each file
+  fdchannel_client.py SOCKET share FILE...         registers each file for the whole session
   fdchannel_client.py SOCKET recv N                waits for N DATA frames, prints what is in them
 
 It prints a line for each thing done and keeps the session open until its standard input ends.
@@ -20,11 +21,11 @@ import sys
 HELLO_MAGIC = b"\x8eGRPCFD\n"
 REPLY_MAGIC = b"\x8fGRPCFD\n"
 # "<": little-endian, no padding.
-HELLO = struct.Struct("<8sHHHH16sII24s")
-REPLY = struct.Struct("<8sHHHHQII32s")
+HELLO = struct.Struct("<8sHHHH16sIII20s")
+REPLY = struct.Struct("<8sHHHHQIII28s")
 FRAME = struct.Struct("<BBHIQII40s")
 METADATA = struct.Struct("<BBHIIIQ16sQ")
-DATA, CREDIT, DISCARD, CLOSE = 1, 2, 3, 4
+DATA, CREDIT, DISCARD, CLOSE, WITHDRAW = 1, 2, 3, 4, 5
 MAX_FDS = 253
 STATUSES = ("OK", "UNSUPPORTED_VERSION", "TOKEN_IN_USE", "TOO_MANY_SESSIONS", "REFUSED",
             "MALFORMED", "SHUTTING_DOWN", "OUT_OF_DESCRIPTORS")
@@ -53,15 +54,16 @@ def receive(sock, size):
 
 
 class Session:
-    def __init__(self, path, max_fds_per_call=16, window=64):
+    def __init__(self, path, max_fds_per_call=16, window=64, max_session_fds=16):
         self.token = secrets.token_bytes(16)
         self.window, self.sent, self.credit = window, 0, 0
+        self.max_session_fds, self.scoped, self.registered = max_session_fds, {}, 0
         self.disposed, self.credited, self.seen, self.early = 0, 0, set(), []
         self.credit_step = max(1, min(window // 4, window - max_fds_per_call + 1))
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
             stream.connect(path)
             stream.sendall(HELLO.pack(HELLO_MAGIC, HELLO.size, 1, 1, 0, self.token,
-                                      max_fds_per_call, window, bytes(24)))
+                                      max_fds_per_call, window, max_session_fds, bytes(20)))
             data, fds, lost = b"", [], False
             while len(data) < REPLY.size:
                 part, more, truncated = receive(stream, REPLY.size - len(data))
@@ -69,7 +71,7 @@ class Session:
                 data, fds, lost = data + part, fds + more, lost or truncated
         sockets = [socket.socket(fileno=fd) for fd in fds]
         (magic, size, version, status, flags, self.id, self.peer_max, self.peer_window,
-         rest) = REPLY.unpack(data)
+         self.peer_session_fds, rest) = REPLY.unpack(data)
         check(magic == REPLY_MAGIC, f"not a reply: {data.hex()}")
         check(size == REPLY.size and flags == 0 and not any(rest), f"malformed reply: {data.hex()}")
         check(status < len(STATUSES), f"unknown status {status}")
@@ -90,6 +92,18 @@ class Session:
         self.socket.sendmsg([frame], [rights], socket.MSG_NOSIGNAL)
         self.sent += len(fds)
 
+    def share(self, index, fd):
+        """Registers a descriptor for the whole session, under an index never used before."""
+        check(self.registered < self.peer_session_fds, "the server takes no more of them")
+        self.send(0, index, [fd])
+        self.registered += 1
+
+    def withdraw(self, index):
+        payload = index.to_bytes(4, "little") + bytes(36)
+        frame = FRAME.pack(WITHDRAW, 0, 0, 0, 0, 0, 1, payload)
+        self.socket.sendmsg([frame], [], socket.MSG_NOSIGNAL)
+        self.registered -= 1
+
     def metadata(self, call_id, count, attempt=0, holes=0):
         """The value of the RPC's grpcfd-bin entry."""
         return METADATA.pack(1, 0, 0, attempt, count, holes, call_id, self.token, self.id)
@@ -103,11 +117,14 @@ class Session:
                 raise EOFError("the server closed the session")
             check(len(data) == FRAME.size, f"a frame has {FRAME.size} bytes, got {len(data)}")
             kind, flags, count, first, call_id, attempt, code, payload = FRAME.unpack(data)
-            check(flags == 0 and DATA <= kind <= CLOSE, f"unknown frame: {data.hex()}")
+            check(flags == 0 and DATA <= kind <= WITHDRAW, f"unknown frame: {data.hex()}")
             if kind == DATA:
-                check(1 <= count <= MAX_FDS and call_id and first + count < 2**32
+                check(1 <= count <= MAX_FDS and (call_id or not attempt) and first + count < 2**32
                       and code == 0 and not any(payload), f"bad DATA: {data.hex()}")
                 check(lost or len(fds) == count, f"{count} descriptors announced, {len(fds)} came")
+                if not call_id:
+                    fds = self.register(first, count, fds)
+                    return None
                 indices = {(call_id, attempt, first + k) for k in range(count)}
                 check(not indices & self.seen, "an index came twice")
                 self.seen |= indices
@@ -126,6 +143,13 @@ class Session:
                 ids = struct.unpack("<5Q", payload)
                 check(1 <= code <= 5 and all(ids[:code]) and not any(ids[code:]),
                       f"bad DISCARD: {data.hex()}")
+            elif kind == WITHDRAW:
+                indices = struct.unpack("<10I", payload)
+                check(1 <= code <= 10 and not any(indices[code:]), f"bad WITHDRAW: {data.hex()}")
+                for index in indices[:code]:
+                    fd = self.scoped.pop(index, None)
+                    if fd is not None:
+                        os.close(fd)
             else:
                 check(code, "CLOSE without a code")
                 text = payload.rstrip(bytes(1)).decode("ascii", "replace")
@@ -134,6 +158,17 @@ class Session:
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def register(self, first, count, fds):
+        """Keeps session-scoped descriptors; those lost on the way are None. Returns what is not
+        kept."""
+        check(len(self.scoped) + count <= self.max_session_fds, "more than max_session_fds")
+        check(not any(first + k in self.scoped for k in range(count)), "an index came twice")
+        whole = len(fds) == count
+        for k in range(count):
+            self.scoped[first + k] = fds[k] if whole else None
+        self.dispose(count)
+        return [] if whole else fds
 
     def dispose(self, count):
         """Counts descriptors that were taken or closed, and tells the server now and then."""
@@ -162,6 +197,15 @@ def run(path, command, *rest):
                 session.send(int(rest[0]), index, [file.fileno()])
             say("sent", index, name)
         say("metadata", session.metadata(int(rest[0]), len(names), holes=names.count("-")).hex())
+    if command == "share":
+        for index, name in enumerate(rest):
+            with open(name, "rb") as file:
+                session.share(index, file.fileno())
+            say("shared", index, name)
+        say("metadata", session.metadata(1, 0).hex())
+        if sys.stdin.buffer.readline():
+            session.withdraw(0)
+            say("withdrawn", 0)
     frames = int(rest[0]) if command == "recv" else 0
     while frames:
         data = session.early.pop(0) if session.early else session.read()
@@ -180,7 +224,7 @@ def run(path, command, *rest):
 
 def main(arguments):
     count = len(arguments)
-    wanted = {"hello": count == 2, "send": count > 3, "recv": count == 3}
+    wanted = {"hello": count == 2, "send": count > 3, "share": count > 2, "recv": count == 3}
     if count < 2 or not wanted.get(arguments[1]):
         sys.stderr.write(__doc__)
         return 2
