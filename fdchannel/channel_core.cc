@@ -15,7 +15,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "fdchannel/server_core.h"
 #include "fdchannel/session_handle.h"
+#include "grpcfd/fd_server.h"
 #include "grpcfd/peer_credentials.h"
 
 namespace grpcfd {
@@ -134,7 +136,7 @@ void ChannelCore::Expire(const StatusCallback* done) {
     pending_.erase(it);
   }
   expired->done(absl::DeadlineExceededError(
-      absl::StrCat("no session with ", address_.ToString(), " before the call's deadline")));
+      absl::StrCat("no session with ", name_, " before the call's deadline")));
 }
 
 void ChannelCore::Begin(bool first) {
@@ -159,13 +161,14 @@ void ChannelCore::Connect() {
     }
   }
   attempt_ = Attempt();
+  if (!address_.has_value()) return ConnectInProcess();
   attempt_.socket = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!attempt_.socket.valid()) {
     return Failed(absl::ResourceExhaustedError(absl::StrCat("socket: ", strerror(errno))),
                   /*may_pass=*/false);
   }
   sockaddr_un address;
-  const socklen_t length = address_.ToSockaddr(&address);
+  const socklen_t length = address_->ToSockaddr(&address);
   int result;
   do {
     result = ::connect(attempt_.socket.get(), reinterpret_cast<const sockaddr*>(&address), length);
@@ -173,22 +176,18 @@ void ChannelCore::Connect() {
   if (result != 0) {
     const int error = errno;
     if (error == EAGAIN && absl::Now() + backoff_ < attempt_deadline_) return RetryLater();
-    return Failed(absl::UnavailableError(absl::StrCat("cannot connect to ", address_.ToString(),
-                                                      ": ", strerror(error))),
-                  /*may_pass=*/true);
+    return Failed(
+        absl::UnavailableError(absl::StrCat("cannot connect to ", name_, ": ", strerror(error))),
+        /*may_pass=*/true);
   }
 
-  Hello hello;
-  hello.token = token_;
-  hello.limits.max_fds_per_call = options_.limits.max_fds_per_call;
-  hello.limits.window = options_.limits.session_window;
-  hello.limits.max_session_fds = options_.limits.max_session_fds;
+  const Hello hello = OwnHello();
   std::array<char, kHelloSize> bytes;
   EncodeHello(hello, &bytes);
   const IoResult sent = SendMessage(attempt_.socket, bytes, {});
   if (!sent.ok() || sent.bytes != bytes.size()) {
     return Failed(
-        absl::UnavailableError(absl::StrCat("cannot send a hello to ", address_.ToString(), ": ",
+        absl::UnavailableError(absl::StrCat("cannot send a hello to ", name_, ": ",
                                             sent.ok() ? "short write" : strerror(sent.error))),
         /*may_pass=*/true);
   }
@@ -208,11 +207,42 @@ void ChannelCore::Connect() {
     if (auto self = weak.lock()) {
       self->attempt_.timer = 0;
       self->Failed(absl::UnavailableError(
-                       absl::StrCat(self->address_.ToString(), " did not answer the hello within ",
+                       absl::StrCat(self->name_, " did not answer the hello within ",
                                     absl::FormatDuration(self->options_.connect_timeout))),
                    /*may_pass=*/true);
     }
   });
+}
+
+Hello ChannelCore::OwnHello() const {
+  Hello hello;
+  hello.token = token_;
+  hello.limits = OwnLimits();
+  return hello;
+}
+
+void ChannelCore::ConnectInProcess() {
+  const auto server = in_process_.lock();
+  if (server == nullptr) {
+    return Failed(absl::UnavailableError("the FdServer of the in-process channel is gone"),
+                  /*may_pass=*/false);
+  }
+  std::shared_ptr<Poller> poller;
+  {
+    MutexLock lock(&mutex_);
+    poller = poller_;
+  }
+  const absl::Status asked = server->AnswerInProcess(
+      OwnHello(), [weak = weak_from_this(), poller](const HelloReply& reply, UniqueFd client_end) {
+        auto socket = std::make_shared<UniqueFd>(std::move(client_end));
+        poller->Post([weak, reply, socket] {
+          auto self = weak.lock();
+          if (self == nullptr) return;
+          if (socket->valid()) self->attempt_.fds.push_back(std::move(*socket));
+          self->Decide(reply);
+        });
+      });
+  if (!asked.ok()) Failed(asked, /*may_pass=*/false);
 }
 
 void ChannelCore::OnReply() {
@@ -223,9 +253,9 @@ void ChannelCore::OnReply() {
   for (UniqueFd& fd : message.fds) attempt_.fds.push_back(std::move(fd));
   if (!io.ok()) {
     if (io.would_block()) return;
-    return Failed(absl::UnavailableError(absl::StrCat(
-                      address_.ToString(), " broke the hello off: ", strerror(io.error))),
-                  /*may_pass=*/true);
+    return Failed(
+        absl::UnavailableError(absl::StrCat(name_, " broke the hello off: ", strerror(io.error))),
+        /*may_pass=*/true);
   }
   // Not later: a server could send 253 with each byte.
   if (attempt_.fds.size() > 1) {
@@ -242,7 +272,7 @@ void ChannelCore::OnReply() {
   if (message.size == 0) {
     return Failed(
         absl::UnavailableError(absl::StrCat(
-            address_.ToString(),
+            name_,
             " closed the connection during the hello: it is shutting down, or no grpcfd server")),
         /*may_pass=*/true);
   }
@@ -251,7 +281,7 @@ void ChannelCore::OnReply() {
   if (memcmp(attempt_.reply.data(), kHelloReplyMagic, compared) != 0) {
     return Failed(
         absl::FailedPreconditionError(absl::StrCat(
-            "the server at ", address_.ToString(),
+            "the server at ", name_,
             " is not a grpcfd server (grpcfd::AddListeningPort): it answers a hello with \"",
             absl::CEscape(std::string(attempt_.reply.data(), compared)), "\"")),
         /*may_pass=*/false);
@@ -260,13 +290,17 @@ void ChannelCore::OnReply() {
 
   auto reply = DecodeHelloReply(attempt_.reply);
   if (!reply.ok()) return Failed(reply.status(), /*may_pass=*/false);
-  if (reply->status != HelloStatus::kOk) {
+  Decide(*reply);
+}
+
+void ChannelCore::Decide(const HelloReply& reply) {
+  if (reply.status != HelloStatus::kOk) {
     // The server may not have noticed yet that the last session of this token is gone.
-    if (reply->status == HelloStatus::kTokenInUse && absl::Now() + backoff_ < attempt_deadline_) {
+    if (reply.status == HelloStatus::kTokenInUse && absl::Now() + backoff_ < attempt_deadline_) {
       EndAttempt();
       return RetryLater();
     }
-    const absl::Status status = HelloStatusToStatus(*reply);
+    const absl::Status status = HelloStatusToStatus(reply);
     return Failed(status, /*may_pass=*/absl::IsUnavailable(status));
   }
   // Anything else would be taken for a session that cannot be used and never ends.
@@ -277,9 +311,9 @@ void ChannelCore::OnReply() {
             " the session's SOCK_SEQPACKET unix socket")),
         /*may_pass=*/false);
   }
-  if (reply->version < kMinVersion || reply->version > kMaxVersion) {
+  if (reply.version < kMinVersion || reply.version > kMaxVersion) {
     return Failed(absl::InternalError(absl::StrCat("the server chose protocol version ",
-                                                   reply->version, ", which was not offered")),
+                                                   reply.version, ", which was not offered")),
                   /*may_pass=*/false);
   }
   PeerCredentials server;
@@ -288,7 +322,7 @@ void ChannelCore::OnReply() {
   UniqueFd socket = std::move(attempt_.fds[0]);
   attempt_.fds.clear();
   EndAttempt();
-  Established(*reply, std::move(socket), std::move(server));
+  Established(reply, std::move(socket), std::move(server));
 }
 
 absl::Status ChannelCore::AuthorizeServer(PeerCredentials* server) const {
@@ -296,15 +330,16 @@ absl::Status ChannelCore::AuthorizeServer(PeerCredentials* server) const {
   if (!options_.authorize_session && !options_.on_session && !options_.on_session_end) {
     return absl::OkStatus();
   }
-  auto credentials = GetPeerCredentials(attempt_.socket, /*want_pidfd=*/true);
+  auto credentials = address_.has_value() ? GetPeerCredentials(attempt_.socket, /*want_pidfd=*/true)
+                                          : GetOwnCredentials();
   if (!credentials.ok()) return credentials.status();
   *server = *std::move(credentials);
   if (!options_.authorize_session) return absl::OkStatus();
   const absl::Status decision = options_.authorize_session(*server);
   if (decision.ok()) return absl::OkStatus();
   return absl::PermissionDeniedError(
-      absl::StrCat("this program's authorize_session refused the server at ", address_.ToString(),
-                   " (pid ", server->pid, ", uid ", server->uid, "): ", decision.message()));
+      absl::StrCat("this program's authorize_session refused the server at ", name_, " (pid ",
+                   server->pid, ", uid ", server->uid, "): ", decision.message()));
 }
 
 void ChannelCore::EndAttempt() {
@@ -338,13 +373,11 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCred
     config.role = Session::Role::kClient;
     config.id = reply.session_id;
     config.token = token_;
-    config.local.max_fds_per_call = options_.limits.max_fds_per_call;
-    config.local.window = options_.limits.session_window;
-    config.local.max_session_fds = options_.limits.max_session_fds;
+    config.local = OwnLimits();
     config.remote = reply.limits;
     config.look = LookFor(options_.receive_policy);
     config.policy = policy_;
-    config.peer = address_.ToString();
+    config.peer = name_;
     config.poller = poller_;
     config.reaper = reaper_;
   }
@@ -412,25 +445,48 @@ void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
 
 // --- FdChannel ---
 
+namespace {
+
+absl::Status CheckLimits(const SessionLimits& limits) {
+  if (limits.max_fds_per_call != 0 && limits.session_window >= limits.max_fds_per_call) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("max_fds_per_call = ", limits.max_fds_per_call,
+                   " must be at least 1 and at most session_window = ", limits.session_window));
+}
+
+}  // namespace
+
 absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::Create(const std::string& target,
                                                              const FdChannelOptions& options) {
   auto address = internal::SocketAddress::Parse(target);
   if (!address.ok()) return address.status();
-  const SessionLimits& limits = options.limits;
-  if (limits.max_fds_per_call == 0 || limits.session_window < limits.max_fds_per_call) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_fds_per_call = ", limits.max_fds_per_call,
-                     " must be at least 1 and at most session_window = ", limits.session_window));
-  }
+  const absl::Status limits = CheckLimits(options.limits);
+  if (!limits.ok()) return limits;
   auto token = internal::Token::Mint();
   if (!token.ok()) return token.status();
   return std::shared_ptr<FdChannel>(
       new FdChannel(std::make_shared<internal::ChannelCore>(*std::move(address), *token, options)));
 }
 
+absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::CreateInProcess(
+    const std::shared_ptr<FdServer>& fd_server, const FdChannelOptions& options) {
+  if (fd_server == nullptr) {
+    return absl::InvalidArgumentError(
+        "an in-process channel needs the server's FdServer, got none");
+  }
+  const absl::Status limits = CheckLimits(options.limits);
+  if (!limits.ok()) return limits;
+  auto token = internal::Token::Mint();
+  if (!token.ok()) return token.status();
+  return std::shared_ptr<FdChannel>(
+      new FdChannel(std::make_shared<internal::ChannelCore>(fd_server->core(), *token, options)));
+}
+
 FdChannel::~FdChannel() = default;
 
-std::string FdChannel::target() const { return core_->address().ToString(); }
+std::string FdChannel::target() const { return core_->name(); }
 
 absl::StatusOr<SessionFd> FdChannel::Register(BorrowedFd fd, absl::Time deadline) {
   return core_->registry().Register(fd, deadline);

@@ -17,6 +17,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -37,22 +38,23 @@
 namespace grpcfd {
 namespace internal {
 
+class ServerCore;
+
 // Thread-safe.
 class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
  public:
   using StatusCallback = std::function<void(absl::Status)>;
 
-  ChannelCore(SocketAddress address, Token token, const FdChannelOptions& options)
-      : address_(std::move(address)),
-        token_(token),
-        options_(options),
-        policy_(options.receive_policy.accepts_all()
-                    ? nullptr
-                    : std::make_shared<ReceivePolicy>(options.receive_policy)),
-        registry_(std::make_shared<FdRegistry>(options.limits.max_session_fds)) {}
+  ChannelCore(const SocketAddress& address, Token token, const FdChannelOptions& options)
+      : ChannelCore(address.ToString(), address, {}, token, options) {}
+  // To a server of this process.
+  ChannelCore(const std::shared_ptr<ServerCore>& server, Token token,
+              const FdChannelOptions& options)
+      : ChannelCore("in-process", std::nullopt, server, token, options) {}
   ~ChannelCore();
 
-  const SocketAddress& address() const { return address_; }
+  // The server, for messages: its address, or "in-process".
+  const std::string& name() const { return name_; }
   const FdChannelOptions& options() const { return options_; }
   uint64_t session_id() const;
   FdRegistry& registry() { return *registry_; }
@@ -88,12 +90,35 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   };
 
   CallKey NextKey() { return CallKey{next_call_id_.fetch_add(1, std::memory_order_relaxed), 0}; }
+  ChannelCore(std::string name, std::optional<SocketAddress> address,
+              std::weak_ptr<ServerCore> in_process, Token token, const FdChannelOptions& options)
+      : name_(std::move(name)),
+        address_(std::move(address)),
+        in_process_(std::move(in_process)),
+        token_(token),
+        options_(options),
+        policy_(options.receive_policy.accepts_all()
+                    ? nullptr
+                    : std::make_shared<ReceivePolicy>(options.receive_policy)),
+        registry_(std::make_shared<FdRegistry>(options.limits.max_session_fds)) {}
+
+  ReceiveLimits OwnLimits() const {
+    ReceiveLimits limits;
+    limits.max_fds_per_call = options_.limits.max_fds_per_call;
+    limits.window = options_.limits.session_window;
+    limits.max_session_fds = options_.limits.max_session_fds;
+    return limits;
+  }
+  Hello OwnHello() const;
   absl::Status EnsureThreads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // On the poller's thread.
   void Begin(bool first);
   void Connect();
   void OnReply();
+  void ConnectInProcess();
+  // The server's answer is whole, and what came with it is in attempt_.fds.
+  void Decide(const HelloReply& reply);
   void EndAttempt();
   // Who the server is, if the program asks, and whether the program takes it.
   absl::Status AuthorizeServer(PeerCredentials* server) const;
@@ -104,7 +129,10 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   void Expire(const StatusCallback* pending);
   void RetryLater();
 
-  const SocketAddress address_;
+  const std::string name_;
+  // One of the two: where the server listens, or the server.
+  const std::optional<SocketAddress> address_;
+  const std::weak_ptr<ServerCore> in_process_;
   const Token token_;
   const FdChannelOptions options_;
   const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.

@@ -38,6 +38,12 @@ std::string PeerName(const PeerCredentials& credentials) {
 
 }  // namespace
 
+absl::StatusOr<PeerCredentials> GetOwnCredentials() {
+  auto sockets = MakeSessionSockets();
+  if (!sockets.ok()) return sockets.status();
+  return GetPeerCredentials(sockets->first, /*want_pidfd=*/true);
+}
+
 // --- ServerCore ---
 
 absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOptions& options) {
@@ -136,6 +142,24 @@ absl::StatusOr<ServerCore::Entry> ServerCore::FindEntry(const Token& token,
       "the call names session ", session_id,
       ", which is gone, and its descriptors with it (the client lost the session, or this "
       "server was restarted): a new call gets a new session"));
+}
+
+absl::Status ServerCore::AnswerInProcess(const Hello& hello, InProcessCallback done) {
+  auto poller = StartPoller();
+  if (!poller.ok()) return poller.status();
+  // There, because the program's functions are promised that thread.
+  (*poller)->Post([self = shared_from_this(), hello, done = std::move(done)] {
+    HelloReply reply;
+    UniqueFd client_end;
+    auto own = GetOwnCredentials();
+    if (own.ok()) {
+      reply = self->OpenSession(hello, *std::move(own), &client_end);
+    } else {
+      reply.status = HelloStatus::kOutOfDescriptors;
+    }
+    done(reply, std::move(client_end));
+  });
+  return absl::OkStatus();
 }
 
 HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentials,

@@ -39,6 +39,10 @@ namespace internal {
 
 class Listener;
 
+// This process as the peer of a session with itself, by the kernel's word as for any other.
+// RESOURCE_EXHAUSTED at a descriptor limit.
+absl::StatusOr<PeerCredentials> GetOwnCredentials();
+
 // Thread-safe.
 class ServerCore : public std::enable_shared_from_this<ServerCore> {
  public:
@@ -60,6 +64,11 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
     std::shared_ptr<SessionHandle> handle;
   };
   absl::StatusOr<Entry> FindEntry(const Token& token, uint64_t session_id) const;
+
+  // Answers the hello of a client in this process, on the poller's thread, where `done` is called
+  // with the client's end of the session, if there is one.
+  using InProcessCallback = std::function<void(const HelloReply& reply, UniqueFd client_end)>;
+  absl::Status AnswerInProcess(const Hello& hello, InProcessCallback done);
 
   // Cuts all sessions and refuses new ones.
   void ShutDown();

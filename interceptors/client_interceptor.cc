@@ -25,6 +25,7 @@
 #include "fdchannel/socket_address.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
+#include "grpcfd/in_process.h"
 #include "inband/dialed_call.h"
 #include "inband/dialer.h"
 #include "interceptors/call_credentials.h"
@@ -385,6 +386,20 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
   interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
       fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));
   return grpc::experimental::CreateCustomChannelWithInterceptors(target, credentials, arguments,
+                                                                 std::move(interceptor_creators));
+}
+
+std::shared_ptr<grpc::Channel> InProcessChannel(
+    grpc::Server* server, const std::shared_ptr<FdServer>& fd_server,
+    const grpc::ChannelArguments& arguments,
+    std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>>
+        interceptor_creators,
+    const ChannelOptions& options) {
+  auto fd_channel = FdChannel::CreateInProcess(fd_server, options.fd_channel);
+  if (options.shared_fd_channel != nullptr) fd_channel = options.shared_fd_channel;
+  interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
+      fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));
+  return server->experimental().InProcessChannelWithInterceptors(arguments,
                                                                  std::move(interceptor_creators));
 }
 

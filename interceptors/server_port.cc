@@ -15,6 +15,7 @@
 #include "fdchannel/bind.h"
 #include "fdchannel/socket_address.h"
 #include "fdchannel/token.h"
+#include "grpcfd/in_process.h"
 #include "interceptors/private_access.h"
 #include "interceptors/server_interceptor.h"
 
@@ -343,6 +344,12 @@ class Option final : public grpc::ServerBuilderOption {
 
 }  // namespace
 }  // namespace internal
+
+void AddFdServer(grpc::ServerBuilder* builder, std::shared_ptr<FdServer> fd_server) {
+  ListenOptions options;
+  options.fd_server = std::move(fd_server);
+  internal::Option::StateOf(builder, options);
+}
 
 void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
                       const std::shared_ptr<grpc::ServerCredentials>& credentials,

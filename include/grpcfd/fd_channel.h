@@ -32,6 +32,8 @@
 
 namespace grpcfd {
 
+class FdServer;
+
 namespace internal {
 class ChannelCore;
 }  // namespace internal
@@ -70,6 +72,11 @@ class FdChannel {
   //   UNAVAILABLE          the kernel has no random bits for the channel's token
   static absl::StatusOr<std::shared_ptr<FdChannel>> Create(const std::string& target,
                                                            const FdChannelOptions& options = {});
+  // To a server of this process, without a socket path; grpcfd::InProcessChannel makes one. The
+  // channel does not keep `fd_server`. INVALID_ARGUMENT if that is null, or for limits; UNAVAILABLE
+  // as above. Both ends' callbacks see this process as the peer.
+  static absl::StatusOr<std::shared_ptr<FdChannel>> CreateInProcess(
+      const std::shared_ptr<FdServer>& fd_server, const FdChannelOptions& options = {});
   ~FdChannel();
   FdChannel(const FdChannel&) = delete;
   FdChannel& operator=(const FdChannel&) = delete;
@@ -88,7 +95,7 @@ class FdChannel {
   [[nodiscard]] absl::StatusOr<SessionFd> Register(BorrowedFd fd,
                                                    absl::Time deadline = absl::InfinitePast());
 
-  // The target as Create() understood it.
+  // The target as Create() understood it; "in-process" for one of CreateInProcess().
   std::string target() const;
 
   // The id of the living session with the server, unique in the server's process; 0 while there is

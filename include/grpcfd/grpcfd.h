@@ -17,6 +17,7 @@
 #include "grpcfd/fd_transceiver.h"    // IWYU pragma: export
 #include "grpcfd/forward.h"           // IWYU pragma: export
 #include "grpcfd/in_band.h"           // IWYU pragma: export
+#include "grpcfd/in_process.h"        // IWYU pragma: export
 #include "grpcfd/inode_url.h"         // IWYU pragma: export
 #include "grpcfd/limits.h"            // IWYU pragma: export
 #include "grpcfd/mapped_memory.h"     // IWYU pragma: export
