@@ -33,10 +33,64 @@ if(NOT GRPCFD_GO_TESTS STREQUAL "OFF")
   endif()
 endif()
 
-# grpcfd_go_command(<variable> <directory>): the command prefix under which go finds the packages in <directory>/src.
-function(grpcfd_go_command variable directory)
-  set(${variable}
-    ${CMAKE_COMMAND} -E env GO111MODULE=off GOFLAGS= CGO_ENABLED=0 GOCACHE=${GRPCFD_GO_CACHE}
-    GOPATH=${directory}:${GRPCFD_GO_PACKAGES} ${GRPCFD_GO_TOOL}
-    PARENT_SCOPE)
+if(NOT GRPCFD_GO)
+  return()
+endif()
+include(GrpcfdProto)
+
+# One GOPATH in the build folder, with links to the sources and with what is generated, and after it the installed one.
+# Packages of the tree have import paths that begin with "grpcfd.test/".
+set(_grpcfd_go_path ${PROJECT_BINARY_DIR}/go)
+set(_grpcfd_go ${CMAKE_COMMAND} -E env GO111MODULE=off GOFLAGS= CGO_ENABLED=0 GOCACHE=${GRPCFD_GO_CACHE}
+  GOPATH=${_grpcfd_go_path}:${GRPCFD_GO_PACKAGES} ${GRPCFD_GO_TOOL})
+
+# protoc's generator for Go is part of the packages (golang/protobuf 1.3), as source.
+set(_grpcfd_go_generator ${_grpcfd_go_path}/protoc-gen-go)
+add_custom_command(
+  OUTPUT ${_grpcfd_go_generator}
+  COMMAND ${_grpcfd_go} build -o ${_grpcfd_go_generator} github.com/golang/protobuf/protoc-gen-go
+  COMMENT "Building protoc-gen-go"
+  VERBATIM)
+add_custom_target(grpcfd_protoc_gen_go DEPENDS ${_grpcfd_go_generator})
+
+# grpcfd_go_package(<name> <directory>): makes the Go sources in <directory> the package grpcfd.test/<name>.
+function(grpcfd_go_package name directory)
+  set(_link ${_grpcfd_go_path}/src/grpcfd.test/${name})
+  get_filename_component(_parent ${_link} DIRECTORY)
+  file(MAKE_DIRECTORY ${_parent})
+  file(CREATE_LINK ${directory} ${_link} SYMBOLIC)
+endfunction()
+
+# grpcfd_go_proto(<name> <file>): a target grpcfd_go_<name> that generates the package grpcfd.test/<name>.
+function(grpcfd_go_proto name file)
+  set(_out ${_grpcfd_go_path}/src/grpcfd.test/${name})
+  get_filename_component(_directory ${file} DIRECTORY)
+  get_filename_component(_stem ${file} NAME_WE)
+  file(MAKE_DIRECTORY ${_out})
+  add_custom_command(
+    OUTPUT ${_out}/${_stem}.pb.go
+    COMMAND ${GRPCFD_PROTOC} --proto_path=${_directory} --plugin=protoc-gen-go=${_grpcfd_go_generator}
+      --go_out=plugins=grpc,import_path=${name}:${_out} ${file}
+    DEPENDS ${file} grpcfd_protoc_gen_go
+    COMMENT "Generating ${_stem}.pb.go"
+    VERBATIM)
+  add_custom_target(grpcfd_go_${name} DEPENDS ${_out}/${_stem}.pb.go)
+endfunction()
+
+# grpcfd_go_build(<target> OUTPUT <file> PACKAGE <name> [TEST] [DEPS <target>...] SOURCES <file>...)
+# Builds a program of the package grpcfd.test/<name>, or with TEST its tests, as part of all.
+function(grpcfd_go_build target)
+  cmake_parse_arguments(ARG "TEST" "OUTPUT;PACKAGE" "DEPS;SOURCES" ${ARGN})
+  set(_verb build)
+  if(ARG_TEST)
+    set(_verb test -c)
+  endif()
+  add_custom_command(
+    OUTPUT ${ARG_OUTPUT}
+    COMMAND ${_grpcfd_go} vet grpcfd.test/${ARG_PACKAGE}
+    COMMAND ${_grpcfd_go} ${_verb} -o ${ARG_OUTPUT} grpcfd.test/${ARG_PACKAGE}
+    DEPENDS ${ARG_SOURCES} ${ARG_DEPS}
+    COMMENT "Building Go package grpcfd.test/${ARG_PACKAGE}"
+    VERBATIM)
+  add_custom_target(${target} ALL DEPENDS ${ARG_OUTPUT})
 endfunction()

@@ -2,14 +2,35 @@
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs what is needed (Debian), builds the handover sample and runs it: a server and a client, two processes that
-# hand each other descriptors; then the same with a relay between them, a third process that passes everything on. Exit status 0 only
-# if the programs proved everything.
+# Installs what is needed (Debian), builds samples and runs them.
+#
+#   samples/run.sh         handover: a server and a client, two processes that hand each other descriptors; then the same
+#                          with a relay between them, a third process that passes everything on
+#   samples/run.sh --go    go/: a Go client with a C++ server, and a C++ client with a Go server
+#
+# Exit status 0 only if the programs proved everything.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+groups=(build)
+scripts=(samples/handover.sh samples/relay.sh)
+folder=samples
+targets=(handover_server handover_client relay)
+options=()
+case "$*" in
+  "") ;;
+  --go)
+    groups+=(go)
+    scripts=(samples/go/notes.sh)
+    folder=samples/go
+    targets=(notes_server notes_client grpcfd_sample_go_server grpcfd_sample_go_client)
+    options=(-DGRPCFD_GO_TESTS=ON)
+    ;;
+  *) echo "usage: samples/run.sh [--go]" >&2; exit 2 ;;
+esac
+
 jobs=${JOBS:-$(nproc)}
-tools/deps.sh build
+tools/deps.sh "${groups[@]}"
 
 # The tests' build is good enough if there is one that has the samples.
 build=build/release
@@ -18,10 +39,13 @@ if ! grep -qs '^GRPCFD_BUILD_SAMPLES:BOOL=ON$' "$build/CMakeCache.txt"; then
   generator=()
   if [ ! -f "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
   cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=g++ \
-    -DGRPCFD_BUILD_TESTS=OFF -DGRPCFD_BUILD_TESTING_LIBRARY=OFF
+    -DGRPCFD_GO_CACHE="$PWD/build/go-cache" -DGRPCFD_BUILD_TESTS=OFF -DGRPCFD_BUILD_TESTING_LIBRARY=OFF "${options[@]}"
+elif [ ${#options[@]} -gt 0 ]; then
+  cmake "${options[@]}" "$build"
 fi
-cmake --build "$build" --parallel "$jobs" --target handover_server handover_client relay
+cmake --build "$build" --parallel "$jobs" --target "${targets[@]}"
 
-samples/handover.sh "$build/samples"
-echo
-samples/relay.sh "$build/samples"
+for i in "${!scripts[@]}"; do
+  [ "$i" -eq 0 ] || echo
+  "${scripts[i]}" "$build/$folder"
+done
