@@ -68,7 +68,7 @@ mkdir -p build
 cmake --preset clang "${generator[@]}" > build/clang-configure.log 2>&1 ||
   { cat build/clang-configure.log >&2; exit 1; }
 # The samples and messages/ include generated headers.
-cmake --build build/clang --parallel "$jobs" --target handover_proto grpcfd_messages > build/clang-proto.log 2>&1 ||
+cmake --build build/clang --parallel "$jobs" --target handover_proto notes_proto grpcfd_messages > build/clang-proto.log 2>&1 ||
   { cat build/clang-proto.log >&2; exit 1; }
 printf '%s\0' "${files[@]}" |
   xargs -0 -n 1 -P "$jobs" clang-tidy --quiet -p build/clang 2> build/clang-tidy.log ||

@@ -17,7 +17,9 @@ import sys
 
 from peers import Folder, Peer
 
-PAIRINGS = (("go", "go"), ("cpp", "go"), ("go", "cpp"), ("cpp", "cpp"))
+# "stock": the same C++ program without the in-band wire, so with gRPC's own connections. It carries plain calls only, and
+# shows what of a C++ call is gRPC's and what the relay's.
+PAIRINGS = (("go", "go"), ("cpp", "go"), ("stock", "go"), ("go", "cpp"), ("go", "stock"), ("cpp", "cpp"))
 KINDS = {"plain": "no descriptor", "same": "the same descriptor each time", "fresh": "a new descriptor each time"}
 TARGETS = {"plain": 1.5, "same": 1.3, "fresh": 1.3}
 
@@ -39,17 +41,22 @@ def main():
             client.ask("bench calls=100 kind=plain")
         return result
 
+    def kinds(pairing):
+        return ("plain",) if "stock" in pairing else KINDS
+
+    programs["stock"] = programs["cpp"]
+    extra = {"go": [], "cpp": ["--wire", "in-band"], "stock": ["--wire", "fdchannel"]}
     folder = Folder()
     with contextlib.ExitStack() as stack:
         stack.callback(folder.remove)
-        for language in ("go", "cpp"):
-            stack.enter_context(Peer(programs[language], "server", "--socket", folder.file(language)))
+        for language, arguments in extra.items():
+            stack.enter_context(Peer(programs[language], "server", "--socket", folder.file(language), *arguments))
         clients = {pairing: stack.enter_context(Peer(programs[pairing[0]], "client", "--socket",
-                                                     folder.file(pairing[1])))
+                                                     folder.file(pairing[1]), *extra[pairing[0]]))
                    for pairing in PAIRINGS}
-        for client in clients.values():
+        for pairing, client in clients.items():
             client.ask("connect")
-            for kind in KINDS:
+            for kind in kinds(pairing):
                 block_of(client, kind, 1000)  # Warm.
         p50 = {(pairing, kind): [] for pairing in PAIRINGS for kind in KINDS}
         p99 = {key: [] for key in p50}
@@ -57,7 +64,7 @@ def main():
             # The order turns, so that none always runs behind the same other.
             for i in range(len(PAIRINGS)):
                 pairing = PAIRINGS[(block + i) % len(PAIRINGS)]
-                for kind in KINDS:
+                for kind in kinds(pairing):
                     result = block_of(clients[pairing], kind, options.calls)
                     p50[pairing, kind].append(float(result["p50"]))
                     p99[pairing, kind].append(float(result["p99"]))
@@ -65,9 +72,9 @@ def main():
     print(f"{options.blocks} blocks of {options.calls} calls each, in turns; microseconds\n")
     print("| client | server | call | p50 | p99 | p50 to Go-Go | target |")
     print("|---|---|---|---|---|---|---|")
-    names = {"go": "Go", "cpp": "C++"}
+    names = {"go": "Go", "cpp": "C++", "stock": "C++, no relay"}
     for kind, meaning in KINDS.items():
-        for pairing in PAIRINGS:
+        for pairing in [pairing for pairing in PAIRINGS if kind in kinds(pairing)]:
             own, base = p50[pairing, kind], p50[("go", "go"), kind]
             ratio = statistics.median(a / b for a, b in zip(own, base))
             # The targets are for C++ with Go; C++ to C++ has the fdchannel.
