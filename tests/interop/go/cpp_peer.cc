@@ -250,7 +250,7 @@ class Client {
     options.wire = flags_.wire;
     options.in_band.max_fds_per_connection = flags_.kept;
     options.in_band.max_queued_fds = kPerCall;
-    options.fd_channel.limits.max_fds_per_call = kPerCall;
+    if (flags_.wire != Wire::kFdChannel) options.fd_channel.limits.max_fds_per_call = kPerCall;
     channel_ = CreateCustomChannel("unix:" + flags_.socket, credentials, arguments, {}, options);
     if (!channel_->WaitForConnected(std::chrono::system_clock::now() + kPatience)) {
       return absl::UnavailableError("no connection");

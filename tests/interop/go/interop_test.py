@@ -27,6 +27,8 @@ class Run:
         self.extra = {"go": [], "cpp": []}
         if options.case == "no_leaks":
             self.extra["cpp"] = ["--kept", str(KEPT)]
+        if options.case == "both_wires":
+            self.extra["cpp"] = ["--wire", "both"]
         self.folder = Folder(options.peer["go"] if options.tls else None)
         self.socket = self.folder.file("server")
         try:
@@ -115,6 +117,18 @@ def two_connections(run):
                 client.process.stdin.flush()
             for client in (one, other):
                 expect(client.expect("OK")["received"], "40", "descriptors received")
+
+
+def both_wires(run):
+    """A C++ server with both wires on one path: a client of each kind at a time."""
+    with run.client() as one, Peer(run.options.peer["cpp"], "client", "--socket", run.socket, "--wire", "fdchannel",
+                                   *run.folder.security["client"]) as other:
+        for client in (one, other):
+            client.ask("connect")
+        for _ in range(5):
+            one.ask("unary calls=10 send=2 receive=2")
+            # On the fdchannel a descriptor is taken once, and these clients ask twice: to the server only.
+            expect(other.ask("unary calls=10 send=2 receive=0")["sent"], "20", "descriptors sent")
 
 
 def settled(peer):
@@ -222,7 +236,7 @@ def trace_of_messages(run):
 
 CASES = {case.__name__: case for case in (
     unary_to_server, unary_to_client, unary_both_ways, stream_to_server, stream_to_client, stream_both_ways,
-    many_at_once, later_call_asks_again, two_connections, no_leaks, trace, trace_of_many, trace_of_messages)}
+    many_at_once, later_call_asks_again, two_connections, both_wires, no_leaks, trace, trace_of_many, trace_of_messages)}
 
 
 def main():
