@@ -20,8 +20,8 @@ NOTES = """\
 A cell shows what the caller was told, and is there only if each descriptor, in both directions, was
 right by its content, and if no copy of any was left, at either end or on its way.
 throw: gRPC catches what synchronous handlers throw (UNKNOWN), and what callback methods throw before
-  they return a reactor (UNIMPLEMENTED; what a reaction throws it drops, and the call goes on). What
-  the program's own loop over a completion queue throws, that loop catches (UNKNOWN).
+  they return a reactor (UNIMPLEMENTED). Reactions have to catch what they throw themselves, as has
+  the program's own loop over a completion queue (UNKNOWN).
 killed: with SIGKILL, once the server, and once the client, as a process of its own."""
 
 

@@ -161,6 +161,17 @@ bool Stage::AwaitReached(const std::function<bool()>& done) {
   return reached_;
 }
 
+void Stage::Asked() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  asked_ = true;
+  changed_.notify_all();
+}
+
+bool Stage::AwaitAsked() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  return changed_.wait_for(lock, kPatience, [this] { return asked_; });
+}
+
 Report Stage::report() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return report_;
@@ -201,8 +212,12 @@ absl::Status ServerScript::Open(grpc::ServerContextBase* context) {
   return absl::OkStatus();
 }
 
-void ServerScript::Receive(const std::string& url, FdReceiver::FdCallback done) {
-  fds_->RecvFdAsync(url, std::move(done));
+void ServerScript::Receive(const std::string& url, FdReceiver::FdCallback done,
+                           const std::function<void()>& asked) {
+  // `done` may be the end of this object.
+  const std::shared_ptr<FdTransceiver> fds = fds_;
+  fds->RecvFdAsync(url, std::move(done));
+  asked();
 }
 
 void ServerScript::GotFirst(const Request& request, absl::StatusOr<UniqueFd> a0) {
@@ -215,18 +230,24 @@ void ServerScript::GotFirst(const Request& request, absl::StatusOr<UniqueFd> a0)
 }
 
 void ServerScript::First(const Request& request, Next next) {
-  Receive(request.urls(0), [this, request, next = std::move(next)](absl::StatusOr<UniqueFd> a0) {
-    if (!a0.ok()) return next(a0.status());
-    GotFirst(request, std::move(a0));
-    next(absl::OkStatus());
-  });
+  Receive(
+      request.urls(0),
+      [this, request, next = std::move(next)](absl::StatusOr<UniqueFd> a0) {
+        if (!a0.ok()) return next(a0.status());
+        GotFirst(request, std::move(a0));
+        next(absl::OkStatus());
+      },
+      [] {});
 }
 
 void ServerScript::Second(const Request& request, Next next) {
-  Receive(request.urls(0), [this, next = std::move(next)](absl::StatusOr<UniqueFd> a3) {
-    report_.read.push_back(ContentOf(a3));
-    next(a3.status());
-  });
+  Receive(
+      request.urls(0),
+      [this, next = std::move(next)](absl::StatusOr<UniqueFd> a3) {
+        report_.read.push_back(ContentOf(a3));
+        next(a3.status());
+      },
+      [stage = stage_] { stage->Asked(); });
 }
 
 absl::Status ServerScript::Send() {
@@ -257,10 +278,13 @@ void ServerScript::Reached() { stage_->Reached(report_); }
 void ServerScript::AwaitMissing(Next next) {
   // An index that was not used. An index alone does not do: the URL names a file, any.
   const std::string url = "inode://1/1?fd=7";
-  Receive(url, [this, next = std::move(next)](absl::StatusOr<UniqueFd> fd) {
-    stage_->Waited(fd.status().code());
-    next(fd.status());
-  });
+  Receive(
+      url,
+      [this, next = std::move(next)](absl::StatusOr<UniqueFd> fd) {
+        stage_->Waited(fd.status().code());
+        next(fd.status());
+      },
+      [] {});
 }
 
 void ServerScript::AllAtOnce(grpc::ServerContextBase* context) {
@@ -324,7 +348,13 @@ ClientScript::ClientScript(Shape shape, grpc::ClientContext* context, UniqueFd l
   first_.add_urls(fds_->SendFd(std::move(left))->ToString());
 }
 
+void ClientScript::SendA3() { EXPECT_TRUE(fds_->SendFd(std::move(late_a3_)).ok()); }
+
 bool ClientScript::Second(Request* request) {
+  if (late_a3_.valid()) {
+    request->add_urls(FdToUrl(late_a3_)->ToString());
+    return true;
+  }
   const auto url = fds_->SendFd(MakeFile("a3"));
   if (!url.ok()) return false;
   request->add_urls(url->ToString());

@@ -127,6 +127,8 @@ class Stage {
   // What the handler keeps beyond its call.
   void Keep(std::shared_ptr<FdTransceiver> handle, UniqueFd fd);
   void Reached(Report report);
+  // The handler has asked for a3.
+  void Asked();
   // Calls `go_on` when the test says so: at once or later, on its thread.
   void WhenReleased(std::function<void()> go_on);
   void AwaitRelease();
@@ -136,6 +138,7 @@ class Stage {
   // --- For the test ---
   // False if `done` says so first. Asks it now and then.
   bool AwaitReached(const std::function<bool()>& done);
+  bool AwaitAsked();
   Report report();
   void Release();
   std::optional<absl::StatusCode> waited();
@@ -148,6 +151,7 @@ class Stage {
   std::mutex mutex_;
   std::condition_variable changed_;
   UniqueFd left_;
+  bool asked_ = false;
   bool reached_ = false;
   bool released_ = false;
   Report report_;
@@ -189,8 +193,10 @@ class ServerScript {
   static grpc::Status AsAsked() { return grpc::Status(grpc::StatusCode::ABORTED, "as asked"); }
 
  protected:
-  // As the style has it; unless overridden with RecvFdAsync.
-  virtual void Receive(const std::string& url, FdReceiver::FdCallback done);
+  // As the style has it; unless overridden with RecvFdAsync. Says when it has asked, or is about
+  // to.
+  virtual void Receive(const std::string& url, FdReceiver::FdCallback done,
+                       const std::function<void()>& asked);
 
   FdTransceiver* fds() const { return fds_.get(); }
 
@@ -234,6 +240,9 @@ class ClientScript {
   const Request& First() const { return first_; }
   // Sends a3, while the call runs. False if that could not be done: the call is over.
   bool Second(Request* request);
+  // Instead, Second() only names a3, and SendA3() sends it.
+  void NameA3BeforeItIsSent() { late_a3_ = MakeFile("a3"); }
+  void SendA3();
   void OnReply(const Reply& reply);
   void OnDone(const grpc::Status& status);
 
@@ -248,6 +257,7 @@ class ClientScript {
   grpc::ClientContext* const context_;
   const std::shared_ptr<FdTransceiver> fds_;
   Request first_;
+  UniqueFd late_a3_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::string> urls_;

@@ -45,7 +45,9 @@ class SyncScript : public LinearServerScript {
         write_(std::move(write)) {}
 
  protected:
-  void Receive(const std::string& url, FdReceiver::FdCallback done) override {
+  void Receive(const std::string& url, FdReceiver::FdCallback done,
+               const std::function<void()>& asked) override {
+    asked();
     done(fds()->RecvFd(url));
   }
   bool Read(Request* request) override { return read_(request); }
@@ -127,13 +129,15 @@ class AsyncScript : public LinearServerScript {
 
  protected:
   // As a program does that wants all on the thread of its queue: an alarm brings the result there.
-  void Receive(const std::string& url, FdReceiver::FdCallback done) override {
+  void Receive(const std::string& url, FdReceiver::FdCallback done,
+               const std::function<void()>& asked) override {
     absl::StatusOr<UniqueFd> result = absl::UnknownError("unset");
     AwaitAlarm([&](const std::function<void()>& ring) {
       fds()->RecvFdAsync(url, [&result, ring](absl::StatusOr<UniqueFd> fd) {
         result = std::move(fd);
         ring();
       });
+      asked();
     });
     done(std::move(result));
   }
@@ -177,6 +181,14 @@ grpc::Status RunCatching(AsyncScript* script, grpc::ServerContextBase* context) 
   }
 }
 
+void ShutDownAndDrain(grpc::CompletionQueue* queue) {
+  queue->Shutdown();
+  void* tag = nullptr;
+  bool ok = false;
+  while (queue->Next(&tag, &ok)) {
+  }
+}
+
 class AsyncServer final : public StyleServer {
  public:
   AsyncServer(const std::string& address, Stage* stage) : stage_(stage) {
@@ -202,9 +214,11 @@ class AsyncServer final : public StyleServer {
     });
   }
   ~AsyncServer() override {
+    // From here on requests for calls fail, and the threads end; a queue that is shut down takes no
+    // more operations, so that comes last.
     Stop();
-    for (auto& queue : queues_) queue->Shutdown();
     for (std::thread& thread : threads_) thread.join();
+    for (auto& queue : queues_) ShutDownAndDrain(queue.get());
   }
 
  private:
@@ -218,7 +232,7 @@ class AsyncServer final : public StyleServer {
     if (!linear.Do([&](void* tag) {
           service_.RequestExchange(&context, &request, &writer, queue, queue, tag);
         })) {
-      return Drain(queue);
+      return false;
     }
     AsyncScript script(stage_, Shape::kUnary, /*generic=*/false, queue, &linear, done);
     script.read = Give(&request);
@@ -242,7 +256,7 @@ class AsyncServer final : public StyleServer {
     grpc::ServerAsyncReader<Reply, Request> reader(&context);
     if (!linear.Do(
             [&](void* tag) { service_.RequestUpload(&context, &reader, queue, queue, tag); })) {
-      return Drain(queue);
+      return false;
     }
     AsyncScript script(stage_, Shape::kClientStream, /*generic=*/false, queue, &linear, done);
     script.read = [&](Request* request) {
@@ -270,7 +284,7 @@ class AsyncServer final : public StyleServer {
     if (!linear.Do([&](void* tag) {
           service_.RequestDownload(&context, &request, &writer, queue, queue, tag);
         })) {
-      return Drain(queue);
+      return false;
     }
     AsyncScript script(stage_, Shape::kServerStream, /*generic=*/false, queue, &linear, done);
     script.read = Give(&request);
@@ -291,7 +305,7 @@ class AsyncServer final : public StyleServer {
     grpc::ServerAsyncReaderWriter<Reply, Request> stream(&context);
     if (!linear.Do(
             [&](void* tag) { service_.RequestChat(&context, &stream, queue, queue, tag); })) {
-      return Drain(queue);
+      return false;
     }
     AsyncScript script(stage_, Shape::kBidi, /*generic=*/false, queue, &linear, done);
     script.read = [&](Request* request) {
@@ -312,15 +326,6 @@ class AsyncServer final : public StyleServer {
       return true;
     };
   }
-  // The server is going: nothing more is asked for.
-  static bool Drain(grpc::ServerCompletionQueue* queue) {
-    void* tag = nullptr;
-    bool ok = false;
-    while (queue->Next(&tag, &ok)) {
-    }
-    return false;
-  }
-
   Stage* const stage_;
   test::TestService::AsyncService service_;
   std::vector<std::unique_ptr<grpc::ServerCompletionQueue>> queues_;
@@ -341,8 +346,8 @@ class GenericAsyncServer final : public StyleServer {
   }
   ~GenericAsyncServer() override {
     Stop();
-    queue_->Shutdown();
     thread_.join();
+    ShutDownAndDrain(queue_.get());
   }
 
  private:
@@ -355,10 +360,6 @@ class GenericAsyncServer final : public StyleServer {
     if (!linear.Do([&](void* tag) {
           service_.RequestCall(&context, &stream, queue_.get(), queue_.get(), tag);
         })) {
-      void* tag = nullptr;
-      bool ok = false;
-      while (queue_->Next(&tag, &ok)) {
-      }
       return false;
     }
     const Shape shape = ShapeOfMethod(context.method());
