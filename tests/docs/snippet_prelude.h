@@ -6,11 +6,12 @@
 #ifndef GRPCFD_TESTS_DOCS_SNIPPET_PRELUDE_H_
 #define GRPCFD_TESTS_DOCS_SNIPPET_PRELUDE_H_
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <sys/stat.h>
-
 #include <unistd.h>
 
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
