@@ -9,6 +9,7 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,11 @@ bool IsSessionSocket(const UniqueFd& fd) {
          type == SOCK_SEQPACKET;
 }
 
+// Of a wait for a session that ended without one, or after its channel.
+absl::Status Outcome(const absl::Status& session) {
+  return session.ok() ? absl::UnavailableError("the channel was destroyed") : session;
+}
+
 }  // namespace
 
 ChannelCore::~ChannelCore() {
@@ -57,13 +63,18 @@ uint64_t ChannelCore::session_id() const {
   return session_ != nullptr && session_->alive() ? session_->id() : 0;
 }
 
-bool ChannelCore::TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status) {
+std::shared_ptr<Session> ChannelCore::LivingSession() const {
   std::shared_ptr<Session> session;
   {
     MutexLock lock(&mutex_);
     session = session_;
   }
-  if (session == nullptr || !session->alive()) return false;
+  return session != nullptr && session->alive() ? session : nullptr;
+}
+
+bool ChannelCore::TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status) {
+  const std::shared_ptr<Session> session = LivingSession();
+  if (session == nullptr) return false;
   if (!call->TrySendQueued(session, NextKey(), status)) return false;
   // The server went away unnoticed. Nothing was sent, so the call can have the next session.
   return !absl::IsUnavailable(*status);
@@ -78,18 +89,15 @@ absl::Status ChannelCore::EnsureThreads() {
   return absl::OkStatus();
 }
 
-void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                             bool wait_for_ready, StatusCallback done) {
-  std::shared_ptr<Session> session;
+void ChannelCore::AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                               bool wait_for_ready, SessionCallback done) {
+  absl::StatusOr<std::shared_ptr<Session>> now;
   {
     MutexLock lock(&mutex_);
     if (session_ != nullptr && session_->alive()) {
-      session = session_;
+      now = session_;
     } else if (absl::Status status = EnsureThreads(); !status.ok()) {
-      lock.Unlock();
-      done(std::move(status));
-      lock.Lock();
-      return;
+      now = std::move(status);
     } else {
       auto pending = std::make_shared<Pending>();
       pending->call = call;
@@ -101,7 +109,7 @@ void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time
             deadline, [weak = weak_from_this(), late = std::weak_ptr<Pending>(pending)] {
               auto self = weak.lock();
               auto expired = late.lock();
-              if (self != nullptr && expired != nullptr) self->Expire(&expired->done);
+              if (self != nullptr && expired != nullptr) self->Expire(expired.get());
             });
       }
       pending_.push_back(std::move(pending));
@@ -112,25 +120,86 @@ void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time
       return;
     }
   }
-  call->SendQueuedAsync(session, NextKey(),
-                        [weak = weak_from_this(), session, call, deadline, wait_for_ready,
-                         done = std::move(done)](absl::Status status) mutable {
-                          auto self = weak.lock();
-                          if (!absl::IsUnavailable(status) || session->alive() || self == nullptr) {
-                            return done(std::move(status));
-                          }
-                          // The server went away unnoticed. Nothing was sent, so the call can have
-                          // the next session.
-                          self->StartAsync(call, deadline, wait_for_ready, std::move(done));
-                        });
+  done(std::move(now));
 }
 
-void ChannelCore::Expire(const StatusCallback* done) {
+void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                             bool wait_for_ready, StatusCallback done) {
+  AwaitSession(call, deadline, wait_for_ready,
+               [weak = weak_from_this(), call, deadline, wait_for_ready,
+                done = std::move(done)](absl::StatusOr<std::shared_ptr<Session>> session) mutable {
+                 auto self = weak.lock();
+                 if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
+                 call->SendQueuedAsync(
+                     *session, self->NextKey(),
+                     [weak, session = *session, call, deadline, wait_for_ready,
+                      done = std::move(done)](absl::Status status) mutable {
+                       auto self = weak.lock();
+                       if (!absl::IsUnavailable(status) || session->alive() || self == nullptr) {
+                         return done(std::move(status));
+                       }
+                       // The server went away unnoticed. Nothing was sent, so the call can have the
+                       // next session.
+                       self->StartAsync(call, deadline, wait_for_ready, std::move(done));
+                     });
+               });
+}
+
+void ChannelCore::StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                               bool wait_for_ready, ClientCall::AttemptCallback done) {
+  // The usual case: the session is there, and has room.
+  if (const std::shared_ptr<Session> session = LivingSession()) {
+    absl::StatusOr<CallMetadata> result = absl::UnknownError("");
+    if (call->TrySendAttempt(session, NextKey().id, &result) &&
+        (!absl::IsUnavailable(result.status()) || session->alive())) {
+      return done(std::move(result));
+    }
+  }
+  AwaitSession(call, deadline, wait_for_ready,
+               [weak = weak_from_this(), weak_call = std::weak_ptr<ClientCall>(call), deadline,
+                wait_for_ready,
+                done = std::move(done)](absl::StatusOr<std::shared_ptr<Session>> session) mutable {
+                 auto self = weak.lock();
+                 auto call = weak_call.lock();
+                 if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
+                 if (call == nullptr) return done(absl::CancelledError("the call was given up"));
+                 call->SendAttemptAsync(
+                     *session, self->NextKey().id,
+                     [weak, weak_call, session = *session, deadline, wait_for_ready,
+                      done = std::move(done)](absl::StatusOr<CallMetadata> result) mutable {
+                       auto self = weak.lock();
+                       auto call = weak_call.lock();
+                       if (!absl::IsUnavailable(result.status()) || session->alive() ||
+                           self == nullptr || call == nullptr) {
+                         return done(std::move(result));
+                       }
+                       self->StartAttempt(call, deadline, wait_for_ready, std::move(done));
+                     });
+               });
+}
+
+void ChannelCore::GiveUp(const std::weak_ptr<ClientCall>& call) {
+  std::list<std::shared_ptr<Pending>> given_up;
+  {
+    MutexLock lock(&mutex_);
+    for (auto it = pending_.begin(); it != pending_.end();) {
+      const auto next = std::next(it);
+      if (!(*it)->call.owner_before(call) && !call.owner_before((*it)->call)) {
+        if ((*it)->timer != 0) poller_->CancelTimer((*it)->timer);
+        given_up.splice(given_up.end(), pending_, it);
+      }
+      it = next;
+    }
+  }
+  for (auto& p : given_up) p->done(absl::CancelledError("the call was given up"));
+}
+
+void ChannelCore::Expire(const Pending* late) {
   std::shared_ptr<Pending> expired;
   {
     MutexLock lock(&mutex_);
     auto it = std::find_if(pending_.begin(), pending_.end(),
-                           [done](const auto& p) { return &p->done == done; });
+                           [late](const auto& p) { return p.get() == late; });
     if (it == pending_.end()) return;
     expired = std::move(*it);
     pending_.erase(it);
@@ -413,7 +482,7 @@ void ChannelCore::Publish(const std::shared_ptr<Session>& session) {
       if (p->timer != 0) poller_->CancelTimer(p->timer);
     }
   }
-  for (auto& p : pending) p->call->SendQueuedAsync(session, NextKey(), std::move(p->done));
+  for (auto& p : pending) p->done(session);
 }
 
 void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
@@ -423,7 +492,7 @@ void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
   {
     MutexLock lock(&mutex_);
     for (auto it = pending_.begin(); it != pending_.end();) {
-      if (may_pass && (*it)->wait_for_ready) {
+      if (may_pass && (*it)->wait_for_ready && !(*it)->call.expired()) {
         ++it;
         continue;
       }

@@ -72,11 +72,19 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   void StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline, bool wait_for_ready,
                   StatusCallback done);
 
+  // Sends what `call`, which was started per attempt, needs for its next attempt, as StartAsync. A
+  // call that goes meanwhile is CANCELLED. `done` may be called on this thread.
+  void StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                    bool wait_for_ready, ClientCall::AttemptCallback done);
+  // Ends the waits for a session of attempts of `call`, which are CANCELLED, on this thread.
+  void GiveUp(const std::weak_ptr<ClientCall>& call);
+
  private:
+  using SessionCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>)>;
   struct Pending {
-    std::shared_ptr<ClientCall> call;
+    std::weak_ptr<ClientCall> call;
     bool wait_for_ready;
-    StatusCallback done;
+    SessionCallback done;
     Poller::Id timer;
   };
   // A connection that is shaking hands. Touched by the poller's thread only.
@@ -110,6 +118,12 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
     return limits;
   }
   Hello OwnHello() const;
+  // The session, if it is there.
+  std::shared_ptr<Session> LivingSession() const;
+  // Calls `done` with the session once there is one, or with why there will be none, on the
+  // poller's thread; or at once on this one. A session that is there may be dead when it is used.
+  void AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                    bool wait_for_ready, SessionCallback done);
   absl::Status EnsureThreads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // On the poller's thread.
@@ -126,7 +140,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // The session has what is registered: calls may start on it.
   void Publish(const std::shared_ptr<Session>& session);
   void Failed(const absl::Status& status, bool may_pass);
-  void Expire(const StatusCallback* pending);
+  void Expire(const Pending* pending);
   void RetryLater();
 
   const std::string name_;

@@ -21,6 +21,18 @@ absl::Status RequestSent() {
       "the call has sent its request: only streams of requests send descriptors later");
 }
 
+CallMetadata MetadataOf(const Session& session, const CallKey& key, uint32_t count,
+                        uint32_t holes) {
+  CallMetadata metadata;
+  metadata.attempt = key.attempt;
+  metadata.count = count;
+  metadata.holes = holes;
+  metadata.call_id = key.id;
+  metadata.session_id = session.id();
+  metadata.token = session.token();
+  return metadata;
+}
+
 }  // namespace
 
 ClientCall::~ClientCall() {
@@ -56,6 +68,7 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   const auto dev_ino = FdToDevIno(fd);
   if (!dev_ino.ok()) return dev_ino.status();
   UniqueFd queued;
+  std::vector<IndexedFd> done_with;  // Outlives the lock.
   {
     MutexLock lock(&mutex_);
     if (phase_ == Phase::kQueueing && adopted != nullptr) {
@@ -72,49 +85,80 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
 
   MutexLock lock(&mutex_);
   if (phase_ == Phase::kQueueing) return Enqueue(*dev_ino, std::move(queued));
+  if (phase_ == Phase::kStarting && keeps() && start_.client_streams) {
+    // The first attempt, for which a call that waits for ready may have to wait long, takes it
+    // along.
+    if (queue_.size() >= start_.limits.max_fds_per_call) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("the call has not reached its server yet, and until then holds at most "
+                          "max_fds_per_call = %d descriptors",
+                          start_.limits.max_fds_per_call));
+    }
+    return Enqueue(*dev_ino, std::move(queued));
+  }
   auto session = Started(absl::InfiniteFuture());
   if (!session.ok()) return session.status();
   if (!start_.client_streams) {
     return RequestSent();
   }
   if (indices_.exhausted()) return IndicesExhausted();
+  // As gRPC does with messages, a call that has sent much is not kept for another attempt.
+  if (KeptAreTooMany(**session)) ReleaseKept(&done_with);
+  const bool kept = keeps();
   const uint32_t index = indices_.Take();
-  const CallKey key = inbox_->key();
+  const InodeUrl url(*dev_ino, index);
+  const int number = queued.get();
+  if (kept) {
+    InsertByIndex(IndexedFd{url, std::move(queued)});
+    ++sending_;
+  }
+  const std::shared_ptr<CallInbox> inbox = inbox_;
   WaitOptions options;
   options.deadline = Limit(absl::InfiniteFuture());
   lock.Unlock();
-  const int number = queued.get();
-  absl::Status status = (*session)->Send(key, index, absl::MakeConstSpan(&number, 1), options);
+  absl::Status status =
+      (*session)->Send(inbox->key(), index, absl::MakeConstSpan(&number, 1), options);
   lock.Lock();
-  if (!status.ok()) {
-    // An index that was not used leaves no hole, unless another sender has the next one already.
+  if (kept) DoneSending(&done_with);
+  if (status.ok()) return url;
+  // The attempt is lost, and takes the call with it unless there is another; that one brings it.
+  if (kept && !released_ && absl::IsUnavailable(status)) return url;
+  // An index that was not used leaves no hole, unless another sender has the next one already.
+  if (!kept || released_) {
     indices_.GiveBack(index);
-    return status;
+  } else if (inbox_ == inbox && sending_ == 0) {  // No attempt brings it, or is about to.
+    const auto at = std::find_if(queue_.begin(), queue_.end(),
+                                 [&url](const IndexedFd& one) { return one.url == url; });
+    done_with.push_back(std::move(*at));
+    queue_.erase(at);
+    indices_.GiveBack(index);
   }
-  return InodeUrl(*dev_ino, index);
+  return status;
 }
 
 // --- Forwarding ---
 
 absl::StatusOr<std::vector<InodeUrl>> ClientCall::Arrived() {
   std::shared_ptr<Session> session;
-  CallInbox* inbox;
+  std::shared_ptr<CallInbox> inbox;
   {
     MutexLock lock(&mutex_);
     if (phase_ == Phase::kWithout) return std::vector<InodeUrl>();  // It had no session.
     auto started = Started(absl::InfinitePast());
     if (!started.ok()) return started.status();
     session = *std::move(started);
-    inbox = inbox_.get();
+    inbox = inbox_;
   }
-  return session->Arrived(inbox);
+  return session->Arrived(inbox.get());
 }
 
 absl::Status ClientCall::Claim(std::vector<InodeUrl>* urls) {
   MutexLock lock(&mutex_);
   if (!forward_failure_.ok()) return forward_failure_;
   if (urls->empty()) return absl::OkStatus();
-  if (phase_ != Phase::kQueueing) {
+  if (phase_ == Phase::kStarting && keeps()) {
+    if (!start_.client_streams) return RequestSent();
+  } else if (phase_ != Phase::kQueueing) {
     auto session = Started(absl::InfiniteFuture());
     if (!session.ok()) return session.status();
     if (!start_.client_streams) return RequestSent();
@@ -134,7 +178,11 @@ size_t ClientCall::MaxAtOnce() {
 
 size_t ClientCall::Room(size_t max_at_once) {
   MutexLock lock(&mutex_);
-  if (phase_ != Phase::kQueueing) return std::numeric_limits<size_t>::max();
+  if (phase_ == Phase::kStarting && keeps()) {
+    max_at_once = start_.limits.max_fds_per_call;
+  } else if (phase_ != Phase::kQueueing) {
+    return std::numeric_limits<size_t>::max();
+  }
   return max_at_once - std::min(max_at_once, queue_.size());
 }
 
@@ -163,27 +211,46 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
   std::shared_ptr<Session> session;
   CallKey key;
   absl::Time deadline;
+  std::vector<IndexedFd> done_with;  // Outlives the lock.
+  bool kept = false;
   {
     MutexLock lock(&mutex_);
-    auto started = Started(absl::InfiniteFuture());
-    if (!started.ok()) {
+    if (phase_ == Phase::kStarting && keeps()) {
+      // The first attempt takes it along.
+      InsertByIndex(IndexedFd{fd.url, std::move(fd.fd)});
+    } else if (auto started = Started(absl::InfiniteFuture()); !started.ok()) {
       forward_failure_ = started.status();
     } else {
       session = *std::move(started);
       key = inbox_->key();
       deadline = Limit(absl::InfiniteFuture());
+      if (KeptAreTooMany(*session)) ReleaseKept(&done_with);
+      if (keeps()) {
+        // A duplicate: what waits to be sent must not be closed with the call.
+        auto copy = BorrowedFd(fd.fd).Dup();
+        kept = copy.ok();
+        if (kept) {
+          InsertByIndex(IndexedFd{fd.url, *std::move(copy)});
+        } else {
+          ReleaseKept(&done_with);
+        }
+      }
     }
   }
   if (session == nullptr) return done();
   // Not a shared_ptr: the call ends with its context, also while something waits.
-  SendForwardedLater(session.get(), key, std::move(fd), deadline,
-                     [weak = weak_from_this(), done = std::move(done)](const absl::Status& status) {
-                       if (auto self = weak.lock(); self != nullptr && !status.ok()) {
-                         MutexLock lock(&self->mutex_);
-                         self->forward_failure_.Update(status);
-                       }
-                       done();
-                     });
+  SendForwardedLater(
+      session.get(), key, std::move(fd), deadline,
+      [weak = weak_from_this(), kept, done = std::move(done)](const absl::Status& status) {
+        if (auto self = weak.lock(); self != nullptr && !status.ok()) {
+          MutexLock lock(&self->mutex_);
+          // As in Send: the next attempt brings it.
+          if (!kept || self->released_ || !absl::IsUnavailable(status)) {
+            self->forward_failure_.Update(status);
+          }
+        }
+        done();
+      });
 }
 
 absl::Status ClientCall::Preload(const std::vector<UniqueFd>& fds,
@@ -217,6 +284,11 @@ bool ClientCall::has_queued() const {
   return !queue_.empty();
 }
 
+bool ClientCall::has_descriptors() const {
+  MutexLock lock(&mutex_);
+  return indices_.used() != 0;
+}
+
 bool ClientCall::begun() const {
   MutexLock lock(&mutex_);
   return phase_ != Phase::kQueueing;
@@ -230,6 +302,11 @@ bool ClientCall::begun_for(const void* rpc) const {
 bool ClientCall::starting() const {
   MutexLock lock(&mutex_);
   return phase_ == Phase::kStarting;
+}
+
+bool ClientCall::claimed() const {
+  MutexLock lock(&mutex_);
+  return transport_call_ != nullptr;
 }
 
 bool ClientCall::Claim(const void* transport_call) {
@@ -278,7 +355,7 @@ Indices ClientCall::QueuedIndices() const {
 void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey key) {
   if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/false);
   session_ = session;
-  inbox_ = std::make_unique<CallInbox>(key, session->policy());
+  inbox_ = std::make_shared<CallInbox>(key, session->policy());
   // A server announces nothing beforehand, and the client cannot know that it has sent its last.
   session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
 }
@@ -286,7 +363,7 @@ void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey k
 void ClientCall::FinishStart(const absl::Status& status, std::vector<IndexedFd>* done_with) {
   // The descriptors are in the socket, or will never be. Closing may block, so the caller does it
   // without the lock.
-  done_with->swap(queue_);
+  ReleaseKept(done_with);
   if (status.ok()) {
     phase_ = Phase::kStarted;
   } else {
@@ -374,17 +451,142 @@ std::shared_ptr<FdTransceiver> ClientCall::carrier() const {
 }
 
 CallMetadata ClientCall::metadata() const {
-  CallMetadata metadata;
   MutexLock lock(&mutex_);
-  if (phase_ != Phase::kStarted || inbox_ == nullptr) return metadata;
-  metadata.attempt = inbox_->key().attempt;
-  metadata.count = announced_;
-  metadata.holes = holes_;
-  metadata.call_id = inbox_->key().id;
-  metadata.session_id = session_->id();
-  metadata.token = session_->token();
-  return metadata;
+  if (phase_ != Phase::kStarted || inbox_ == nullptr) return CallMetadata();
+  return MetadataOf(*session_, inbox_->key(), announced_, holes_);
 }
+
+// --- Attempts ---
+
+ClientCall::FormerAttempt::~FormerAttempt() {
+  // Not "sent": that would have the peer drop what the next attempt brings too, as they share the
+  // call's id.
+  if (inbox != nullptr) session->End(inbox.get(), /*sent=*/false);
+}
+
+void ClientCall::ReleaseKept(std::vector<IndexedFd>* done_with) {
+  released_ = true;
+  if (sending_ == 0) done_with->swap(queue_);
+}
+
+bool ClientCall::KeptAreTooMany(const Session& session) const {
+  return keeps() && queue_.size() >= std::min(start_.limits.max_fds_per_call,
+                                              session.remote_limits().max_fds_per_call);
+}
+
+void ClientCall::InsertByIndex(IndexedFd fd) {
+  const auto at = std::upper_bound(
+      queue_.begin(), queue_.end(), fd,
+      [](const IndexedFd& a, const IndexedFd& b) { return *a.url.index() < *b.url.index(); });
+  queue_.insert(at, std::move(fd));
+}
+
+void ClientCall::DoneSending(std::vector<IndexedFd>* done_with) {
+  if (--sending_ == 0 && released_) done_with->swap(queue_);
+}
+
+absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
+                                      FormerAttempt* former) {
+  if (released_ && indices_.used() != 0) {
+    if (phase_ == Phase::kWithout) return without_;
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("an attempt of the call failed, and its descriptors are gone: it had sent "
+                        "%d, and no more than max_fds_per_call are kept for another attempt",
+                        indices_.used()));
+  }
+  CallKey key;
+  key.id = call_id;
+  if (inbox_ != nullptr) {
+    key.id = inbox_->key().id;
+    key.attempt = inbox_->key().attempt + 1;
+  }
+  former->session = std::exchange(session_, session);
+  former->inbox = std::exchange(inbox_, std::make_shared<CallInbox>(key, session->policy()));
+  session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
+  announced_ = queue_.empty() ? 0 : *queue_.back().url.index() + 1;
+  holes_ = announced_ - static_cast<uint32_t>(queue_.size());
+  return absl::OkStatus();
+}
+
+bool ClientCall::TrySendAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
+                                absl::StatusOr<CallMetadata>* result) {
+  FormerAttempt former;  // Outlives the lock.
+  MutexLock lock(&mutex_);
+  absl::Status status = BeginAttempt(session, call_id, &former);
+  if (status.ok()) {
+    absl::InlinedVector<int, 16> numbers;
+    for (const IndexedFd& queued : queue_) numbers.push_back(queued.fd.get());
+    if (!session->TrySend(inbox_->key(), QueuedIndices(), numbers, &status)) return false;
+  }
+  if (status.ok()) {
+    phase_ = Phase::kStarted;
+    started_.NotifyAll();
+    *result = MetadataOf(*session, inbox_->key(), announced_, holes_);
+  } else {
+    *result = std::move(status);
+  }
+  return true;
+}
+
+void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
+                                  AttemptCallback done) {
+  std::vector<int> numbers;
+  Indices indices = 0;
+  uint32_t count = 0;
+  uint32_t holes = 0;
+  absl::Time deadline;
+  std::shared_ptr<CallInbox> inbox;
+  absl::Status status;
+  {
+    FormerAttempt former;  // Outlives the lock.
+    MutexLock lock(&mutex_);
+    status = BeginAttempt(session, call_id, &former);
+    if (status.ok()) {
+      numbers = NumbersOf(queue_);
+      indices = QueuedIndices();
+      count = announced_;
+      holes = holes_;
+      ++sending_;
+      inbox = inbox_;
+      deadline = Limit(absl::InfiniteFuture());
+    }
+  }
+  if (!status.ok()) return done(std::move(status));
+  session->SendAsync(inbox->key(), indices, std::move(numbers), deadline,
+                     [self = shared_from_this(), session, inbox, count, holes,
+                      done = std::move(done)](absl::Status sent) {
+                       std::vector<IndexedFd> done_with;  // Outlives the lock.
+                       {
+                         MutexLock lock(&self->mutex_);
+                         self->DoneSending(&done_with);
+                         if (sent.ok() && count != 0 && self->phase_ == Phase::kWithout) {
+                           sent = self->without_;  // Given up meanwhile.
+                         } else if (sent.ok()) {
+                           self->phase_ = Phase::kStarted;
+                           self->started_.NotifyAll();
+                         }
+                       }
+                       if (!sent.ok()) return done(std::move(sent));
+                       done(MetadataOf(*session, inbox->key(), count, holes));
+                     });
+}
+
+void ClientCall::Commit(const absl::Status& why) {
+  std::vector<IndexedFd> done_with;  // Outlives the lock.
+  MutexLock lock(&mutex_);
+  ReleaseKept(&done_with);
+  if (phase_ != Phase::kStarting) return;
+  phase_ = Phase::kWithout;
+  without_ = why;
+  started_.NotifyAll();
+}
+
+bool ClientCall::IsCurrent(const std::shared_ptr<CallInbox>& inbox) const {
+  MutexLock lock(&mutex_);
+  return inbox_ == inbox;
+}
+
+// --- The started call ---
 
 absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline) {
   if (phase_ == Phase::kQueueing) {
@@ -416,18 +618,22 @@ absl::Time ClientCall::Limit(absl::Time deadline) const {
 
 absl::StatusOr<UniqueFd> ClientCall::Receive(const InodeUrl& url, absl::Time deadline,
                                              Session::Op op) {
-  std::shared_ptr<Session> session;
-  CallInbox* inbox;
-  WaitOptions options;
-  {
-    MutexLock lock(&mutex_);
-    auto started = Started(deadline);
-    if (!started.ok()) return started.status();
-    session = *std::move(started);
-    inbox = inbox_.get();
-    options.deadline = Limit(deadline);
+  for (;;) {
+    std::shared_ptr<Session> session;
+    std::shared_ptr<CallInbox> inbox;
+    WaitOptions options;
+    {
+      MutexLock lock(&mutex_);
+      auto started = Started(deadline);
+      if (!started.ok()) return started.status();
+      session = *std::move(started);
+      inbox = inbox_;
+      options.deadline = Limit(deadline);
+    }
+    auto fd = session->Receive(inbox.get(), url, op, options);
+    // An attempt that fails ends what waits in it. What waits for the call goes on with the next.
+    if (fd.ok() || IsCurrent(inbox)) return fd;
   }
-  return session->Receive(inbox, url, op, options);
 }
 
 absl::StatusOr<UniqueFd> ClientCall::RecvFd(const InodeUrl& url, absl::Time deadline) {
@@ -443,7 +649,9 @@ absl::StatusOr<UniqueFd> ClientCall::DupFd(const InodeUrl& url, absl::Time deadl
 void ClientCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
   if (const auto other = carrier()) return other->RecvFdAsync(url, deadline, std::move(done));
   std::shared_ptr<Session> session;
-  CallInbox* inbox = nullptr;
+  CallInbox* raw = nullptr;
+  std::shared_ptr<CallInbox> inbox;  // Calls per attempt only: theirs may be replaced.
+  absl::Time limit;
   absl::Status status;
   {
     MutexLock lock(&mutex_);
@@ -452,14 +660,30 @@ void ClientCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallbac
       status = absl::FailedPreconditionError("the call has not started yet");
     } else if (auto started = Started(deadline); started.ok()) {
       session = *std::move(started);
-      inbox = inbox_.get();
-      deadline = Limit(deadline);
+      if (start_.per_attempt) inbox = inbox_;
+      raw = inbox_.get();
+      limit = Limit(deadline);
     } else {
       status = started.status();
     }
   }
   if (!status.ok()) return done(std::move(status));
-  session->ReceiveAsync(inbox, url, Session::Op::kTake, deadline, std::move(done));
+  if (inbox == nullptr) {
+    session->ReceiveAsync(raw, url, Session::Op::kTake, limit, std::move(done));
+    return;
+  }
+  session->ReceiveAsync(raw, url, Session::Op::kTake, limit,
+                        [weak = weak_from_this(), inbox, url, deadline,
+                         done = std::move(done)](absl::StatusOr<UniqueFd> fd) mutable {
+                          if (!fd.ok()) {
+                            // As in Receive.
+                            auto self = weak.lock();
+                            if (self != nullptr && !self->IsCurrent(inbox)) {
+                              return self->RecvFdAsync(url, deadline, std::move(done));
+                            }
+                          }
+                          done(std::move(fd));
+                        });
 }
 
 }  // namespace internal

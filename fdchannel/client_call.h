@@ -8,6 +8,11 @@
 // be made. Starting binds it to a session and sends them, in one frame if they fit. After that a
 // streaming call sends more as they come.
 //
+// gRPC may make several attempts of one call (retries), on sessions that come and go. A call that
+// is started with Start::per_attempt keeps its descriptors, those sent while it runs too, and sends
+// all of them anew with each attempt, under that attempt's number; until gRPC can make no other one
+// (Commit).
+//
 // How people get it wrong: they queue the *number* of a descriptor. By the time it is sent, the
 // caller may have closed it and the number may belong to another file (Cap'n Proto issue 2755). The
 // queue owns what is in it.
@@ -72,17 +77,24 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
     // Names the RPC; only compared.
     const void* rpc = nullptr;
     bool client_streams = false;  // More may be sent while the call runs.
+    // Sent by TrySendAttempt and SendAttemptAsync, as often as gRPC makes an attempt, instead of by
+    // TrySendQueued and SendQueuedAsync, once.
+    bool per_attempt = false;
     absl::Time deadline = absl::InfiniteFuture();
     SessionLimits limits;
   };
 
   // Descriptors queued so far, and their URLs.
   bool has_queued() const;
+  // Whether there are any at all, sent or not.
+  bool has_descriptors() const;
   // Whether BeginStart or StartWithout was called; whether BeginStart by `rpc`, which has not been
   // claimed yet; and whether the call is between BeginStart and its outcome.
   bool begun() const;
   bool begun_for(const void* rpc) const;
   bool starting() const;
+  // Whether Claim was called.
+  bool claimed() const;
   // Ties the call to the transport's own call object, once that exists. False if it is tied to
   // another one: credentials that were copied to a second context. Addresses are reused, hence
   // begun_for() as well.
@@ -112,6 +124,24 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
 
   CallMetadata metadata() const;
 
+  // --- For calls that are started per attempt ---
+
+  using AttemptCallback = std::function<void(absl::StatusOr<CallMetadata>)>;
+  // Attaches to `session` as the call's next attempt, from which the call receives from now on, and
+  // sends all that the call has. False, with nothing sent, if that would have to wait. `*result` is
+  // what the attempt must say, or as Session::Send; besides
+  //   RESOURCE_EXHAUSTED  the call has sent more than is kept for another attempt
+  // An attempt that failed does not end the call: there may be another. StartWithout does.
+  // `call_id` counts for the first attempt; the later ones keep the call's.
+  bool TrySendAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
+                      absl::StatusOr<CallMetadata>* result);
+  // The same; waits without a thread, then calls `done`, on this thread or the poller's.
+  void SendAttemptAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
+                        AttemptCallback done);
+  // There will be no further attempt: what was kept for one is closed. If there was none at all, as
+  // StartWithout(why).
+  void Commit(const absl::Status& why);
+
  private:
   enum class Phase { kQueueing, kStarting, kStarted, kWithout };
   absl::StatusOr<InodeUrl> Send(BorrowedFd fd, UniqueFd* adopted);
@@ -125,6 +155,27 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   void FinishStart(const absl::Status& status, std::vector<IndexedFd>* done_with)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Indices QueuedIndices() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What an attempt leaves behind; to be ended without the lock.
+  struct FormerAttempt {
+    std::shared_ptr<Session> session;
+    std::shared_ptr<CallInbox> inbox;
+    ~FormerAttempt();
+  };
+  absl::Status BeginAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
+                            FormerAttempt* former) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether what is sent is kept for another attempt.
+  bool keeps() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return start_.per_attempt && !released_;
+  }
+  // Keeps nothing from now on; closing is the caller's, without the lock.
+  void ReleaseKept(std::vector<IndexedFd>* done_with) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends the use of kept descriptors by their numbers, which ++sending_ began.
+  void DoneSending(std::vector<IndexedFd>* done_with) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether another one is more than is kept.
+  bool KeptAreTooMany(const Session& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void InsertByIndex(IndexedFd fd) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether `inbox` is still the one to receive from: not if another attempt has begun.
+  bool IsCurrent(const std::shared_ptr<CallInbox>& inbox) const;
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline, Session::Op op);
   absl::Time Limit(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -140,9 +191,13 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   const void* transport_call_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint32_t announced_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t holes_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Set while starting, then unchanged.
+  // Set while starting, then unchanged; but for calls per attempt: the latest attempt's.
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);
+  // Calls per attempt only. While keeps(), queue_ holds all that was sent.
+  bool released_ ABSL_GUARDED_BY(mutex_) = false;
+  // How many use descriptors of queue_ by number: they must not be closed meanwhile.
+  int sending_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<FdTransceiver> carrier_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -49,11 +49,6 @@ class AttemptPlugin final : public grpc::MetadataCredentialsPlugin {
 
 }  // namespace
 
-void CancelWithStatus(grpc_call* call, const absl::Status& status) {
-  grpc_call_cancel_with_status(call, static_cast<grpc_status_code>(status.code()),
-                               std::string(status.message()).c_str(), nullptr);
-}
-
 std::string MetadataPlaceholder() {
   const auto bytes = EncodeCallMetadata(CallMetadata());
   return std::string(bytes.data(), bytes.size());
@@ -110,6 +105,7 @@ bool Credentials::ApplyToCall(grpc_call* call) {
   }
   std::shared_ptr<grpc::CallCredentials> all;
   if (refusal.ok() && !flat.plain.empty()) {
+    if (flat.attempts != nullptr) flat.plain.push_back(flat.attempts->AsCredentials(call));
     all = Combine(flat.plain);
     if (all == nullptr) {
       refusal = absl::FailedPreconditionError(
@@ -123,7 +119,9 @@ bool Credentials::ApplyToCall(grpc_call* call) {
     CancelWithStatus(call, refusal);
     return true;
   }
-  return all == nullptr || all->ApplyToCall(call);
+  if (all != nullptr) return all->ApplyToCall(call);
+  if (flat.attempts != nullptr) flat.attempts->ApplyTo(call);
+  return true;
 }
 
 void ContextCredentials::Flatten(FlatCredentials* flat) const {
@@ -136,6 +134,11 @@ void ContextCredentials::Flatten(FlatCredentials* flat) const {
 void ChainedCredentials::Flatten(FlatCredentials* flat) const {
   flat->Add(first_);
   flat->Add(second_);
+}
+
+void AttemptCredentials::Flatten(FlatCredentials* flat) const {
+  flat->Add(inner_);
+  flat->attempts = attempts_;
 }
 
 void RefusingCredentials::Flatten(FlatCredentials* flat) const {

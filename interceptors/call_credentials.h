@@ -27,6 +27,7 @@
 #include "fdchannel/client_call.h"
 #include "fdchannel/mutex.h"
 #include "grpcfd/fd_transceiver.h"
+#include "interceptors/attempts.h"
 
 namespace grpcfd {
 namespace internal {
@@ -41,6 +42,8 @@ struct FlatCredentials {
   std::vector<std::shared_ptr<ClientCall>> calls;
   // The sets of PerRpcCredentials.
   std::vector<std::shared_ptr<SharedSet>> sets;
+  // Who sends the call's descriptors, for each attempt, if no factory has sent them.
+  std::shared_ptr<Attempts> attempts;
   // Why the call must not be made. What else is here was in the slot before the refusal.
   absl::Status refusal;
 
@@ -86,6 +89,21 @@ class ChainedCredentials final : public Credentials {
  private:
   const std::shared_ptr<grpc::CallCredentials> first_;
   const std::shared_ptr<grpc::CallCredentials> second_;
+};
+
+// What was in the slot, and that the call's descriptors are sent for each attempt. In the slot of
+// one context only, and goes with it.
+class AttemptCredentials final : public Credentials {
+ public:
+  AttemptCredentials(std::shared_ptr<Attempts> attempts,
+                     std::shared_ptr<grpc::CallCredentials> inner)
+      : attempts_(std::move(attempts)), inner_(std::move(inner)) {}
+  ~AttemptCredentials() override { attempts_->Detach(); }
+  void Flatten(FlatCredentials* flat) const override;
+
+ private:
+  const std::shared_ptr<Attempts> attempts_;
+  const std::shared_ptr<grpc::CallCredentials> inner_;
 };
 
 // Ends the call with `status`. Keeps what it replaces, so that handles stay valid.
@@ -145,9 +163,6 @@ class PerRpcCredentialsImpl final : public Credentials {
   const std::shared_ptr<SharedSet> set_ = std::make_shared<SharedSet>();
   const std::shared_ptr<grpc::CallCredentials> inner_;
 };
-
-// Ends `call` on this side with `status`.
-void CancelWithStatus(grpc_call* call, const absl::Status& status);
 
 // The placeholder of the call's metadata that FromContext leaves in a context, so that a factory
 // notices when the slot was replaced.

@@ -8,8 +8,13 @@
 // counts them. If the session is there, which it nearly always is, the factory sends, writes the
 // metadata into the context and makes no interceptor at all. If not, it makes one that holds the
 // call's first operation back until the poller has connected and sent.
+//
+// That moment is too early for a call that gRPC may make again, or late: such calls are sent for
+// each attempt, by what attempts.h is about. The factory then only prepares that.
 #include <grpcpp/alarm.h>
 #include <grpcpp/create_channel.h>
+
+#include <string.h>
 
 #include <algorithm>
 #include <atomic>
@@ -28,6 +33,7 @@
 #include "grpcfd/in_process.h"
 #include "inband/dialed_call.h"
 #include "inband/dialer.h"
+#include "interceptors/attempts.h"
 #include "interceptors/call_credentials.h"
 #include "interceptors/deadline.h"
 #include "interceptors/private_access.h"
@@ -150,6 +156,55 @@ class DeferredStart final : public Interceptor {
   bool begun_ = false;
 };
 
+// For calls that are sent for each attempt: notices when there can be no other one. What was kept
+// for it is closed then; a pipe's reader would wait for the end of a writer that is only kept.
+class AttemptWatch final : public Interceptor {
+ public:
+  AttemptWatch(std::shared_ptr<ClientCall> call, grpc::ClientContext* context)
+      : call_(std::move(call)), context_(context) {}
+
+  void Intercept(InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA) &&
+        !call_->claimed()) {
+      const absl::Status why = absl::FailedPreconditionError(
+          "ClientContext::set_credentials replaced what the channel's grpcfd factory had set, and "
+          "the call's descriptors with it: interceptor factories that set credentials chain them "
+          "(grpcfd::ChainCallCredentials), or come before grpcfd's");
+      call_->StartWithout(why);
+      CancelWithStatus(context_->c_call(), why);
+    }
+    // gRPC shows what comes back only when it has decided against another attempt.
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA) ||
+        methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE) ||
+        methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_STATUS)) {
+      call_->Commit(absl::UnavailableError(
+          "the call ended before its session was there, and nothing can have come back"));
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::shared_ptr<ClientCall> call_;
+  grpc::ClientContext* const context_;
+};
+
+// Whether calls of a channel with these arguments may be retried by policy.
+bool HasRetryPolicy(const grpc::ChannelArguments& arguments) {
+  const grpc_channel_args all = arguments.c_channel_args();
+  bool policy = false;
+  bool enabled = true;
+  for (size_t i = 0; i < all.num_args; ++i) {
+    const grpc_arg& one = all.args[i];
+    if (one.type == GRPC_ARG_STRING && strcmp(one.key, GRPC_ARG_SERVICE_CONFIG) == 0) {
+      // A key of the configuration, if not of the method: the price of being wrong is small.
+      policy = strstr(one.value.string, "\"retryPolicy\"") != nullptr;
+    } else if (one.type == GRPC_ARG_INTEGER && strcmp(one.key, GRPC_ARG_ENABLE_RETRIES) == 0) {
+      enabled = one.value.integer != 0;
+    }
+  }
+  return policy && enabled;
+}
+
 class ClientFactory final : public ClientInterceptorFactoryInterface {
  public:
   // Without an FdChannel (the target is no unix socket) calls that have descriptors fail with
@@ -214,6 +269,8 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     start.rpc = info;
     start.client_streams = info->type() == ClientRpcInfo::Type::CLIENT_STREAMING ||
                            info->type() == ClientRpcInfo::Type::BIDI_STREAMING;
+    start.per_attempt =
+        fd_channel_ != nullptr && (options_.send_per_attempt || WaitsForReady(context));
     start.deadline = ToAbslTime(context->deadline());
     start.limits = fd_channel_ != nullptr ? fd_channel_->core()->options().limits : limits_;
     const bool had_descriptors = call->has_queued();
@@ -237,6 +294,18 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
         Refuse(context, status);
       }
       return nullptr;
+    }
+
+    if (start.per_attempt) {
+      // gRPC would send this as well.
+      metadata.erase(kCallMetadataKey);
+      Attempts::Config config;
+      config.deadline = start.deadline;
+      config.wait_for_ready = WaitsForReady(context);
+      config.urls_in_metadata = options_.urls_in_metadata;
+      context->set_credentials(std::make_shared<AttemptCredentials>(
+          std::make_shared<Attempts>(fd_channel_->core(), call, config), context->credentials()));
+      return new AttemptWatch(call, context);
     }
 
     std::string urls;
@@ -383,8 +452,10 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
                        ", the channel is for ", (*fd_channel)->target()));
     }
   }
+  ClientInterceptorOptions interceptor = options.interceptor;
+  if (internal::HasRetryPolicy(arguments)) interceptor.send_per_attempt = true;
   interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
-      fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));
+      fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), interceptor));
   return grpc::experimental::CreateCustomChannelWithInterceptors(target, credentials, arguments,
                                                                  std::move(interceptor_creators));
 }

@@ -1,0 +1,89 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attempts: sends a call's descriptors once for each attempt that gRPC makes of it.
+//
+// Why it exists: gRPC may make a call several times (its retry policy, transparent retries), or
+// late (wait for ready), and by then the server is another process, or the first attempt's handler
+// has taken the descriptors. What a ClientContext says is fixed before the first attempt. Only a
+// call-credentials plugin is asked anew for each one, once it has a connection; so the descriptors
+// are sent from there, and the metadata that names them is what the plugin returns.
+//
+// How people get it wrong: they make a grpc::MetadataCredentialsPlugin for each call. Each brings a
+// pool of one thread per processor, which is more than a whole call costs (docs/decisions/0016).
+// The plugin of gRPC's core API has none, may answer later, and costs next to nothing. C++ has no
+// way to combine it with other credentials though: for that there is the other kind.
+#ifndef GRPCFD_INTERCEPTORS_ATTEMPTS_H_
+#define GRPCFD_INTERCEPTORS_ATTEMPTS_H_
+
+#include <grpc/grpc_security.h>
+#include <grpcpp/security/credentials.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fdchannel/channel_core.h"
+#include "fdchannel/client_call.h"
+#include "fdchannel/mutex.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-safe. Does not keep the descriptors: what no ClientContext and no handle hold is not sent
+// again.
+class Attempts final : public std::enable_shared_from_this<Attempts> {
+ public:
+  struct Config {
+    absl::Time deadline = absl::InfiniteFuture();
+    bool wait_for_ready = false;
+    bool urls_in_metadata = true;
+  };
+  Attempts(std::shared_ptr<ChannelCore> core, const std::shared_ptr<ClientCall>& call,
+           const Config& config)
+      : core_(std::move(core)), call_(call), config_(config) {}
+
+  // Both keep `core_call`, to end it, until Detach, which is the context's to call when it goes.
+  // Has `core_call` ask this for each attempt, and nothing else.
+  void ApplyTo(grpc_call* core_call);
+  // The same as credentials that gRPC can combine with others. Dear: see above.
+  std::shared_ptr<grpc::CallCredentials> AsCredentials(grpc_call* core_call);
+  // Also ends what waits for a session.
+  void Detach();
+
+  // Metadata by key.
+  using Entries = std::vector<std::pair<const char*, std::string>>;
+  using Callback = std::function<void(absl::StatusOr<Entries>)>;
+  // Starts an attempt. Never blocks. `done` gets what it must say, on this thread or another one.
+  // With a status that is not UNAVAILABLE the whole call has been ended:
+  // gRPC reports every failure of a plugin as UNAVAILABLE, and might retry it.
+  void Start(Callback done);
+
+ private:
+  void Keep(grpc_call* core_call);
+  void Cancel(const absl::Status& status);
+
+  const std::shared_ptr<ChannelCore> core_;
+  const std::weak_ptr<ClientCall> call_;
+  const Config config_;
+
+  Mutex mutex_;
+  grpc_call* core_call_ ABSL_GUARDED_BY(mutex_) = nullptr;
+};
+
+// Calls `function` on a thread of gRPC's, soon: what gRPC is told may run the program's callbacks,
+// and those belong on its threads, not on the poller's.
+void RunOnGrpcThread(std::function<void()> function);
+
+// Ends `call` on this side with `status`.
+void CancelWithStatus(grpc_call* call, const absl::Status& status);
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_INTERCEPTORS_ATTEMPTS_H_
