@@ -642,13 +642,21 @@ class ChatClient final
     if (!ok) return;
     fds_->RecvFdAsync(reply_.urls(0), [this](const absl::StatusOr<UniqueFd>& fd) {
       contents_.push_back(fd.ok() ? Content(*fd) : fd.status().ToString());
-      if (contents_.size() == 20) {
-        StartWritesDone();
-      } else {
-        Write();
-      }
-      StartRead(&reply_);
+      Next();
     });
+  }
+  void OnWriteDone(bool) override { Next(); }
+  // The reply may be here before the write is said to be done, and one write must end before the
+  // next begins.
+  void Next() {
+    if (--under_way_ != 0) return;
+    under_way_ = 2;
+    if (contents_.size() == 20) {
+      StartWritesDone();
+    } else {
+      Write();
+    }
+    StartRead(&reply_);
   }
   void OnDone(const grpc::Status& status) override {
     status_ = status;
@@ -659,6 +667,7 @@ class ChatClient final
   std::shared_ptr<FdTransceiver> fds_;
   test::ExchangeRequest request_;
   test::ExchangeReply reply_;
+  std::atomic<int> under_way_{2};
   std::vector<std::string> contents_;
   grpc::Status status_;
   std::promise<void> done_;
