@@ -38,7 +38,7 @@ absl::Status Ended(const std::string& why) {
 // --- Link ---
 
 void Link::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl::Time deadline,
-                        ReceivedFds::FdCallback done) {
+                        const ReceivedFds::FdCallback& done) {
   const uint64_t id = next_waiter_.fetch_add(1, std::memory_order_relaxed);
   absl::StatusOr<UniqueFd> result;
   if (received.ReceiveAsync(dev_ino, caller, id, done, &result)) return done(std::move(result));

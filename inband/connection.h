@@ -71,7 +71,7 @@ class Link : public std::enable_shared_from_this<Link> {
 
   // As RecvFdAsync: `done` once, here if the outcome is at hand, else on the relay's thread.
   void ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl::Time deadline,
-                    ReceivedFds::FdCallback done);
+                    const ReceivedFds::FdCallback& done);
   // Closes on a thread that may wait for it.
   void Close(FdVector fds);
   void SetLimit(size_t max_fds);

@@ -104,7 +104,7 @@ void LinkCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback 
       done(self == nullptr ? Over() : self->Judge(dev_ino, std::move(fd)));
     };
   }
-  link->ReceiveAsync(url.dev_ino(), &caller_, Limit(deadline), std::move(done));
+  link->ReceiveAsync(url.dev_ino(), &caller_, Limit(deadline), done);
 }
 
 void LinkCall::Cancel() {

@@ -99,9 +99,10 @@ void ReceivedFds::Keep(FdVector fds, FdVector* closing) {
       kept_.push_front(Kept{*dev_ino, std::move(fd)});
       index_[*dev_ino] = kept_.begin();
       if (!waiters_.empty()) {
+        const BorrowedFd newest(kept_.front().fd);
         Waiters finished = Finish([&](Waiter* waiter) {
           if (waiter->dev_ino != *dev_ino) return false;
-          waiter->result = BorrowedFd(kept_.front().fd).Dup();
+          waiter->result = newest.Dup();
           return true;
         });
         callbacks.insert(callbacks.end(), finished.begin(), finished.end());
@@ -128,7 +129,7 @@ absl::StatusOr<UniqueFd> ReceivedFds::Receive(const DevIno& dev_ino, Caller* cal
   waiter->dev_ino = dev_ino;
   waiter->caller = caller;
   waiters_.push_back(waiter);
-  const auto give_up = [&](absl::Status status) {
+  const auto give_up = [&](absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     (void)Finish([&](Waiter* other) {
       if (other != waiter.get()) return false;
       other->result = std::move(status);

@@ -25,7 +25,7 @@ absl::Status OtherFile(const DevIno& dev_ino, const char* when) {
 
 }  // namespace
 
-void SendQueue::LetGo(SharedFd fd, FdVector* closing) {
+void SendQueue::LetGo(const SharedFd& fd, FdVector* closing) {
   if (fd != nullptr && fd.use_count() == 1) closing->push_back(std::move(*fd));
 }
 
