@@ -55,6 +55,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
 
   // The server, for messages: its address, or "in-process".
   const std::string& name() const { return name_; }
+  bool in_process() const { return !address_.has_value(); }
   const FdChannelOptions& options() const { return options_; }
   uint64_t session_id() const;
   FdRegistry& registry() { return *registry_; }

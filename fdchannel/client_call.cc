@@ -450,6 +450,28 @@ std::shared_ptr<FdTransceiver> ClientCall::carrier() const {
   return carrier_;
 }
 
+void ClientCall::OnCancelled() {
+  std::shared_ptr<Session> session;
+  std::shared_ptr<CallInbox> inbox;
+  {
+    MutexLock lock(&mutex_);
+    session = session_;
+    inbox = inbox_;
+  }
+  if (session != nullptr && inbox != nullptr) session->Cancel(inbox.get());
+}
+
+void ClientCall::OnEnded() {
+  std::shared_ptr<Session> session;
+  std::shared_ptr<CallInbox> inbox;
+  {
+    MutexLock lock(&mutex_);
+    session = session_;
+    inbox = inbox_;
+  }
+  if (session != nullptr && inbox != nullptr) session->Complete(inbox.get());
+}
+
 CallMetadata ClientCall::metadata() const {
   MutexLock lock(&mutex_);
   if (phase_ != Phase::kStarted || inbox_ == nullptr) return CallMetadata();

@@ -124,6 +124,11 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
 
   CallMetadata metadata() const;
 
+  // The RPC was cancelled: whoever waits for a descriptor gets CANCELLED. The server has ended it:
+  // NOT_FOUND for what it has not sent. Neither blocks.
+  void OnCancelled();
+  void OnEnded();
+
   // --- For calls that are started per attempt ---
 
   using AttemptCallback = std::function<void(absl::StatusOr<CallMetadata>)>;

@@ -321,6 +321,26 @@ void Session::Cancel(CallInbox* inbox) {
   Leave(&trash);
 }
 
+void Session::Complete(CallInbox* inbox) {
+  Trash trash;
+  MutexLock lock(&mutex_);
+  if (!inbox->ended_ && inbox->failure_.ok() && !inbox->over_) {
+    inbox->over_ = true;
+    // One look from now on tells what was sent. One that is under way began too early.
+    bool anybody = false;
+    for (Waiter* waiter : waiters_) {
+      if (waiter->inbox != inbox || waiter->done) continue;
+      waiter->epoch = epoch_;
+      anybody = true;
+    }
+    if (anybody) {
+      look_again_ = true;
+      if (!Drain(&trash) && leader_waits_) socket_->Wake();
+    }
+  }
+  Leave(&trash);
+}
+
 void Session::EmptyInbox(CallInbox* inbox, Trash* trash) {
   for (CallInbox::Slot& slot : inbox->slots_) {
     if (!slot.gone()) trash->AddCharged(std::move(slot.fd));
@@ -406,8 +426,9 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
   }
   // Without an index it may mean one that is still to come, or still in the socket. Once nothing
   // more can come it means the one that was taken.
-  const bool complete = drained || inbox->AnnouncedCame();
-  if (taken && (url.index().has_value() || (complete && !inbox->open_ended_))) {
+  const bool complete = drained || (inbox->AnnouncedCame() && !inbox->over_);
+  const bool open_ended = inbox->open_ended_ && !inbox->over_;
+  if (taken && (url.index().has_value() || (complete && !open_ended))) {
     waiter->status = absl::FailedPreconditionError(
         absl::StrCat(url.ToString(), " was taken from this call before; DupFd copies and leaves"));
     return true;
@@ -422,7 +443,12 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
   }
   if (url.index().has_value()) {
     if (*url.index() >= inbox->announced_) {
-      if (inbox->open_ended_) return false;
+      if (open_ended || (inbox->over_ && !drained)) return false;
+      if (inbox->over_) {
+        waiter->status = absl::NotFoundError(
+            absl::StrCat(url.ToString(), " was not sent, and the peer has ended the call"));
+        return true;
+      }
       waiter->status = absl::NotFoundError(
           absl::StrCat(url.ToString(), " was not sent: the peer sent ", inbox->announced_,
                        " descriptors with this call and can send no more"));
@@ -438,7 +464,12 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
         url.ToString(), " was announced but never came: it was lost, or dropped by the sender"));
     return true;
   }
-  if (!drained || inbox->open_ended_) return false;
+  if (!drained || open_ended) return false;
+  if (inbox->over_) {
+    waiter->status = absl::NotFoundError(absl::StrCat(
+        "no descriptor of ", url.ToString(), " was sent, and the peer has ended the call"));
+    return true;
+  }
   waiter->status = absl::NotFoundError(absl::StrCat("no descriptor of ", url.ToString(),
                                                     " was sent with this call (it brought ",
                                                     inbox->announced_, ")"));
@@ -556,7 +587,7 @@ void Session::Enlist(Waiter* waiter) {
     // A leader that is already waiting does not look for room to write.
     if (leader_waits_) socket_->Wake();
   } else if (waiter->kind == Waiter::Kind::kLook || waiter->url.session_index().has_value() ||
-             !waiter->inbox->open_ended_ ||
+             !waiter->inbox->open_ended_ || waiter->inbox->over_ ||
              waiter->url.index().value_or(kNoIndex) < waiter->inbox->announced_) {
     // It is in the socket or lost, and one look from now on tells which. A look that is under way
     // began too early.

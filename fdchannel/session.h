@@ -101,6 +101,8 @@ class CallInbox {
   bool cancelled_ = false;
   // The peer may still send more than it has announced.
   bool open_ended_ = true;
+  // The call is over at the peer: what it sent is here, or in the socket.
+  bool over_ = false;
   // Indices from 0 that were sent before the call, but for so many of them.
   uint32_t announced_ = 0;
   uint32_t holes_ = 0;
@@ -183,6 +185,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void End(CallInbox* inbox, bool sent);
   // Waiters of the call, and those to come, get CANCELLED unless their descriptor is there.
   void Cancel(CallInbox* inbox);
+  // The peer has ended the call and can send no more in it: what is neither here nor in the socket
+  // by now is NOT_FOUND, for those who wait as for those who ask later.
+  void Complete(CallInbox* inbox);
 
   // The URLs, by index, of what the peer has sent so far and nobody has taken: reads the socket to
   // its end first, or has whoever leads do it. It may be taken by others as soon as this returns.

@@ -67,6 +67,42 @@ void WriteMetadata(const ClientCall& call, const std::string& urls,
   if (!urls.empty()) SetOnlyEntry(metadata, kUrlsMetadataKey, urls);
 }
 
+// Tells those who wait for the descriptors of a stream that it was cancelled, or has ended. Not for
+// unary calls: most of them have no interceptor, and all are to behave alike.
+void WatchEnd(InterceptorBatchMethods* methods, ClientRpcInfo::Type type, ClientCall* call) {
+  if (type == ClientRpcInfo::Type::UNARY) return;
+  // Nothing else may be asked at this one.
+  if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_CANCEL)) {
+    call->OnCancelled();
+    return;
+  }
+  if (!methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_STATUS)) return;
+  const grpc::Status* const status = methods->GetRecvStatus();
+  // Their own limit is the call's deadline.
+  if (status == nullptr || status->error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) return;
+  if (status->error_code() == grpc::StatusCode::CANCELLED) {
+    call->OnCancelled();
+  } else {
+    call->OnEnded();
+  }
+}
+
+// For streams, whose receivers may wait while the call runs.
+class EndWatch final : public Interceptor {
+ public:
+  EndWatch(std::shared_ptr<ClientCall> call, ClientRpcInfo::Type type)
+      : call_(std::move(call)), type_(type) {}
+
+  void Intercept(InterceptorBatchMethods* methods) override {
+    WatchEnd(methods, type_, call_.get());
+    methods->Proceed();
+  }
+
+ private:
+  const std::shared_ptr<ClientCall> call_;
+  const ClientRpcInfo::Type type_;
+};
+
 // Holds a call back until its descriptors are sent, or it is clear that they cannot be.
 //
 // The call goes on (Proceed) from a gRPC thread, by way of an alarm that is due at once: what
@@ -74,13 +110,14 @@ void WriteMetadata(const ClientCall& call, const std::string& urls,
 class DeferredStart final : public Interceptor {
  public:
   DeferredStart(std::shared_ptr<ChannelCore> core, std::shared_ptr<ClientCall> call,
-                grpc::ClientContext* context, std::string urls)
-      : state_(std::make_shared<State>()), core_(std::move(core)), context_(context) {
+                grpc::ClientContext* context, ClientRpcInfo::Type type, std::string urls)
+      : state_(std::make_shared<State>()), core_(std::move(core)), context_(context), type_(type) {
     state_->call = std::move(call);
     state_->urls = std::move(urls);
   }
 
   void Intercept(InterceptorBatchMethods* methods) override {
+    WatchEnd(methods, type_, state_->call.get());
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_CANCEL)) {
       // The call may be one that is held back: let it go and be cancelled.
       state_->Cancel();
@@ -153,6 +190,7 @@ class DeferredStart final : public Interceptor {
   const std::shared_ptr<State> state_;
   const std::shared_ptr<ChannelCore> core_;
   grpc::ClientContext* const context_;
+  const ClientRpcInfo::Type type_;
   bool begun_ = false;
 };
 
@@ -160,8 +198,9 @@ class DeferredStart final : public Interceptor {
 // for it is closed then; a pipe's reader would wait for the end of a writer that is only kept.
 class AttemptWatch final : public Interceptor {
  public:
-  AttemptWatch(std::shared_ptr<ClientCall> call, grpc::ClientContext* context)
-      : call_(std::move(call)), context_(context) {}
+  AttemptWatch(std::shared_ptr<ClientCall> call, grpc::ClientContext* context,
+               ClientRpcInfo::Type type)
+      : call_(std::move(call)), context_(context), type_(type) {}
 
   void Intercept(InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA) &&
@@ -180,12 +219,14 @@ class AttemptWatch final : public Interceptor {
       call_->Commit(absl::UnavailableError(
           "the call ended before its session was there, and nothing can have come back"));
     }
+    WatchEnd(methods, type_, call_.get());
     methods->Proceed();
   }
 
  private:
   const std::shared_ptr<ClientCall> call_;
   grpc::ClientContext* const context_;
+  const ClientRpcInfo::Type type_;
 };
 
 // Whether calls of a channel with these arguments may be retried by policy.
@@ -269,8 +310,9 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     start.rpc = info;
     start.client_streams = info->type() == ClientRpcInfo::Type::CLIENT_STREAMING ||
                            info->type() == ClientRpcInfo::Type::BIDI_STREAMING;
-    start.per_attempt =
-        fd_channel_ != nullptr && (options_.send_per_attempt || WaitsForReady(context));
+    // In-process calls are made once, and gRPC asks nobody's credentials for them.
+    start.per_attempt = fd_channel_ != nullptr && !fd_channel_->core()->in_process() &&
+                        (options_.send_per_attempt || WaitsForReady(context));
     start.deadline = ToAbslTime(context->deadline());
     start.limits = fd_channel_ != nullptr ? fd_channel_->core()->options().limits : limits_;
     const bool had_descriptors = call->has_queued();
@@ -305,7 +347,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       config.urls_in_metadata = options_.urls_in_metadata;
       context->set_credentials(std::make_shared<AttemptCredentials>(
           std::make_shared<Attempts>(fd_channel_->core(), call, config), context->credentials()));
-      return new AttemptWatch(call, context);
+      return new AttemptWatch(call, context, info->type());
     }
 
     std::string urls;
@@ -313,7 +355,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       urls = EncodeMetadataUrls(call->queued_urls());
     }
     if (!fd_channel_->core()->TryStart(call, &status)) {
-      return new DeferredStart(fd_channel_->core(), call, context, std::move(urls));
+      return new DeferredStart(fd_channel_->core(), call, context, info->type(), std::move(urls));
     }
     if (!status.ok()) {
       call->StartWithout(status);
@@ -321,7 +363,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       return nullptr;
     }
     WriteMetadata(*call, urls, &metadata);
-    return nullptr;
+    return info->type() == ClientRpcInfo::Type::UNARY ? nullptr : new EndWatch(call, info->type());
   }
 
  private:

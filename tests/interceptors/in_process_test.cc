@@ -227,6 +227,30 @@ TEST(InProcessTest, StreamsBothDirections) {
   }
 }
 
+// What would be sent for each attempt of a call over a socket: in-process there is one attempt.
+TEST(InProcessTest, CallsThatWaitForReady) {
+  Server server;
+  server.service.exchange = Exchange;
+  ChannelOptions per_attempt;
+  per_attempt.interceptor.send_per_attempt = true;
+  for (const ChannelOptions& options : {ChannelOptions(), per_attempt}) {
+    auto stub = server.Stub(options);
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    context.set_wait_for_ready(true);
+    auto fds = FromContext(&context);
+    test::ExchangeRequest request;
+    auto url = fds->SendFd(MemoryFile("ready"));
+    ASSERT_TRUE(url.ok()) << url.status();
+    request.add_urls(url->ToString());
+    test::ExchangeReply reply;
+    ASSERT_EQ(Text(stub->Exchange(&context, request, &reply)), "OK");
+    auto fd = fds->RecvFd(reply.urls(0));
+    ASSERT_TRUE(fd.ok()) << fd.status();
+    EXPECT_EQ(Content(*fd), "reply to ready");
+  }
+}
+
 TEST(InProcessTest, WhatNobodyTakesIsClosed) {
   Server server;
   Pipe to_client;

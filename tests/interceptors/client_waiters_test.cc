@@ -1,0 +1,167 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Who waits at the client for a descriptor of a stream is told when there is nothing to wait for
+// any more: the call was cancelled, or the server has ended it. No deadline is near in these tests.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "tests/interceptors/test_service.h"
+
+namespace grpcfd {
+namespace {
+
+using testing_internal::Content;
+using testing_internal::MemoryFile;
+using testing_internal::SetDeadline;
+using testing_internal::TestServer;
+
+constexpr std::chrono::seconds kSoon(30);
+constexpr int kFarAway = 600;
+
+// The URL of a file that nobody sends; with and without an index.
+std::string NeverSent(bool index) {
+  const UniqueFd file = MemoryFile("never sent");
+  const std::string url = FdToUrl(file)->ToString();
+  return index ? url + "?fd=7" : url;
+}
+
+struct Waiter {
+  Waiter(FdReceiver* fds, const std::string& url) : outcome(promise.get_future()) {
+    fds->RecvFdAsync(url, [this](absl::StatusOr<UniqueFd> fd) { promise.set_value(fd.status()); });
+  }
+  absl::StatusCode Code() {
+    if (outcome.wait_for(kSoon) != std::future_status::ready) return absl::StatusCode::kOk;
+    return outcome.get().code();
+  }
+  std::promise<absl::Status> promise;
+  std::future<absl::Status> outcome;
+};
+
+// Whether the call is sent for each attempt, where another interceptor watches it.
+class ClientWaitersTest : public ::testing::TestWithParam<bool> {
+ protected:
+  void Prepare(grpc::ClientContext* context) {
+    SetDeadline(context, kFarAway);
+    context->set_wait_for_ready(GetParam());
+  }
+  // The handler sends `last` at its very end, named to nobody, when the client is done writing.
+  void ServeUntilWritesDone() {
+    server_.service.chat = [this](grpc::ServerContext* context, auto* stream) {
+      auto fds = FromContext(context);
+      if (!fds.ok()) return ToGrpcStatus(fds.status());
+      test::ExchangeRequest request;
+      stream->Write(test::ExchangeReply());
+      while (stream->Read(&request)) {
+      }
+      if (context->IsCancelled()) return grpc::Status::CANCELLED;
+      return ToGrpcStatus((*fds)->SendFd(last_).status());
+    };
+  }
+
+  const UniqueFd last_ = MemoryFile("sent at the end");
+  TestServer server_;
+};
+
+INSTANTIATE_TEST_SUITE_P(PerAttempt, ClientWaitersTest, ::testing::Bool());
+
+TEST_P(ClientWaitersTest, CancellationReleasesThem) {
+  ServeUntilWritesDone();
+  auto stub = server_.Stub();
+  grpc::ClientContext context;
+  Prepare(&context);
+  auto fds = FromContext(&context);
+  auto stream = stub->Chat(&context);
+  test::ExchangeReply reply;
+  ASSERT_TRUE(stream->Read(&reply));
+  Waiter by_index(fds.get(), NeverSent(true));
+  Waiter by_inode(fds.get(), NeverSent(false));
+  std::promise<absl::StatusCode> blocked;
+  std::thread thread([&] { blocked.set_value(fds->RecvFd(NeverSent(true)).status().code()); });
+  context.TryCancel();
+  EXPECT_EQ(by_index.Code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(by_inode.Code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(blocked.get_future().get(), absl::StatusCode::kCancelled);
+  thread.join();
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(fds->RecvFd(NeverSent(true)).status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_P(ClientWaitersTest, TheEndOfTheCallReleasesThem) {
+  ServeUntilWritesDone();
+  auto stub = server_.Stub();
+  grpc::ClientContext context;
+  Prepare(&context);
+  auto fds = FromContext(&context);
+  auto stream = stub->Chat(&context);
+  test::ExchangeReply reply;
+  ASSERT_TRUE(stream->Read(&reply));
+  Waiter by_index(fds.get(), NeverSent(true));
+  Waiter by_inode(fds.get(), NeverSent(false));
+  std::promise<absl::StatusCode> blocked;
+  std::thread thread([&] { blocked.set_value(fds->RecvFd(NeverSent(true)).status().code()); });
+  stream->WritesDone();
+  const grpc::Status status = stream->Finish();
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(by_index.Code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(by_inode.Code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(blocked.get_future().get(), absl::StatusCode::kNotFound);
+  thread.join();
+
+  // Those who ask later are told the same at once, and what did come is theirs to take.
+  EXPECT_EQ(fds->RecvFd(NeverSent(true)).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(fds->RecvFd(NeverSent(false)).status().code(), absl::StatusCode::kNotFound);
+  const std::string url = FdToUrl(last_)->ToString();
+  auto fd = fds->RecvFd(url);
+  ASSERT_TRUE(fd.ok()) << fd.status();
+  EXPECT_EQ(Content(*fd), "sent at the end");
+  EXPECT_EQ(fds->RecvFd(url).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// Not a look at the socket before the status: the descriptor that comes with the very end arrives.
+TEST_P(ClientWaitersTest, WhatIsSentLastIsNotMissed) {
+  ServeUntilWritesDone();
+  auto stub = server_.Stub();
+  for (int i = 0; i < 200; ++i) {
+    grpc::ClientContext context;
+    Prepare(&context);
+    auto fds = FromContext(&context);
+    auto stream = stub->Chat(&context);
+    test::ExchangeReply reply;
+    ASSERT_TRUE(stream->Read(&reply));
+    std::promise<std::string> content;
+    fds->RecvFdAsync(FdToUrl(last_)->ToString(), [&](absl::StatusOr<UniqueFd> fd) {
+      content.set_value(fd.ok() ? Content(*fd) : fd.status().ToString());
+    });
+    Waiter never(fds.get(), NeverSent(true));
+    stream->WritesDone();
+    ASSERT_TRUE(stream->Finish().ok());
+    ASSERT_EQ(content.get_future().get(), "sent at the end");
+    ASSERT_EQ(never.Code(), absl::StatusCode::kNotFound);
+  }
+}
+
+TEST_P(ClientWaitersTest, AnErrorOfTheServerReleasesThem) {
+  server_.service.download = [](grpc::ServerContext*, const auto*, auto*) {
+    return grpc::Status(grpc::StatusCode::ABORTED, "no");
+  };
+  auto stub = server_.Stub();
+  grpc::ClientContext context;
+  Prepare(&context);
+  auto fds = FromContext(&context);
+  auto reader = stub->Download(&context, test::ExchangeRequest());
+  test::ExchangeReply reply;
+  EXPECT_FALSE(reader->Read(&reply));
+  Waiter waiter(fds.get(), NeverSent(true));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(waiter.Code(), absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace grpcfd
