@@ -25,8 +25,9 @@ absl::Status OtherFile(const DevIno& dev_ino, const char* when) {
 
 }  // namespace
 
-void SendQueue::LetGo(const SharedFd& fd, FdVector* closing) {
-  if (fd != nullptr && fd.use_count() == 1) closing->push_back(std::move(*fd));
+void SendQueue::LetGo(SharedFd&& fd, FdVector* closing) {
+  const SharedFd gone = std::move(fd);
+  if (gone != nullptr && gone.use_count() == 1) closing->push_back(std::move(*gone));
 }
 
 absl::Status SendQueue::CheckNames(const std::vector<UniqueFd>& fds, std::vector<DevIno>* names) {

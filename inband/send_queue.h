@@ -81,7 +81,7 @@ class SendQueue {
   void Shrink(FdVector* closing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Moves the descriptor to `*closing` if nobody else holds it. All who do come and go under the
   // lock, so the count is exact.
-  static void LetGo(const SharedFd& fd, FdVector* closing);
+  static void LetGo(SharedFd&& fd, FdVector* closing);
 
   const size_t max_queued_;
   std::atomic<size_t> size_{0};
