@@ -49,7 +49,7 @@ void Bring(const absl::StatusOr<Attempts::Entries>& result,
          text.c_str());
     return;
   }
-  grpc_metadata metadata[GRPC_METADATA_CREDENTIALS_PLUGIN_SYNC_MAX];
+  grpc_metadata metadata[GRPC_METADATA_CREDENTIALS_PLUGIN_SYNC_MAX] = {};
   const size_t count = ToSlices(*result, metadata);
   done(user_data, metadata, count, GRPC_STATUS_OK, nullptr);
   for (size_t i = 0; i < count; ++i) grpc_slice_unref(metadata[i].value);
