@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -99,7 +100,7 @@ TEST(SessionEventsTest, ThePidfdIsThatOfThePeersProcess) {
 
 TEST(SessionEventsTest, ARefusedPeerGetsTheStatusAndNoSocket) {
   TempDir dir;
-  bool refuse = true;
+  std::atomic<bool> refuse{true};
   FdServerOptions options;
   options.authorize_session = [&](const PeerCredentials& peer) {
     EXPECT_EQ(peer.pid, ::getpid());
