@@ -790,7 +790,9 @@ void AwaitFailure(grpc::Channel* channel) {
 class WaitForReadyTest : public ::testing::TestWithParam<std::tuple<Kind, bool>> {};
 
 TEST_P(WaitForReadyTest, FindsItsDescriptorsWhenTheServerComes) {
-  const auto [kind, had_session] = GetParam();
+  // Not a structured binding: C++17 lets no lambda capture one.
+  const auto kind = std::get<0>(GetParam());
+  const bool had_session = std::get<1>(GetParam());
   TestServer server;
   AnswerAll(&server.service);
   auto channel = grpcfd::CreateCustomChannel(server.address(), grpc::InsecureChannelCredentials(),
