@@ -62,12 +62,12 @@ struct ClientInterceptorOptions {
   // "retryPolicy" (and retries not switched off).
   //
   // What it costs: an interceptor and a call-credentials plugin for each call that uses FromContext
-  // (about 5 % of a unary call); and the call's descriptors stay open here until the first part of
-  // the response is there, since until then gRPC may make another attempt. A reader at the other
-  // end of a pipe that was sent sees the end only after that. A call that has call credentials of
-  // its own, in its context or from a chain factory, pays about 100 us: gRPC makes threads for the
-  // combination.
-  // Credentials of the channel (grpc::CompositeChannelCredentials) cost nothing extra.
+  // (docs/decisions/0016 has figures); and the call's descriptors stay open here until the first
+  // part of the response is there, since until then gRPC may make another attempt. A reader at the
+  // other end of a pipe that was sent sees the end only after that. A call that has call
+  // credentials of its own, in its context or from a chain factory, pays about 100 us: gRPC makes
+  // threads for the combination. Credentials of the channel (grpc::CompositeChannelCredentials)
+  // cost nothing extra.
   bool send_per_attempt = false;
 };
 
