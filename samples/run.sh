@@ -32,16 +32,14 @@ esac
 jobs=${JOBS:-$(nproc)}
 tools/deps.sh "${groups[@]}"
 
-# The tests' build is good enough if there is one that has the samples.
+# One build for samples, tests and benchmarks: what is there already is not compiled again.
 build=build/release
-if ! grep -qs '^GRPCFD_BUILD_SAMPLES:BOOL=ON$' "$build/CMakeCache.txt"; then
-  build=build/samples
+if [ ! -f "$build/CMakeCache.txt" ]; then
   generator=()
-  if [ ! -f "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
-  cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=g++ \
-    -DGRPCFD_GO_CACHE="$PWD/build/go-cache" -DGRPCFD_BUILD_TESTS=OFF -DGRPCFD_BUILD_TESTING_LIBRARY=OFF "${options[@]}"
-elif [ ${#options[@]} -gt 0 ]; then
-  cmake "${options[@]}" "$build"
+  if command -v ninja > /dev/null; then generator=(-G Ninja); fi
+  cmake --preset release "${generator[@]}" -DGRPCFD_BUILD_TESTS=OFF -DGRPCFD_BUILD_TESTING_LIBRARY=OFF "${options[@]}"
+else
+  cmake -DGRPCFD_BUILD_SAMPLES=ON "${options[@]}" "$build"
 fi
 cmake --build "$build" --parallel "$jobs" --target "${targets[@]}"
 
