@@ -250,21 +250,12 @@ void ChannelCore::Connect() {
         /*may_pass=*/true);
   }
 
-  const Hello hello = OwnHello();
-  std::array<char, kHelloSize> bytes;
-  EncodeHello(hello, &bytes);
-  const IoResult sent = SendMessage(attempt_.socket, bytes, {});
-  if (!sent.ok() || sent.bytes != bytes.size()) {
-    return Failed(
-        absl::UnavailableError(absl::StrCat("cannot send a hello to ", name_, ": ",
-                                            sent.ok() ? "short write" : strerror(sent.error))),
-        /*may_pass=*/true);
-  }
+  EncodeHello(OwnHello(), &attempt_.hello);
+  if (!SendHello()) return;
   MutexLock lock(&mutex_);
-  auto id =
-      poller_->Add(attempt_.socket, EPOLLIN | EPOLLRDHUP, [weak = weak_from_this()](uint32_t) {
-        if (auto self = weak.lock()) self->OnReply();
-      });
+  auto id = poller_->Add(attempt_.socket, AttemptEvents(), [weak = weak_from_this()](uint32_t) {
+    if (auto self = weak.lock()) self->OnAttemptEvent();
+  });
   if (!id.ok()) {
     lock.Unlock();
     Failed(id.status(), /*may_pass=*/false);
@@ -314,8 +305,38 @@ void ChannelCore::ConnectInProcess() {
   if (!asked.ok()) Failed(asked, /*may_pass=*/false);
 }
 
-void ChannelCore::OnReply() {
+uint32_t ChannelCore::AttemptEvents() const {
+  const bool unsent = attempt_.sent < attempt_.hello.size();
+  return EPOLLIN | EPOLLRDHUP | (unsent ? static_cast<uint32_t>(EPOLLOUT) : 0u);
+}
+
+bool ChannelCore::SendHello() {
+  while (attempt_.sent < attempt_.hello.size()) {
+    const IoResult sent = SendMessage(
+        attempt_.socket, absl::MakeConstSpan(attempt_.hello).subspan(attempt_.sent), {});
+    if (sent.would_block()) return true;
+    if (!sent.ok()) {
+      Failed(absl::UnavailableError(
+                 absl::StrCat("cannot send a hello to ", name_, ": ", strerror(sent.error))),
+             /*may_pass=*/true);
+      return false;
+    }
+    attempt_.sent += sent.bytes;
+  }
+  return true;
+}
+
+void ChannelCore::OnAttemptEvent() {
   if (!attempt_.socket.valid()) return;
+  if (attempt_.sent < attempt_.hello.size()) {
+    if (!SendHello()) return;
+    MutexLock lock(&mutex_);
+    poller_->Modify(attempt_.registration, AttemptEvents());
+  }
+  OnReply();
+}
+
+void ChannelCore::OnReply() {
   ReceivedMessage message;
   const IoResult io = ReceiveMessage(attempt_.socket, attempt_.reply.data() + attempt_.received,
                                      attempt_.reply.size() - attempt_.received, &message);

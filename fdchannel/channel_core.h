@@ -93,6 +93,8 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
     UniqueFd socket;
     Poller::Id registration = 0;
     Poller::Id timer = 0;
+    size_t sent = 0;
+    std::array<char, kHelloSize> hello{};
     size_t received = 0;
     std::array<char, kHelloReplySize> reply{};
     FdVector fds;
@@ -130,6 +132,10 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // On the poller's thread.
   void Begin(bool first);
   void Connect();
+  // Sends what is left of the hello, if the socket takes it. False if the attempt has failed.
+  bool SendHello();
+  uint32_t AttemptEvents() const;
+  void OnAttemptEvent();
   void OnReply();
   void ConnectInProcess();
   // The server's answer is whole, and what came with it is in attempt_.fds.

@@ -27,7 +27,7 @@ constexpr int kAcceptBatch = 16;
 // After accept(2) failed for want of descriptors. The backlog stays readable, so without a pause
 // this would be a busy loop; there is no event for "a descriptor was closed somewhere in this
 // process".
-constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 // How long what a dead session holds waits for calls: long enough for one that is in gRPC's socket
 // already, and no longer, for no other can come.
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
@@ -425,6 +425,7 @@ std::unique_ptr<Listener::HalfOpen> Listener::Detach(HalfOpen* half_open) {
 }
 
 void Listener::OnBytes(HalfOpen* half_open) {
+  if (half_open->answering) return SendAnswer(half_open);
   ReceivedMessage message;
   const IoResult io =
       ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
@@ -461,28 +462,42 @@ void Listener::OnBytes(HalfOpen* half_open) {
 }
 
 void Listener::AnswerHello(HalfOpen* half_open) {
-  auto detached = Detach(half_open);
   HelloReply reply;
-  UniqueFd client_end;
-  auto hello = DecodeHello(detached->bytes);
-  auto credentials = GetPeerCredentials(detached->socket, /*want_pidfd=*/true);
+  auto hello = DecodeHello(half_open->bytes);
+  auto credentials = GetPeerCredentials(half_open->socket, /*want_pidfd=*/true);
   if (!hello.ok()) {
     reply.status = HelloStatus::kMalformed;
   } else if (!credentials.ok()) {
     reply.status = absl::IsResourceExhausted(credentials.status()) ? HelloStatus::kOutOfDescriptors
                                                                    : HelloStatus::kRefused;
   } else {
-    reply = core_->OpenSession(*hello, *std::move(credentials), &client_end);
+    reply = core_->OpenSession(*hello, *std::move(credentials), &half_open->client_end);
   }
-  std::array<char, kHelloReplySize> bytes;
-  EncodeHelloReply(reply, &bytes);
-  const int number = client_end.get();
-  const IoResult sent =
-      SendMessage(detached->socket, bytes,
-                  client_end.valid() ? absl::MakeConstSpan(&number, 1) : absl::Span<const int>());
-  // A client that went away meanwhile: its end of the session closes here, and the hang-up removes
-  // the session.
-  (void)sent;
+  static_assert(kHelloReplySize == kHelloSize, "the answer takes the hello's place");
+  EncodeHelloReply(reply, &half_open->bytes);
+  half_open->answering = true;
+  half_open->received = 0;
+  SendAnswer(half_open);
+}
+
+// A client that went away meanwhile: its end of the session closes with the connection, and the
+// hang-up removes the session.
+void Listener::SendAnswer(HalfOpen* half_open) {
+  while (half_open->received < half_open->bytes.size()) {
+    const int number = half_open->client_end.get();
+    const IoResult sent = SendMessage(
+        half_open->socket, absl::MakeConstSpan(half_open->bytes).subspan(half_open->received),
+        number >= 0 ? absl::MakeConstSpan(&number, 1) : absl::Span<const int>());
+    if (sent.would_block()) {
+      // Only then, for nearly every answer fits: a fresh socket has room.
+      poller_->Modify(half_open->registration, EPOLLOUT);
+      return;
+    }
+    if (!sent.ok()) break;
+    half_open->client_end.Reset();  // It went with the first byte.
+    half_open->received += sent.bytes;
+  }
+  Detach(half_open);
 }
 
 }  // namespace internal

@@ -151,6 +151,9 @@ class Listener : public std::enable_shared_from_this<Listener> {
     Poller::Id timer = 0;
     size_t received = 0;
     std::array<char, kHelloSize> bytes;
+    // Once the hello is complete: `bytes` is the answer, and `received` how much of it was sent.
+    bool answering = false;
+    UniqueFd client_end;
   };
 
   Listener(std::shared_ptr<ServerCore> core, std::shared_ptr<Poller> poller, BoundSocket socket,
@@ -169,6 +172,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void MakeRoomForHalfOpen();
   void OnBytes(HalfOpen* half_open);
   void AnswerHello(HalfOpen* half_open);
+  void SendAnswer(HalfOpen* half_open);
   std::unique_ptr<HalfOpen> Detach(HalfOpen* half_open);
   void StopOnPoller();
 

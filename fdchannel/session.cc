@@ -1174,6 +1174,13 @@ absl::Status Session::SendError(int error) const {
   }
 }
 
+void Session::PeerGone() {
+  peer_gone_ = true;
+  // A peer that has shut down one direction only is to see that this end is done with it too: it
+  // would take the token for that of a living session otherwise.
+  socket_->ShutDown();
+}
+
 bool Session::ProgressSend(Waiter* waiter) {
   if (!dead_.ok() || peer_gone_) {
     waiter->status = dead_.ok() ? SendError(EPIPE) : dead_;
@@ -1189,7 +1196,7 @@ bool Session::ProgressSend(Waiter* waiter) {
   waiter->blocked_on_write = io.would_block();
   if (io.would_block()) return false;
   if (!io.ok()) {
-    if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) peer_gone_ = true;
+    if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) PeerGone();
     waiter->status = SendError(io.error);
   }
   return true;
@@ -1215,7 +1222,7 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
   lock.Lock();
   if (io.ok()) return true;
   sent_total_ -= fds.size() - sent;
-  if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) peer_gone_ = true;
+  if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) PeerGone();
   // Others may have found the window full because of this one.
   Trash none;
   ProgressSenders();

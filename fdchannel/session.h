@@ -314,6 +314,7 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status ReserveScoped();
   void UnreserveScoped();
   void SendWithdrawals() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PeerGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendDiscards() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Disposed(size_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendCreditIfDue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
