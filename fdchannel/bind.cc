@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -96,6 +97,24 @@ class PathLock {
   UniqueFd fd_;
 };
 
+// Removes the socket file at `path` if it is `file`. Between a look and an unlink(2) another server
+// may take the path, and lose its file; so it is moved aside first, looked at where nobody else
+// puts anything, and moved back if it is another's. 0, or errno; ESTALE if it is another's.
+int RemoveFile(const std::string& path, const DevIno& file) {
+  const std::string aside = absl::StrCat(path, ".grpcfd-", ::getpid(), "-", ::gettid());
+  if (::rename(path.c_str(), aside.c_str()) != 0) return errno;
+  auto moved = SocketFile(aside);
+  if (moved.ok() && *moved == file) return ::unlink(aside.c_str()) == 0 ? 0 : errno;
+  // Unless a third one has taken the path meanwhile.
+  if (::renameat2(AT_FDCWD, aside.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) != 0 &&
+      errno == EINVAL) {
+    // A file system without RENAME_NOREPLACE.
+    (void)::rename(aside.c_str(), path.c_str());
+  }
+  ::unlink(aside.c_str());
+  return ESTALE;
+}
+
 // Removes the socket file of a server that is gone. Under the PathLock.
 absl::Status RemoveStale(const SocketAddress& address) {
   const std::string& path = address.name();
@@ -106,9 +125,10 @@ absl::Status RemoveStale(const SocketAddress& address) {
   auto after = SocketFile(path);
   if (!after.ok()) return absl::IsNotFound(after.status()) ? absl::OkStatus() : after.status();
   if (*after != *before) return BindError(address, "bind", EADDRINUSE);
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-    const int error = errno;
-    return absl::ErrnoToStatus(error, absl::StrCat("unlink ", path));
+  const int error = RemoveFile(path, *before);
+  if (error == ESTALE) return BindError(address, "bind", EADDRINUSE);
+  if (error != 0 && error != ENOENT) {
+    return absl::ErrnoToStatus(error, absl::StrCat("remove ", path));
   }
   return absl::OkStatus();
 }
@@ -240,7 +260,7 @@ void BoundSocket::Close() {
   if (!fd_.valid()) return;
   if (!path_.empty()) {
     auto now = SocketFile(path_);
-    if (now.ok() && *now == file_) ::unlink(path_.c_str());
+    if (now.ok() && *now == file_) (void)RemoveFile(path_, file_);
   }
   fd_.Reset();
 }
