@@ -18,6 +18,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
 #include "tests/fdchannel/fd_test_util.h"
 
 namespace grpcfd {
@@ -216,6 +221,30 @@ TEST(KernelFactsTest, SeqpacketKeepsMessagesAndTheirDescriptorsTogether) {
   EXPECT_NE(message.flags & MSG_TRUNC, 0);
   EXPECT_EQ(Contents(message.fds), std::vector<std::string>{"file 1"});
   EXPECT_EQ(RawReceive(pair.b).error, EAGAIN);
+}
+
+// Why an empty socket proves that an announced descriptor is lost: what was sent before is there,
+// and EAGAIN is never said of a socket that has something, however many send and receive at once.
+TEST(KernelFactsTest, EagainOfASeqpacketMeansThatItIsEmpty) {
+  const SocketPair pair = MakePair(SOCK_SEQPACKET);
+  std::atomic<int> sent{0};
+  std::thread sender([&] {
+    for (int i = 0; i < 20000; ++i) {
+      while (RawSend(pair.a, "x", {}) != 1) std::this_thread::yield();
+      ++sent;
+    }
+  });
+  for (int received = 0; received < 20000;) {
+    const int there = sent;
+    const RawMessage message = RawReceive(pair.b);
+    if (message.result == 1) {
+      ++received;
+    } else {
+      ASSERT_EQ(message.error, EAGAIN);
+      ASSERT_GE(received, there) << "EAGAIN with a message in the socket";
+    }
+  }
+  sender.join();
 }
 
 // The same on a stream: the bytes that were sent before come out of the same read.
