@@ -39,6 +39,7 @@ done
 
 jobs=${JOBS:-$(nproc)}
 groups=(build test go)
+case " ${presets[*]} " in *" release "*) groups+=(bench) ;; esac
 case " ${presets[*]} " in *" clang "*) groups+=(clang) ;; esac
 case " ${presets[*]} " in *" asan-ubsan "*) groups+=(asan) ;; esac
 tools/deps.sh "${groups[@]}"
@@ -53,13 +54,15 @@ for preset in "${presets[@]}"; do
     generator=(-G Ninja)
   fi
   run=()
+  options=()
   case "$preset" in
+    release) options=(-DGRPCFD_BUILD_BENCHMARKS=ON) ;;
     asan-ubsan | tsan)
       # The sanitizers of g++ 12 and clang 14 do not start where the kernel randomises addresses with more than 28 bits.
       if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
       ;;
   esac
-  cmake --preset "$preset" "${generator[@]}"
+  cmake --preset "$preset" "${options[@]}" "${generator[@]}"
   cmake --build "build/$preset" --parallel "$jobs"
   log=build/$preset/ctest.log
   cells=build/$preset/tests/cells

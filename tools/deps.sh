@@ -4,7 +4,7 @@
 #
 # The one list of Debian packages that grpcfd is built, tested and checked with. Installs those that are missing.
 #
-#   tools/deps.sh [build|test|go|clang|asan|lint]...     default: all groups
+#   tools/deps.sh [build|test|go|clang|asan|bench|plots|lint]...     default: build test go clang asan lint
 set -euo pipefail
 
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
@@ -15,6 +15,8 @@ test=(python3)
 go=(golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-3-dev)
 clang=(clang)
 asan=(clang libclang-rt-14-dev)
+bench=(capnproto libcapnp-dev libsystemd-dev)
+plots=(gnuplot-nox python3)
 lint=(golang-go clang clang-format clang-tidy python3 shellcheck)
 
 [ $# -gt 0 ] || set -- build test go clang asan lint
@@ -26,8 +28,10 @@ for group in "$@"; do
     go) wanted+=("${go[@]}") ;;
     clang) wanted+=("${clang[@]}") ;;
     asan) wanted+=("${asan[@]}") ;;
+    bench) wanted+=("${bench[@]}") ;;
+    plots) wanted+=("${plots[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
-    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, go, clang, asan or lint" >&2; exit 2 ;;
+    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, go, clang, asan, bench, plots or lint" >&2; exit 2 ;;
   esac
 done
 
