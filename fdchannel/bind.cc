@@ -220,11 +220,12 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
     absl::Status widened = WidenMode(result.path_, file, *options.mode);
     if (!widened.ok()) return widened;
   }
+  result.SetRights(options.pass_rights);
   if (::listen(result.fd_.get(), options.backlog) != 0) return BindError(address, "listen", errno);
   return result;
 }
 
-absl::StatusOr<BoundSocket> BoundSocket::Adopt(UniqueFd socket) {
+absl::StatusOr<BoundSocket> BoundSocket::Adopt(UniqueFd socket, PassRights pass_rights) {
   int domain = 0, type = 0, listening = 0;
   socklen_t size = sizeof(int);
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0 ||
@@ -243,7 +244,9 @@ absl::StatusOr<BoundSocket> BoundSocket::Adopt(UniqueFd socket) {
       ::fcntl(socket.get(), F_SETFD, FD_CLOEXEC) != 0) {
     return absl::ErrnoToStatus(errno, "fcntl of the socket to listen on");
   }
-  return BoundSocket(std::move(socket), std::string(), DevIno{});
+  BoundSocket result(std::move(socket), std::string(), DevIno{});
+  result.SetRights(pass_rights);
+  return result;
 }
 
 BoundSocket& BoundSocket::operator=(BoundSocket&& other) noexcept {
@@ -252,8 +255,13 @@ BoundSocket& BoundSocket::operator=(BoundSocket&& other) noexcept {
     fd_ = std::move(other.fd_);
     path_ = std::move(other.path_);
     file_ = other.file_;
+    refuses_fds_ = other.refuses_fds_;
   }
   return *this;
+}
+
+void BoundSocket::SetRights(PassRights pass_rights) {
+  refuses_fds_ = SetPassRights(fd_, pass_rights) && pass_rights == PassRights::kOff;
 }
 
 void BoundSocket::Close() {

@@ -21,6 +21,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "fdchannel/pass_rights.h"
 #include "fdchannel/socket_address.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
@@ -33,6 +34,9 @@ struct BindOptions {
       mode;  // Of the socket file, whatever the umask; unset: 0777 less the umask.
   bool allow_abstract = false;
   int backlog = 128;
+  // Whether connections may bring descriptors (SO_PASSRIGHTS). kOn for those that carry them
+  // in-band.
+  PassRights pass_rights = PassRights::kOff;
 };
 
 // Move-only; removes its file when destroyed. Thread-compatible.
@@ -48,13 +52,17 @@ class BoundSocket {
   // Adopts a socket that is bound and listening already (socket activation, sd_listen_fds(3)). Its
   // file is not ours to remove. INVALID_ARGUMENT if it is not a listening unix stream socket. Made
   // non-blocking and close-on-exec.
-  static absl::StatusOr<BoundSocket> Adopt(UniqueFd socket);
+  // SO_PASSRIGHTS is set on the socket itself, so it holds for whoever shares it.
+  static absl::StatusOr<BoundSocket> Adopt(UniqueFd socket,
+                                           PassRights pass_rights = PassRights::kOff);
 
   BoundSocket(BoundSocket&&) = default;
   BoundSocket& operator=(BoundSocket&& other) noexcept;  // Closes what it had.
   ~BoundSocket() { Close(); }
 
   const UniqueFd& fd() const { return fd_; }
+  // Whether the kernel refuses descriptors that peers send to its connections.
+  bool refuses_fds() const { return refuses_fds_; }
 
   // Stops listening and removes the file, if it is still the one this socket made. Idempotent.
   void Close();
@@ -62,10 +70,12 @@ class BoundSocket {
  private:
   BoundSocket(UniqueFd fd, std::string path, DevIno file)
       : fd_(std::move(fd)), path_(std::move(path)), file_(file) {}
+  void SetRights(PassRights pass_rights);
 
   UniqueFd fd_;
   std::string path_;  // Empty: nothing to remove.
   DevIno file_;
+  bool refuses_fds_ = false;
 };
 
 }  // namespace internal

@@ -63,6 +63,17 @@ uint64_t ChannelCore::session_id() const {
   return session_ != nullptr && session_->alive() ? session_->id() : 0;
 }
 
+FdChannelStats ChannelCore::stats() const {
+  FdChannelStats stats;
+  stats.sessions = ToSessionStats(session_counters_->Values());
+  stats.sessions_opened = session_counters_->opened();
+  stats.connect_attempts = connect_attempts_.load(std::memory_order_relaxed);
+  stats.connect_failures = connect_failures_.load(std::memory_order_relaxed);
+  MutexLock lock(&mutex_);
+  if (session_ != nullptr) stats.fds_held_now = session_->held();
+  return stats;
+}
+
 std::shared_ptr<Session> ChannelCore::LivingSession() const {
   std::shared_ptr<Session> session;
   {
@@ -229,6 +240,7 @@ void ChannelCore::Connect() {
       return;
     }
   }
+  connect_attempts_.fetch_add(1, std::memory_order_relaxed);
   attempt_ = Attempt();
   if (!address_.has_value()) return ConnectInProcess();
   attempt_.socket = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -438,7 +450,8 @@ void ChannelCore::EndAttempt() {
   if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
   const std::shared_ptr<Reaper> reaper = reaper_;
   lock.Unlock();
-  // What a server sends that should not have: closing it may block.
+  // What a server sends that should not have, read or not: closing it may block.
+  if (attempt_.socket.valid()) attempt_.fds.push_back(std::move(attempt_.socket));
   if (!attempt_.fds.empty()) reaper->Close(std::move(attempt_.fds), /*after=*/nullptr);
   attempt_ = Attempt();
   lock.Lock();
@@ -464,7 +477,8 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCred
     config.id = reply.session_id;
     config.token = token_;
     config.local = OwnLimits();
-    config.remote = reply.limits;
+    config.remote = SendLimits(reply.limits, config.local);
+    config.counters = session_counters_->Open();
     config.look = LookFor(options_.receive_policy);
     config.policy = policy_;
     config.peer = name_;
@@ -507,6 +521,7 @@ void ChannelCore::Publish(const std::shared_ptr<Session>& session) {
 }
 
 void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
+  connect_failures_.fetch_add(1, std::memory_order_relaxed);
   EndAttempt();
   std::vector<std::shared_ptr<Pending>> given_up;
   bool retry = false;
@@ -583,5 +598,7 @@ absl::StatusOr<SessionFd> FdChannel::Register(BorrowedFd fd, absl::Time deadline
 }
 
 uint64_t FdChannel::session_id() const { return core_->session_id(); }
+
+FdChannelStats FdChannel::Stats() const { return core_->stats(); }
 
 }  // namespace grpcfd

@@ -25,6 +25,7 @@
 #include "absl/time/time.h"
 #include "fdchannel/client_call.h"
 #include "fdchannel/cmsg.h"
+#include "fdchannel/counters.h"
 #include "fdchannel/fd_registry.h"
 #include "fdchannel/hello.h"
 #include "fdchannel/mutex.h"
@@ -59,6 +60,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   const FdChannelOptions& options() const { return options_; }
   uint64_t session_id() const;
   FdRegistry& registry() { return *registry_; }
+  FdChannelStats stats() const;
 
   // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and
   // *status says how it went. If the status is not OK, nothing was sent.
@@ -159,6 +161,9 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
   const std::shared_ptr<FdRegistry> registry_;
   std::atomic<uint64_t> next_call_id_{1};
+  const std::shared_ptr<CounterSum> session_counters_ = std::make_shared<CounterSum>();
+  std::atomic<uint64_t> connect_attempts_{0};
+  std::atomic<uint64_t> connect_failures_{0};
   // Touched by the poller's thread only.
   Attempt attempt_;
   absl::Time attempt_deadline_ = absl::InfinitePast();

@@ -10,6 +10,7 @@
 #define GRPCFD_FDCHANNEL_FRAME_SOCKET_H_
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include <atomic>
 #include <utility>
@@ -23,14 +24,18 @@
 namespace grpcfd {
 namespace internal {
 
-// Send and ShutDown are thread-safe. Receive and Wait are called by one thread at a time: the
-// session's leader.
+// Send and ShutDown are thread-safe. UnreadFrames is called under the session's lock. Receive and
+// Wait are called by one thread at a time: the session's leader.
 class FrameSocket {
  public:
   virtual ~FrameSocket() = default;
 
   // One frame with its descriptors, in one message. Never blocks.
   virtual IoResult Send(const FrameBuffer& frame, absl::Span<const int> fds) = 0;
+
+  // How many of the frames that were sent the peer has not read, as the kernel says. 0 if it does
+  // not say.
+  virtual uint64_t UnreadFrames() { return 0; }
 
   // Up to messages.size() messages, at most kMaxBatch; the i-th one's bytes go to data[i]. `bytes`
   // of the result counts them. Never blocks. A message of size 0 is the end of the session.
@@ -59,6 +64,7 @@ class SeqpacketSocket final : public FrameSocket {
 
   IoResult Send(const FrameBuffer& frame, absl::Span<const int> fds) override;
   IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) override;
+  uint64_t UnreadFrames() override;
   void PrepareWait() override;
   void Wait(bool want_write, absl::Time deadline) override;
   void Wake() override;
@@ -69,6 +75,8 @@ class SeqpacketSocket final : public FrameSocket {
   const UniqueFd socket_;
   // Made when somebody first has to wait, which most sessions never do.
   UniqueFd wake_;
+  // What the kernel charges this end for one unread frame, in bytes; 0 before it was measured.
+  int frame_cost_ = 0;
 };
 
 }  // namespace internal

@@ -165,6 +165,13 @@ absl::StatusOr<HelloReply> DecodeHelloReply(absl::Span<const char> bytes) {
   return reply;
 }
 
+ReceiveLimits SendLimits(const ReceiveLimits& peer, const ReceiveLimits& own) {
+  ReceiveLimits limits = peer;
+  limits.max_fds_per_call = std::min(peer.max_fds_per_call, own.max_fds_per_call);
+  limits.window = std::min(peer.window, own.window);
+  return limits;
+}
+
 uint16_t NegotiateVersion(uint16_t peer_min, uint16_t peer_max) {
   const uint16_t low = std::max(peer_min, kMinVersion);
   const uint16_t high = std::min(peer_max, kMaxVersion);

@@ -46,6 +46,11 @@ struct ReceiveLimits {
   uint32_t max_session_fds = 0;   // Session-scoped descriptors, 0 or more
 };
 
+// What a sender that takes `own` itself sends to a peer that takes `peer`: the lower of the two, so
+// that a peer cannot have it send more than it means to. Session-scoped descriptors are the
+// program's own doing, one by one, so there the peer's word counts.
+ReceiveLimits SendLimits(const ReceiveLimits& peer, const ReceiveLimits& own);
+
 struct Hello {
   uint16_t min_version = kMinVersion;
   uint16_t max_version = kMaxVersion;

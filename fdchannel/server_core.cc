@@ -5,10 +5,13 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <future>
 #include <utility>
 #include <vector>
@@ -31,6 +34,11 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 // How long what a dead session holds waits for calls: long enough for one that is in gRPC's socket
 // already, and no longer, for no other can come.
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
+
+// Each event counts by itself; nothing is ordered by these.
+void Count(std::atomic<uint64_t>* counter, uint64_t n = 1) {
+  counter->fetch_add(n, std::memory_order_relaxed);
+}
 
 std::string PeerName(const PeerCredentials& credentials) {
   return absl::StrCat("pid ", credentials.pid, ", uid ", credentials.uid);
@@ -124,6 +132,46 @@ size_t ServerCore::session_count() const {
                     [](const auto& entry) { return entry.second.session->alive(); }));
 }
 
+FdServerStats ServerCore::stats() const {
+  FdServerStats stats;
+  const CounterValues values = session_counters_->Values();
+  const auto ended = [&values](Counter counter) { return values[static_cast<size_t>(counter)]; };
+  stats.sessions = ToSessionStats(values);
+  stats.sessions_closed_by_peer = ended(Counter::kClosedByPeer);
+  stats.sessions_cut_protocol = ended(Counter::kCutProtocol);
+  stats.sessions_cut_here = ended(Counter::kCutHere);
+  stats.sessions_broken = ended(Counter::kBroken);
+  stats.sessions_now = session_count();
+  stats.fds_held_now = ledger_->held_total();
+
+  const ListenerCounters& counters = listener_counters_;
+  const auto load = [](const std::atomic<uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
+  stats.half_open_now = load(counters.half_open_now);
+  stats.accepted = load(counters.accepted);
+  stats.handed_on = load(counters.handed_on);
+  stats.half_open_evicted = load(counters.half_open_evicted);
+  stats.half_open_expired = load(counters.half_open_expired);
+  stats.half_open_gone = load(counters.half_open_gone);
+  stats.credentials_failed = load(counters.credentials_failed);
+  stats.early_fds_closed = load(counters.early_fds_closed);
+  stats.accept_pauses = load(counters.accept_pauses);
+  stats.accept_rejected = load(counters.accept_rejected);
+  const auto hellos = [&](HelloStatus status) {
+    return load(counters.hellos[static_cast<size_t>(status)]);
+  };
+  stats.sessions_opened = hellos(HelloStatus::kOk);
+  stats.hellos_malformed = hellos(HelloStatus::kMalformed);
+  stats.hellos_unsupported_version = hellos(HelloStatus::kUnsupportedVersion);
+  stats.hellos_token_in_use = hellos(HelloStatus::kTokenInUse);
+  stats.hellos_too_many_sessions = hellos(HelloStatus::kTooManySessions);
+  stats.hellos_refused = hellos(HelloStatus::kRefused);
+  stats.hellos_shutting_down = hellos(HelloStatus::kShuttingDown);
+  stats.hellos_out_of_descriptors = hellos(HelloStatus::kOutOfDescriptors);
+  return stats;
+}
+
 absl::StatusOr<std::shared_ptr<Session>> ServerCore::FindSession(const Token& token,
                                                                  uint64_t session_id) const {
   auto entry = FindEntry(token, session_id);
@@ -157,6 +205,7 @@ absl::Status ServerCore::AnswerInProcess(const Hello& hello, InProcessCallback d
     } else {
       reply.status = HelloStatus::kOutOfDescriptors;
     }
+    Count(&self->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
     done(reply, std::move(client_end));
   });
   return absl::OkStatus();
@@ -211,12 +260,13 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.local.max_fds_per_call = limits_.session.max_fds_per_call;
   config.local.window = limits_.session.session_window;
   config.local.max_session_fds = limits_.session.max_session_fds;
-  config.remote = hello.limits;
+  config.remote = SendLimits(hello.limits, config.local);
   config.early_timeout = limits_.early_timeout;
   config.look = look_;
   config.policy = policy_;
   config.peer = PeerName(credentials);
   config.quota = *std::move(quota);
+  config.counters = session_counters_->Open();
   std::shared_ptr<SessionHandle> handle;
   {
     MutexLock lock(&mutex_);
@@ -288,8 +338,10 @@ absl::StatusOr<std::shared_ptr<Listener>> Listener::Create(std::shared_ptr<Serve
                                                            ConnectionHandler handler) {
   auto poller = core->StartPoller();
   if (!poller.ok()) return poller.status();
-  return std::shared_ptr<Listener>(new Listener(std::move(core), *std::move(poller),
-                                                std::move(socket), wires, std::move(handler)));
+  auto listener = std::shared_ptr<Listener>(new Listener(
+      std::move(core), *std::move(poller), std::move(socket), wires, std::move(handler)));
+  listener->reserve_.Reset(::eventfd(0, EFD_CLOEXEC));  // If there is none now, then later.
+  return listener;
 }
 
 Listener::~Listener() {
@@ -326,10 +378,13 @@ void Listener::Stop() {
 void Listener::StopOnPoller() {
   StopAccepting();
   socket_.Close();
-  while (!half_open_.empty()) Detach(half_open_.front().get());
+  reserve_.Reset();
+  while (!half_open_.empty()) Drop(half_open_.front().get());
 }
 
 void Listener::Accept(uint32_t events) {
+  // Before anything else can have the number that it was given up for.
+  if (!reserve_.valid()) reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
   for (int i = 0; i < kAcceptBatch; ++i) {
     {
       MutexLock lock(&mutex_);
@@ -338,13 +393,18 @@ void Listener::Accept(uint32_t events) {
     UniqueFd connection(
         ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (connection.valid()) {
+      exhausted_since_ = absl::InfiniteFuture();
+      Count(&core_->listener_counters_.accepted);
       Admit(std::move(connection));
       continue;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (errno != EAGAIN) {
-      Pause();
-    } else if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
+      OnExhausted();
+      return;
+    }
+    exhausted_since_ = absl::InfiniteFuture();
+    if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
       // Somebody has shut down a socket that was adopted. Nothing will come any more, but epoll(7)
       // would say so for ever.
       StopAccepting();
@@ -360,6 +420,49 @@ void Listener::StopAccepting() {
     registration = std::exchange(registration_, 0);
   }
   if (registration != 0) poller_->Remove(registration);
+}
+
+void Listener::OnExhausted() {
+  const absl::Time now = absl::Now();
+  exhausted_since_ = std::min(exhausted_since_, now);
+  // A short lack of descriptors leaves clients waiting in the backlog, to be served after it. In
+  // one that lasts as long as a client would have to say what it is, they are told.
+  if (now - exhausted_since_ >= core_->limits().hello_timeout) {
+    for (int i = 0; i < kAcceptBatch && RejectOne(); ++i) {
+    }
+  }
+  Count(&core_->listener_counters_.accept_pauses);
+  Pause();
+}
+
+bool Listener::RejectOne() {
+  if (!reserve_.valid()) reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
+  if (!reserve_.valid()) return false;
+  reserve_.Reset();
+  UniqueFd connection(
+      ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!connection.valid()) {
+    reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
+    return false;
+  }
+  Count(&core_->listener_counters_.accept_rejected);
+  std::array<char, kHelloSize> bytes;
+  ReceivedMessage message;
+  const IoResult io = ReceiveMessage(connection, bytes.data(), bytes.size(), &message);
+  if (io.ok() && message.size == bytes.size() && ClassifyFirstBytes(bytes) == FirstBytes::kHello) {
+    HelloReply reply;
+    reply.status = HelloStatus::kOutOfDescriptors;
+    Count(&core_->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
+    std::array<char, kHelloReplySize> answer;
+    EncodeHelloReply(reply, &answer);
+    (void)SendMessage(connection, answer, {});  // Whole or not at all: there is no time to wait.
+  }
+  // If descriptors may wait in it, its number is free again only a little later, and so this was
+  // the only one for now.
+  if (!message.fds.empty()) core_->CloseLater(std::move(message.fds));
+  CloseConnection(std::move(connection));
+  reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
+  return reserve_.valid();
 }
 
 void Listener::Pause() {
@@ -382,23 +485,29 @@ void Listener::MakeRoomForHalfOpen() {
   const auto oldest = std::find_if(half_open_.begin(), half_open_.end(), [most](const auto& h) {
     return h->credentials.uid == most->first;
   });
-  Detach(oldest->get());
+  Count(&core_->listener_counters_.half_open_evicted);
+  Drop(oldest->get());
 }
 
 void Listener::Admit(UniqueFd connection) {
   // A look-up that fails means "refuse": nobody is served whose user is not known.
   auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
-  if (!credentials.ok()) return;
+  if (!credentials.ok()) {
+    Count(&core_->listener_counters_.credentials_failed);
+    CloseConnection(std::move(connection));
+    return;
+  }
   MakeRoomForHalfOpen();
   auto half_open = std::make_unique<HalfOpen>();
   half_open->socket = std::move(connection);
   half_open->credentials = *std::move(credentials);
   HalfOpen* const key = half_open.get();
   half_open_.push_back(std::move(half_open));
+  Count(&core_->listener_counters_.half_open_now);
   auto id = poller_->Add(key->socket, EPOLLIN | EPOLLRDHUP,
                          [self = shared_from_this(), key](uint32_t) { self->OnBytes(key); });
   if (!id.ok()) {
-    Detach(key);
+    Drop(key);
     return;
   }
   key->registration = *id;
@@ -406,7 +515,8 @@ void Listener::Admit(UniqueFd connection) {
       poller_->RunAt(absl::Now() + core_->limits().hello_timeout, [weak = weak_from_this(), key] {
         if (auto self = weak.lock()) {
           key->timer = 0;
-          self->Detach(key);
+          Count(&self->core_->listener_counters_.half_open_expired);
+          self->Drop(key);
         }
       });
   // Most have written by now. Looked at here, they cannot be crowded out by those that are accepted
@@ -421,7 +531,17 @@ std::unique_ptr<Listener::HalfOpen> Listener::Detach(HalfOpen* half_open) {
                                [half_open](const auto& h) { return h.get() == half_open; });
   std::unique_ptr<HalfOpen> detached = std::move(*it);
   half_open_.erase(it);
+  core_->listener_counters_.half_open_now.fetch_sub(1, std::memory_order_relaxed);
   return detached;
+}
+
+void Listener::Drop(HalfOpen* half_open) { CloseConnection(std::move(Detach(half_open)->socket)); }
+
+void Listener::CloseConnection(UniqueFd connection) {
+  if (socket_.refuses_fds()) return;  // Nothing that could block is in it.
+  FdVector closing;
+  closing.push_back(std::move(connection));
+  core_->CloseLater(std::move(closing));
 }
 
 void Listener::OnBytes(HalfOpen* half_open) {
@@ -432,13 +552,21 @@ void Listener::OnBytes(HalfOpen* half_open) {
                      half_open->bytes.size() - half_open->received, &message);
   // Closing descriptors may block, which must not hold up everybody else.
   const auto close_fds = [&] {
-    if (!message.fds.empty()) core_->CloseLater(std::move(message.fds));
+    if (message.fds.empty()) return;
+    Count(&core_->listener_counters_.early_fds_closed, message.fds.size());
+    core_->CloseLater(std::move(message.fds));
   };
-  if (!wires_.in_band) close_fds();  // They have no place here.
-  if (io.would_block()) return;
-  if (!io.ok() || message.size == 0 || (wires_.in_band && message.control_truncated)) {
+  // In a hello they have no place, and nobody who means well sends them there.
+  if (message.control_truncated || (!wires_.in_band && !message.fds.empty())) {
     close_fds();
-    Detach(half_open);
+    Drop(half_open);
+    return;
+  }
+  if (io.would_block()) return;
+  if (!io.ok() || message.size == 0) {
+    Count(&core_->listener_counters_.half_open_gone);
+    close_fds();
+    Drop(half_open);
     return;
   }
   half_open->received += message.size;
@@ -454,6 +582,7 @@ void Listener::OnBytes(HalfOpen* half_open) {
       return;
     case FirstBytes::kOther: {
       auto detached = Detach(half_open);
+      Count(&core_->listener_counters_.handed_on);
       handler_(std::move(detached->socket), std::string(bytes.data(), bytes.size()),
                std::move(message.fds));
       return;
@@ -473,6 +602,7 @@ void Listener::AnswerHello(HalfOpen* half_open) {
   } else {
     reply = core_->OpenSession(*hello, *std::move(credentials), &half_open->client_end);
   }
+  Count(&core_->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
   static_assert(kHelloReplySize == kHelloSize, "the answer takes the hello's place");
   EncodeHelloReply(reply, &half_open->bytes);
   half_open->answering = true;
@@ -497,7 +627,7 @@ void Listener::SendAnswer(HalfOpen* half_open) {
     half_open->client_end.Reset();  // It went with the first byte.
     half_open->received += sent.bytes;
   }
-  Detach(half_open);
+  Drop(half_open);
 }
 
 }  // namespace internal
@@ -511,6 +641,8 @@ absl::StatusOr<std::shared_ptr<FdServer>> FdServer::Create(const FdServerOptions
 }
 
 FdServer::~FdServer() { core_->ShutDown(); }
+
+FdServerStats FdServer::Stats() const { return core_->stats(); }
 
 size_t FdServer::session_count() const { return core_->session_count(); }
 

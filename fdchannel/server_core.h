@@ -24,6 +24,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/bind.h"
+#include "fdchannel/counters.h"
 #include "fdchannel/hello.h"
 #include "fdchannel/mutex.h"
 #include "fdchannel/poller.h"
@@ -33,6 +34,7 @@
 #include "fdchannel/session_handle.h"
 #include "grpcfd/fd_server.h"
 #include "grpcfd/peer_credentials.h"
+#include "grpcfd/stats.h"
 
 namespace grpcfd {
 namespace internal {
@@ -74,6 +76,7 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   void ShutDown();
 
   size_t session_count() const;
+  FdServerStats stats() const;
   const std::shared_ptr<QuotaLedger>& ledger() const { return ledger_; }
 
  private:
@@ -106,6 +109,8 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   std::shared_ptr<const ReceivePolicy> policy_;
   absl::flat_hash_map<std::string, std::shared_ptr<const ReceivePolicy>> method_policies_;
   unsigned look_ = kLookNothing;
+  const std::shared_ptr<CounterSum> session_counters_ = std::make_shared<CounterSum>();
+  ListenerCounters listener_counters_;
 
   mutable Mutex mutex_;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
@@ -168,12 +173,18 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void Accept(uint32_t events);
   void StopAccepting();
   void Pause();
+  // After accept(2) said that there is no descriptor left, or no memory.
+  void OnExhausted();
+  bool RejectOne();
   void Admit(UniqueFd connection);
   void MakeRoomForHalfOpen();
   void OnBytes(HalfOpen* half_open);
   void AnswerHello(HalfOpen* half_open);
   void SendAnswer(HalfOpen* half_open);
   std::unique_ptr<HalfOpen> Detach(HalfOpen* half_open);
+  // Detaches and closes it, where that holds nobody up: what it has not read may hold descriptors.
+  void Drop(HalfOpen* half_open);
+  void CloseConnection(UniqueFd connection);
   void StopOnPoller();
 
   const std::shared_ptr<ServerCore> core_;
@@ -187,6 +198,9 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   // Touched by the poller's thread only, once Start() was called.
   BoundSocket socket_;
+  // Given up for a moment, when no descriptor is left, to accept a connection and say so.
+  UniqueFd reserve_;
+  absl::Time exhausted_since_ = absl::InfiniteFuture();
   std::list<std::unique_ptr<HalfOpen>> half_open_;  // Oldest first.
 };
 

@@ -181,7 +181,10 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
 }
 
 Session::Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead)
-    : socket_(std::move(socket)), config_(std::move(config)), on_dead_(std::move(on_dead)) {}
+    : socket_(std::move(socket)),
+      config_(std::move(config)),
+      counters_(config_.counters != nullptr ? config_.counters : std::make_shared<Counters>()),
+      on_dead_(std::move(on_dead)) {}
 
 Session::~Session() {
   if (config_.poller != nullptr && registration_ != 0) config_.poller->Remove(registration_);
@@ -199,22 +202,26 @@ Session::~Session() {
         if (slot.gone()) continue;
         fds.push_back(std::move(slot.fd));
         ++charged;
+        counters_->Add(Counter::kFdsUnclaimed);
       }
     }
     for (UniqueFd& fd : scoped_.Clear()) {
       fds.push_back(std::move(fd));
       ++charged;
     }
+    if (dead_.ok()) counters_->Add(Counter::kCutHere);
     while (!waiters_.empty()) {
       Finish(waiters_.front(), absl::UnavailableError("the session was closed"));
     }
     waiters.swap(finished_async_);
   }
-  if (!fds.empty() || charged != 0) {
-    config_.reaper->Close(std::move(fds), [quota = config_.quota, charged] {
-      if (quota != nullptr) quota->Release(charged);
-    });
-  }
+  // The socket too: its last close drops what the peer sent and nobody read, descriptors included,
+  // and closing those may block. The peer is told at once, whatever the reaper is busy with.
+  socket_->ShutDown();
+  config_.reaper->Close(std::move(fds), [socket = std::shared_ptr<FrameSocket>(std::move(socket_)),
+                                         quota = config_.quota, charged] {
+    if (quota != nullptr && charged != 0) quota->Release(charged);
+  });
   for (auto& waiter : waiters) {
     if (config_.poller != nullptr) {
       config_.poller->Post([waiter] { waiter->Call(); });
@@ -270,7 +277,7 @@ void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended, uint
   it->second = inbox;
   early_.erase(early);
   if (!inbox->failure_.ok()) {
-    EmptyInbox(inbox, &trash);
+    EmptyInbox(inbox, Counter::kFdsRefusedCall, &trash);
   } else {
     for (CallInbox::Slot& slot : inbox->slots_) ApplyPolicy(inbox, &slot, &trash);
   }
@@ -297,7 +304,7 @@ void Session::End(CallInbox* inbox, bool sent) {
       if (ended_.size() > kEndedMemory) ended_.pop_front();
     }
   }
-  EmptyInbox(inbox, &trash);
+  EmptyInbox(inbox, Counter::kFdsUnclaimed, &trash);
   inbox->failure_ =
       absl::FailedPreconditionError("the call has ended, and its descriptors with it");
   FinishAll(inbox, inbox->failure_);
@@ -341,9 +348,11 @@ void Session::Complete(CallInbox* inbox) {
   Leave(&trash);
 }
 
-void Session::EmptyInbox(CallInbox* inbox, Trash* trash) {
+void Session::EmptyInbox(CallInbox* inbox, Counter why, Trash* trash) {
   for (CallInbox::Slot& slot : inbox->slots_) {
-    if (!slot.gone()) trash->AddCharged(std::move(slot.fd));
+    if (slot.gone()) continue;
+    trash->AddCharged(std::move(slot.fd));
+    counters_->Add(why);
   }
   inbox->slots_.clear();
 }
@@ -351,11 +360,12 @@ void Session::EmptyInbox(CallInbox* inbox, Trash* trash) {
 void Session::ApplyPolicy(CallInbox* inbox, CallInbox::Slot* slot, Trash* trash) {
   if (inbox->policy_ == nullptr || Accepts(*inbox->policy_, slot->facts, slot->index)) return;
   slot->refused = true;
+  counters_->Add(Counter::kFdsRefusedPolicy);
   trash->AddCharged(std::move(slot->fd));
 }
 
-void Session::FailInbox(CallInbox* inbox, absl::Status status, Trash* trash) {
-  EmptyInbox(inbox, trash);
+void Session::FailInbox(CallInbox* inbox, absl::Status status, Counter why, Trash* trash) {
+  EmptyInbox(inbox, why, trash);
   inbox->failure_ = std::move(status);
   FinishAll(inbox, inbox->failure_);
 }
@@ -418,6 +428,7 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
     }
     waiter->fd = std::move(slot->fd);
     slot->taken = true;
+    counters_->Add(Counter::kFdsTaken);
     --held_;
     if (config_.quota != nullptr) config_.quota->Release(1);
     Disposed(1);
@@ -499,9 +510,10 @@ bool Session::ProgressScoped(Waiter* waiter, bool drained) {
 void Session::Finish(Waiter* waiter, absl::Status status) {
   waiter->done = true;
   if (!status.ok()) waiter->status = std::move(status);
-  if (waiter->kind == Waiter::Kind::kSend && waiter->reserved &&
-      waiter->sent < waiter->fds.size()) {
-    sent_total_ -= waiter->fds.size() - waiter->sent;  // Never went out.
+  if (waiter->kind == Waiter::Kind::kSend && waiter->reserved) {
+    counters_->Add(Counter::kFdsSent, waiter->sent);
+    sent_total_ -= waiter->fds.size() - waiter->sent;  // What never went out.
+    waiter->reserved = false;
   }
   if (waiter->listed) {
     waiters_.erase(waiter->position);
@@ -522,6 +534,13 @@ absl::Status Session::DeadlineError(const Waiter& waiter) const {
         "another thread reads the session's socket, and did not get to it in time");
   }
   if (waiter.kind == Waiter::Kind::kSend) {
+    counters_->Add(Counter::kSendsRefusedWindow);
+    if (blocked_on_unread_) {
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "%s has not read %d descriptors that were sent to it, whatever it gave credit for, until "
+          "the deadline; the limit is session_window = %d",
+          config_.peer, unread_.fds(), config_.remote.window));
+    }
     return absl::ResourceExhaustedError(
         absl::StrFormat("%s has not taken enough of the descriptors sent before, until the "
                         "deadline: it must take or "
@@ -831,6 +850,7 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
   absl::InlinedVector<Seen, 4> seen;
   if (io.ok()) {
     for (size_t i = 0; i < io.bytes; ++i) {
+      counters_->Add(Counter::kFdsReceived, messages[i].fds.size());
       for (const UniqueFd& fd : messages[i].fds) {
         seen.emplace_back();
         LookAt(fd, config_.look, &seen.back().dev_ino, &seen.back().facts);
@@ -840,7 +860,10 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
 
   mutex_.Lock();
   if (!dead_.ok()) {  // Killed meanwhile.
-    for (ReceivedMessage& message : messages) trash->AddUncharged(&message.fds, message.fds.size());
+    for (ReceivedMessage& message : messages) {
+      counters_->Add(Counter::kFdsDiscarded, message.fds.size());
+      trash->AddUncharged(&message.fds, message.fds.size());
+    }
     ProgressAll(epoch, /*drained=*/true);
     return PumpResult::kDead;
   }
@@ -852,8 +875,9 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
     // The peer closed with frames of ours unread. Reported once; what it had sent, and then the
     // end, follow.
     if (io.error == ECONNRESET) return PumpResult::kProgress;
-    MarkDead(absl::UnavailableError(
-        absl::StrCat("the session with ", config_.peer, " broke: recvmsg: ", strerror(io.error))));
+    MarkDead(absl::UnavailableError(absl::StrCat("the session with ", config_.peer,
+                                                 " broke: recvmsg: ", strerror(io.error))),
+             Counter::kBroken);
     return PumpResult::kDead;
   }
 
@@ -862,9 +886,11 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
     ReceivedMessage& message = messages[i];
     if (message.size == 0 && message.fds.empty() && !message.control_truncated) {
       MarkDead(absl::UnavailableError(absl::StrCat(
-          "the peer (", config_.peer, ") closed the session; a new call gets a new one")));
+                   "the peer (", config_.peer, ") closed the session; a new call gets a new one")),
+               Counter::kClosedByPeer);
       return PumpResult::kDead;
     }
+    counters_->Add(Counter::kFramesReceived);
     const absl::Span<const Seen> mine = rest.subspan(0, message.fds.size());
     rest.remove_prefix(message.fds.size());
     absl::StatusOr<Frame> frame =
@@ -876,7 +902,9 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
     if (!status.ok()) {
       // The peer does not speak the protocol. Whatever it sent in this batch is closed with the
       // rest of the session.
+      if (dead_.ok()) counters_->Add(Counter::kFramesRefused);  // Not a CLOSE.
       for (size_t k = i; k < io.bytes; ++k) {
+        counters_->Add(Counter::kFdsDiscarded, messages[k].fds.size());
         trash->AddUncharged(&messages[k].fds, messages[k].fds.size());
       }
       if (dead_.ok()) {
@@ -925,7 +953,7 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
             ++it;
             continue;
           }
-          EmptyInbox(it->get(), trash);
+          EmptyInbox(it->get(), Counter::kFdsDiscarded, trash);
           calls_.erase((*it)->key_);
           it = early_.erase(it);
         }
@@ -940,8 +968,9 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
       return absl::OkStatus();
     }
     case FrameType::kClose:
-      MarkDead(absl::UnavailableError(
-          absl::StrCat("the peer (", config_.peer, ") cut the session: ", frame.close_text)));
+      MarkDead(absl::UnavailableError(absl::StrCat("the peer (", config_.peer,
+                                                   ") cut the session: ", frame.close_text)),
+               Counter::kClosedByPeer);
       return absl::UnavailableError("closed by the peer");
     case FrameType::kData:
       break;
@@ -953,7 +982,11 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
                                   absl::Span<const Seen> seen, Trash* trash) {
   const size_t count = frame.fd_count;
   CallInbox* inbox = InboxFor(frame.call, trash);
+  if (message->control_truncated) {
+    counters_->Add(Counter::kFdsTruncated, count - message->fds.size());
+  }
   if (inbox == nullptr) {  // Ended, or never begun here: nobody can ask for them.
+    counters_->Add(Counter::kFdsLate, message->fds.size());
     trash->AddUncharged(&message->fds, count);
     return absl::OkStatus();
   }
@@ -968,6 +1001,7 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
   // From here on the call fails if the descriptors cannot be kept; the session does not. Never
   // fewer of them in silence.
   absl::Status refused = inbox->failure_;
+  Counter why = Counter::kFdsRefusedCall;
   if (refused.ok() && message->control_truncated) {
     refused = absl::ResourceExhaustedError(absl::StrFormat(
         "%d of %d descriptors of %s from %s could not be received: this process is at its "
@@ -982,15 +1016,25 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
                         CallName(frame.call), config_.peer, count, config_.local.max_fds_per_call));
   }
   if (refused.ok() && !MakeRoom(count, inbox, trash)) {
+    why = Counter::kFdsRefusedWindow;
     refused = absl::ResourceExhaustedError(absl::StrFormat(
         "the session with %s holds session_window = %d descriptors that nobody took; %s's %d were "
         "closed",
         config_.peer, config_.local.window, CallName(frame.call), count));
   }
-  if (refused.ok() && config_.quota != nullptr) refused = config_.quota->Charge(count);
+  if (refused.ok() && config_.quota != nullptr) {
+    refused = config_.quota->Charge(count);
+    if (!refused.ok()) {
+      why = Counter::kFdsRefusedQuota;
+      refused = absl::Status(refused.code(),
+                             absl::StrCat("the descriptors of ", CallName(frame.call), " from ",
+                                          config_.peer, " were closed: ", refused.message()));
+    }
+  }
   if (!refused.ok()) {
+    counters_->Add(why, message->fds.size());
     trash->AddUncharged(&message->fds, count);
-    if (inbox->failure_.ok()) FailInbox(inbox, std::move(refused), trash);
+    if (inbox->failure_.ok()) FailInbox(inbox, std::move(refused), why, trash);
     return absl::OkStatus();
   }
 
@@ -1017,7 +1061,7 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
         absl::ResourceExhaustedError(absl::StrFormat(
             "%s from %s left out index %d, and sent %d descriptors with higher ones",
             CallName(frame.call), config_.peer, inbox->forgotten_below_, inbox->slots_.size())),
-        trash);
+        Counter::kFdsRefusedCall, trash);
   }
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     Waiter* waiter = *it++;
@@ -1043,14 +1087,23 @@ absl::Status Session::DeliverScoped(const Frame& frame, ReceivedMessage* message
   }
   // Fails for who names it; the session lives on.
   absl::Status refused;
+  Counter why = Counter::kFdsRefusedCall;
   if (message->control_truncated) {
+    counters_->Add(Counter::kFdsTruncated, count - message->fds.size());
     refused = absl::ResourceExhaustedError(absl::StrFormat(
         "%d of %d session-scoped descriptors from %s could not be received: this process is at its "
         "RLIMIT_NOFILE, or a security module refused one",
         count - message->fds.size(), count, config_.peer));
   } else if (config_.quota != nullptr) {
     refused = config_.quota->Charge(count);
+    if (!refused.ok()) {
+      why = Counter::kFdsRefusedQuota;
+      refused = absl::Status(refused.code(),
+                             absl::StrCat("the session-scoped descriptors of ", config_.peer,
+                                          " were closed: ", refused.message()));
+    }
   }
+  counters_->Add(refused.ok() ? Counter::kFdsRegistered : why, message->fds.size());
   for (size_t i = 0; i < count; ++i) {
     const uint32_t index = frame.first_index + static_cast<uint32_t>(i);
     if (refused.ok()) {
@@ -1074,7 +1127,7 @@ CallInbox* Session::InboxFor(const CallKey& key, Trash* trash) {
   if (config_.role == Role::kClient) return nullptr;
   if (std::find(ended_.begin(), ended_.end(), key) != ended_.end()) return nullptr;
   if (early_.size() >= kMaxEarly) {
-    EmptyInbox(early_.front().get(), trash);
+    EmptyInbox(early_.front().get(), Counter::kFdsExpired, trash);
     calls_.erase(early_.front()->key_);
     early_.pop_front();
   }
@@ -1098,14 +1151,14 @@ bool Session::MakeRoom(size_t n, const CallInbox* keep, Trash* trash) {
                   "the descriptors of %s came before the call and were closed: the session with %s "
                   "reached session_window = %d",
                   CallName(inbox->key_), config_.peer, config_.local.window)),
-              trash);
+              Counter::kFdsRefusedWindow, trash);
   }
   return held_ - trash->charged + n <= config_.local.window;
 }
 
 void Session::ExpireEarly(absl::Time now, Trash* trash) {
   while (!early_.empty() && early_.front()->early_deadline_ <= now) {
-    EmptyInbox(early_.front().get(), trash);
+    EmptyInbox(early_.front().get(), Counter::kFdsExpired, trash);
     calls_.erase(early_.front()->key_);
     early_.pop_front();
   }
@@ -1115,20 +1168,33 @@ void Session::ExpireEarly(absl::Time now, Trash* trash) {
 
 absl::Status Session::CheckSend(size_t count) const {
   if (count > config_.remote.max_fds_per_call) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%d descriptors are more than the peer takes for one call (max_fds_per_call = %d)", count,
-        config_.remote.max_fds_per_call));
+    counters_->Add(Counter::kSendsRefusedLimit);
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d descriptors are more than may be sent to %s for one call "
+                        "(max_fds_per_call = %d, the lower of both ends'); raise it at both ends, "
+                        "or use several calls",
+                        count, config_.peer, config_.remote.max_fds_per_call));
   }
   if (count > config_.remote.window) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%d descriptors are more than the peer takes in one session (session_window = %d)", count,
-        config_.remote.window));
+    counters_->Add(Counter::kSendsRefusedLimit);
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d descriptors are more than may be sent to %s in one session "
+                        "(session_window = %d, the lower of both ends'); raise it at both ends",
+                        count, config_.peer, config_.remote.window));
   }
   return absl::OkStatus();
 }
 
-bool Session::WindowFits(size_t count) const {
-  return sent_total_ - credit_total_ + count <= config_.remote.window;
+bool Session::WindowFits(size_t count) {
+  blocked_on_unread_ = false;
+  if (sent_total_ - credit_total_ + count > config_.remote.window) return false;
+  if (unread_.fds() + sending_ + count <= config_.remote.window) return true;
+  // Credit says yes. A peer that tells the truth has read what it gives credit for; the kernel
+  // knows.
+  unread_.KeepLast(socket_->UnreadFrames());
+  blocked_on_unread_ = unread_.fds() + sending_ + count > config_.remote.window;
+  if (blocked_on_unread_) ScheduleSweep();  // Nothing tells when the peer reads: look again.
+  return !blocked_on_unread_;
 }
 
 IoResult Session::SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
@@ -1163,7 +1229,10 @@ absl::Status Session::SendError(int error) const {
           absl::StrCat(text, ": the peer's socket does not take descriptors"));
     case ETOOMANYREFS:
       return absl::ResourceExhaustedError(
-          absl::StrCat(text, ": this user has RLIMIT_NOFILE descriptors in flight already"));
+          absl::StrCat(text,
+                       ": all processes of this user together have RLIMIT_NOFILE descriptors "
+                       "in flight already; raise it, lower session_window, or end the peers "
+                       "that do not read"));
     case ENOBUFS:
     case ENOMEM:
     case EMFILE:
@@ -1192,11 +1261,19 @@ bool Session::ProgressSend(Waiter* waiter) {
     waiter->reserved = true;
   }
   // Never blocks, so it may be done under the lock; only senders that had to wait come here.
+  size_t entered = waiter->sent;
   const IoResult io = SendFrames(waiter->call, waiter->indices, waiter->fds, &waiter->sent);
+  while (entered < waiter->sent) {
+    const size_t frame =
+        std::min(waiter->indices.Run(entered, waiter->fds.size()), kMaxFdsPerMessage);
+    unread_.Add(static_cast<uint32_t>(frame));
+    entered += frame;
+  }
   waiter->blocked_on_write = io.would_block();
   if (io.would_block()) return false;
   if (!io.ok()) {
     if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) PeerGone();
+    counters_->Add(Counter::kSendsFailed);
     waiter->status = SendError(io.error);
   }
   return true;
@@ -1216,18 +1293,31 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
   }
   if (!senders_.empty() || !WindowFits(fds.size())) return false;
   sent_total_ += fds.size();
+  sending_ += fds.size();
   lock.Unlock();
   size_t sent = 0;
   const IoResult io = SendFrames(call, indices, fds, &sent);
   lock.Lock();
-  if (io.ok()) return true;
-  sent_total_ -= fds.size() - sent;
+  sending_ -= fds.size();
+  if (io.ok()) {
+    counters_->Add(Counter::kFdsSent, sent);
+    unread_.Add(static_cast<uint32_t>(sent));  // One frame.
+    if (blocked_on_unread_) {
+      // By this one, perhaps, which the peer may have read meanwhile.
+      Trash none;
+      ProgressSenders();
+      Leave(&none);
+    }
+    return true;
+  }
+  sent_total_ -= fds.size();
   if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) PeerGone();
   // Others may have found the window full because of this one.
   Trash none;
   ProgressSenders();
   Leave(&none);
   if (io.would_block()) return false;
+  counters_->Add(Counter::kSendsFailed);
   *status = SendError(io.error);
   return true;
 }
@@ -1336,6 +1426,7 @@ void Session::SendWithdrawals() {
     FrameBuffer buffer;
     EncodeFrame(frame, &buffer);
     if (!socket_->Send(buffer, {}).ok()) return ScheduleSweep();
+    unread_.Add(0);
     withdrawn_.erase(withdrawn_.begin(), withdrawn_.begin() + frame.withdraw_count);
     scoped_sent_ -= frame.withdraw_count;
   }
@@ -1352,6 +1443,7 @@ void Session::SendDiscards() {
     FrameBuffer buffer;
     EncodeFrame(frame, &buffer);
     if (!socket_->Send(buffer, {}).ok()) return;
+    unread_.Add(0);
     discardable_.erase(discardable_.begin(), discardable_.begin() + frame.discard_count);
   }
 }
@@ -1359,8 +1451,9 @@ void Session::SendDiscards() {
 void Session::Disposed(size_t n) { disposed_total_ += n; }
 
 void Session::SendCreditIfDue() {
-  // Never so much that a full call would not fit beside what is owed.
-  const uint64_t window = config_.local.window;
+  // The sender keeps to the lower of both ends' windows, so that is what credit goes by. Never so
+  // much that a full call would not fit beside what is owed.
+  const uint64_t window = std::min(config_.local.window, config_.remote.window);
   const uint64_t call = std::min<uint64_t>(window, config_.local.max_fds_per_call);
   const uint64_t step = std::max<uint64_t>(1, std::min(window / 4, window - call + 1));
   if (disposed_total_ - credit_sent_ < step || !dead_.ok() || peer_gone_) return;
@@ -1374,6 +1467,7 @@ void Session::SendCreditIfDue() {
   EncodeFrame(frame, &buffer);
   const IoResult io = socket_->Send(buffer, {});
   mutex_.Lock();
+  if (io.ok()) unread_.Add(0);
   // The peer does not read its own socket, or the kernel is short of memory. The next descriptor
   // tries again; if none comes because the peer waits for this very credit, the sweep does.
   if ((io.would_block() || io.error == ENOBUFS || io.error == ENOMEM) &&
@@ -1385,9 +1479,10 @@ void Session::SendCreditIfDue() {
 
 // --- Life and death ---
 
-void Session::MarkDead(const absl::Status& status) {
+void Session::MarkDead(const absl::Status& status, Counter why) {
   if (!dead_.ok()) return;
   dead_ = status;
+  counters_->Add(why);
   socket_->ShutDown();
   while (!senders_.empty()) Finish(senders_.front(), dead_);
   ProgressAll(++epoch_, /*drained=*/true);
@@ -1405,12 +1500,12 @@ void Session::KillLocked(CloseCode code, const absl::Status& status, Trash* tras
     (void)socket_->Send(buffer, {});  // A courtesy: the hang-up says enough.
   }
   for (auto& [key, inbox] : calls_) {
-    EmptyInbox(inbox, trash);
+    EmptyInbox(inbox, Counter::kFdsDiscarded, trash);
     if (inbox->failure_.ok()) inbox->failure_ = status;
   }
   for (auto& inbox : early_) calls_.erase(inbox->key_);
   early_.clear();
-  MarkDead(status);
+  MarkDead(status, code == CloseCode::kProtocolError ? Counter::kCutProtocol : Counter::kCutHere);
 }
 
 void Session::Kill(CloseCode code, const absl::Status& status) {
@@ -1495,6 +1590,7 @@ void Session::SweepIfQuiet(uint64_t epoch) {
   }
   ExpireEarly(absl::Now(), &trash);
   SendWithdrawals();
+  if (blocked_on_unread_) ProgressSenders();
   if (!early_.empty()) ScheduleSweep();
   Leave(&trash);
 }

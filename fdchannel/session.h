@@ -48,6 +48,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "fdchannel/counters.h"
 #include "fdchannel/fd_facts.h"
 #include "fdchannel/frame.h"
 #include "fdchannel/frame_socket.h"
@@ -57,6 +58,7 @@
 #include "fdchannel/poller.h"
 #include "fdchannel/reaper.h"
 #include "fdchannel/scoped_table.h"
+#include "fdchannel/unread_frames.h"
 #include "grpcfd/inode_url.h"
 
 namespace grpcfd {
@@ -155,6 +157,7 @@ class Session : public std::enable_shared_from_this<Session> {
     std::shared_ptr<Poller> poller;  // May be null in tests: then nobody watches.
     std::shared_ptr<Reaper> reaper;
     std::shared_ptr<DescriptorQuota> quota;  // May be null.
+    std::shared_ptr<Counters> counters;      // Null: the session makes its own.
   };
 
   // `on_dead` is called once, on the poller's thread: when the session has died, or is destroyed
@@ -252,6 +255,8 @@ class Session : public std::enable_shared_from_this<Session> {
   // What the session holds of the peer's descriptors, not yet taken or closed. For tests and
   // statistics.
   uint32_t held() const;
+  CounterValues counters() const { return counters_->Values(); }
+  const std::shared_ptr<Counters>& shared_counters() const { return counters_; }
 
  private:
   struct Waiter;
@@ -280,12 +285,14 @@ class Session : public std::enable_shared_from_this<Session> {
   CallInbox* InboxFor(const CallKey& key, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MakeRoom(size_t n, const CallInbox* keep, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FailInbox(CallInbox* inbox, absl::Status status, Trash* trash)
+  void FailInbox(CallInbox* inbox, absl::Status status, Counter why, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Closes what the call's policy refuses. Before anybody can take it.
   void ApplyPolicy(CallInbox* inbox, CallInbox::Slot* slot, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EmptyInbox(CallInbox* inbox, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `why` is what the descriptors in it are counted as.
+  void EmptyInbox(CallInbox* inbox, Counter why, Trash* trash)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ExpireEarly(absl::Time now, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void HandOver() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -307,7 +314,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // Sending.
   absl::Status CheckSend(size_t count) const;
-  bool WindowFits(size_t count) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool WindowFits(size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   IoResult SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                       size_t* sent);
   absl::Status SendError(int error) const;
@@ -321,7 +328,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   void KillLocked(CloseCode code, const absl::Status& status, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void MarkDead(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MarkDead(const absl::Status& status, Counter why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Does, without the lock, what must not be done under it: sends a due credit, hands over what is
   // to be closed, and has the callbacks of finished waiters run. The last thing in every method
   // that delivers or finishes anything.
@@ -333,8 +340,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void ScheduleSweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnPollerEvent(uint32_t events);
 
-  const std::unique_ptr<FrameSocket> socket_;
+  std::unique_ptr<FrameSocket> socket_;  // Set until the destructor.
   const Config config_;
+  const std::shared_ptr<Counters> counters_;
   Poller::Id registration_ = 0;  // Written once, under the lock, before Create() returns.
 
   mutable Mutex mutex_;
@@ -369,6 +377,11 @@ class Session : public std::enable_shared_from_this<Session> {
   uint64_t credit_sent_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t sent_total_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t credit_total_ ABSL_GUARDED_BY(mutex_) = 0;
+  // What the peer may not have read: descriptors in sendmsg(2) now, and in frames that went out.
+  uint64_t sending_ ABSL_GUARDED_BY(mutex_) = 0;
+  UnreadFrames unread_ ABSL_GUARDED_BY(mutex_);
+  // The peer's credit would let the next sender go on, its unread frames do not.
+  bool blocked_on_unread_ ABSL_GUARDED_BY(mutex_) = false;
   // Ended calls that may still have descriptors at the peer, for DISCARD frames. Clients only.
   std::deque<uint64_t> discardable_ ABSL_GUARDED_BY(mutex_);
 

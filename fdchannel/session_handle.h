@@ -27,7 +27,10 @@ class SessionHandle final : public FdSession {
       : id_(id), peer_(std::move(peer)), indices_(std::move(indices)) {}
   // Before anybody else has the handle. Apart from the constructor because the session's death
   // notice names the handle.
-  void Bind(const std::shared_ptr<Session>& session) { session_ = session; }
+  void Bind(const std::shared_ptr<Session>& session) {
+    session_ = session;
+    counters_ = session->shared_counters();
+  }
 
   uint64_t id() const override { return id_; }
   const PeerCredentials& peer() const override { return peer_; }
@@ -35,6 +38,7 @@ class SessionHandle final : public FdSession {
   using FdSession::Register;
   absl::StatusOr<SessionFd> Register(BorrowedFd fd, absl::Time deadline) override;
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url) override;
+  SessionStats Stats() const override { return ToSessionStats(counters_->Values()); }
   void Close(const std::string& reason) override;
 
  private:
@@ -42,6 +46,7 @@ class SessionHandle final : public FdSession {
   const PeerCredentials peer_;
   const std::shared_ptr<ScopedIndices> indices_;
   std::weak_ptr<Session> session_;
+  std::shared_ptr<Counters> counters_;
 };
 
 }  // namespace internal

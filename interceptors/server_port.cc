@@ -106,13 +106,18 @@ void ShutdownWatcher::OnQueueShutdown(grpc_completion_queue_functor* functor, in
 absl::Status ServerPort::BindSocket() {
   if (!status_.ok()) return status_;
   auto socket = [this]() -> absl::StatusOr<BoundSocket> {
-    if (options_.listen_fd != nullptr) return BoundSocket::Adopt(std::move(*options_.listen_fd));
+    // Only the in-band wire has descriptors come with a connection's bytes.
+    const PassRights pass_rights = in_band() ? PassRights::kOn : PassRights::kOff;
+    if (options_.listen_fd != nullptr) {
+      return BoundSocket::Adopt(std::move(*options_.listen_fd), pass_rights);
+    }
     auto address = SocketAddress::Parse(address_);
     if (!address.ok()) return address.status();
     BindOptions options;
     options.mode = options_.mode;
     options.allow_abstract = options_.allow_abstract;
     options.backlog = options_.backlog;
+    options.pass_rights = pass_rights;
     return BoundSocket::Bind(*address, options);
   }();
   if (!socket.ok()) return socket.status();

@@ -29,6 +29,7 @@
 #include "grpcfd/fd_session.h"
 #include "grpcfd/limits.h"
 #include "grpcfd/receive_policy.h"
+#include "grpcfd/stats.h"
 
 namespace grpcfd {
 
@@ -101,6 +102,9 @@ class FdChannel {
   // The id of the living session with the server, unique in the server's process; 0 while there is
   // none.
   uint64_t session_id() const;
+
+  // What this channel has passed on, refused and dropped since it was made, over all its sessions.
+  FdChannelStats Stats() const;
 
   // For the interceptors.
   const std::shared_ptr<internal::ChannelCore>& core() const { return core_; }

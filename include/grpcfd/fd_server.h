@@ -31,6 +31,7 @@
 #include "grpcfd/limits.h"
 #include "grpcfd/peer_credentials.h"
 #include "grpcfd/receive_policy.h"
+#include "grpcfd/stats.h"
 
 namespace grpcfd {
 
@@ -92,6 +93,9 @@ class FdServer {
   // Living sessions, and the descriptors held in all of them that nobody has taken yet.
   size_t session_count() const;
   size_t held_fds() const;
+
+  // What this server has passed on, refused and dropped since it was made, ended sessions included.
+  FdServerStats Stats() const;
 
   // For grpcfd's own parts.
   const std::shared_ptr<internal::ServerCore>& core() const { return core_; }

@@ -28,6 +28,7 @@
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/peer_credentials.h"
+#include "grpcfd/stats.h"
 #include "grpcfd/unique_fd.h"
 
 namespace grpcfd {
@@ -84,6 +85,8 @@ class FdSession {
 
   virtual bool alive() const = 0;
 
+  // What the session has passed on, refused and dropped; also after its end.
+  virtual SessionStats Stats() const = 0;
   // Registers a duplicate of `fd` with the peer, for as long as the handle and this session are
   // there. Any message of any call of the session, in this direction, may name it by the handle's
   // URL; RecvFd and DupFd of the receiver give a duplicate each time. On its way when this returns;

@@ -24,6 +24,7 @@
 #include "grpcfd/peer_credentials.h"  // IWYU pragma: export
 #include "grpcfd/receive_policy.h"    // IWYU pragma: export
 #include "grpcfd/server.h"            // IWYU pragma: export
+#include "grpcfd/stats.h"             // IWYU pragma: export
 #include "grpcfd/status.h"            // IWYU pragma: export
 #include "grpcfd/unique_fd.h"         // IWYU pragma: export
 

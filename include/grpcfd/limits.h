@@ -20,14 +20,15 @@
 namespace grpcfd {
 
 // Limits of one session; both ends have their own and tell each other in the hello. A sender obeys
-// the lower ones.
+// the lower ones, so a peer that claims to hold more gets no more.
 struct SessionLimits {
   // Descriptors a call may have sent and not yet taken, in one direction. The 17th of a call is
   // INVALID_ARGUMENT with the default.
   uint32_t max_fds_per_call = 16;
 
   // Descriptors that a session may hold and nobody has taken, in one direction. A sender at this
-  // window waits until its deadline, then gets RESOURCE_EXHAUSTED.
+  // window waits until its deadline, then gets RESOURCE_EXHAUSTED. It also bounds what the peer has
+  // not even read, by the kernel's count, whatever the peer says (SIOCOUTQ).
   uint32_t session_window = 64;
 
   // Session-scoped descriptors (FdSession::Register, FdChannel::Register) that one side may have

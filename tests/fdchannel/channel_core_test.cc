@@ -463,10 +463,13 @@ TEST_F(ChannelTest, ReplyInPiecesAndReplyThatIsTooLong) {
     Reply(connection, bytes.substr(63), {});
   });
   EXPECT_EQ(status, absl::OkStatus());
-  // What follows belongs to nothing. It is not read, and the session is good.
+  // What follows belongs to nothing. It is not read, and the session is good. (The first session's
+  // end has shut its socket down.)
+  auto others = MakeSessionSockets();
+  ASSERT_TRUE(others.ok()) << others.status();
   status = FirstCall(path_, [&](const UniqueFd& connection) {
     ReadSome(connection, kHelloSize);
-    Reply(connection, bytes + "and more", {client_end});
+    Reply(connection, bytes + "and more", {others->first.get()});
   });
   EXPECT_EQ(status, absl::OkStatus());
 }

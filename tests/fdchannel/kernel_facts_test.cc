@@ -23,6 +23,7 @@
 #include <thread>
 #include <vector>
 
+#include "fdchannel/pass_rights.h"
 #include "tests/fdchannel/fd_test_util.h"
 
 namespace grpcfd {
@@ -326,6 +327,38 @@ TEST(KernelFactsTest, UnreadFramesAreChargedInEqualSteps) {
   for (int i = 39; i >= 0; --i) {
     EXPECT_EQ(RawReceive(pair.b).result, 64);
     EXPECT_EQ(unread(), i * step);
+  }
+}
+
+// fdchannel/pass_rights.h: what a listener refuses its connections refuse, from the moment of
+// connect(2), in one direction; a session's own pair is not concerned.
+TEST(KernelFactsTest, ConnectionsInheritTheRefusalOfDescriptors) {
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const bool has_option = SetPassRights(listener, PassRights::kOff);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;  // Autobind: an abstract name of the kernel's choice (unix(7)).
+  socklen_t size = sizeof(sa_family_t);
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  size = sizeof(address);
+  ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  const UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  const UniqueFd file = MakeFile("x");
+  const auto refused = [&](BorrowedFd socket) {
+    return RawSend(socket, "x", {{file.get()}}) < 0 ? errno : 0;
+  };
+  EXPECT_EQ(refused(client), has_option ? EPERM : 0) << "before accept";
+  const UniqueFd accepted(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  EXPECT_EQ(refused(client), has_option ? EPERM : 0) << "after accept";
+  EXPECT_EQ(RawSend(client, "plain", {}), 5);
+  EXPECT_EQ(refused(accepted), 0) << "the other way";
+  const SocketPair pair = MakePair(SOCK_SEQPACKET);
+  EXPECT_EQ(refused(pair.a), 0);
+  EXPECT_EQ(refused(pair.b), 0);
+  if (has_option) {
+    EXPECT_TRUE(SetPassRights(accepted, PassRights::kOn));
+    EXPECT_EQ(refused(client), 0) << "switched on again";
   }
 }
 

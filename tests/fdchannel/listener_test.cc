@@ -412,26 +412,69 @@ bool HungUp(BorrowedFd read_end) {
          (polled.revents & POLLHUP) != 0;
 }
 
-TEST_F(ListenerTest, DescriptorsBeforeTheSessionAreClosed) {
+// How a kernel without SO_PASSRIGHTS has it.
+BindOptions OldKernel() {
+  BindOptions bind;
+  bind.pass_rights = PassRights::kLeave;
+  return bind;
+}
+
+bool KernelRefusesDescriptors() {
+  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  return SetPassRights(probe, PassRights::kOff);
+}
+
+TEST_F(ListenerTest, DescriptorsBeforeTheSessionAreClosedAndTheSenderIsCut) {
+  server_ = std::make_unique<TestServer>(path_, ServerLimits(), OldKernel());
+  TestServer& server = *server_;
+  server.Start();
+  const std::string hello = HelloBytes(HelloWith(MintToken()));
+  for (const std::string& bytes : {hello, hello.substr(0, 10), std::string("P")}) {
+    const UniqueFd client = Connect(server.address());
+    const UniqueFd pipe = SendPipe(client, bytes);
+    EXPECT_TRUE(HungUp(pipe));
+    EXPECT_TRUE(IsCut(client));
+  }
+  EXPECT_EQ(server.handed_on(), 0u);
+  EXPECT_EQ(server.core().session_count(), 0u);
+  EXPECT_EQ(server.core().stats().early_fds_closed, 3u);
+}
+
+TEST_F(ListenerTest, WhereTheKernelCanDescriptorsAreRefusedBeforeTheSession) {
   TestServer& server = Serve();
   const std::string hello = HelloBytes(HelloWith(MintToken()));
   const UniqueFd client = Connect(server.address());
-  const UniqueFd first = SendPipe(client, hello.substr(0, 10));
-  EXPECT_TRUE(HungUp(first));
-  const UniqueFd second = SendPipe(client, hello.substr(10));
-  EXPECT_TRUE(HungUp(second));
-  EXPECT_EQ(ReadAnswer(client).status(), HelloStatus::kOk);
+  const UniqueFd file = MakeFile("x");
+  const int number = file.get();
+  const IoResult sent = SendMessage(client, Bytes(hello), absl::MakeConstSpan(&number, 1));
+  if (KernelRefusesDescriptors()) {
+    EXPECT_EQ(sent.error, EPERM);
+    EXPECT_TRUE(SendMessage(client, Bytes(hello), {}).ok());
+    EXPECT_EQ(ReadAnswer(client).status(), HelloStatus::kOk);
+    EXPECT_EQ(server.core().stats().early_fds_closed, 0u);
+  } else {
+    EXPECT_TRUE(sent.ok());
+    EXPECT_TRUE(IsCut(client));
+    EXPECT_EQ(server.core().stats().early_fds_closed, 1u);
+  }
+}
 
-  const UniqueFd other = Connect(server.address());
-  const UniqueFd third = SendPipe(other, "P");
-  EXPECT_TRUE(HungUp(third));
-  EXPECT_EQ(server.NextHandedOn().first_bytes, "P");
+// What is still in the socket of a connection that is cut goes with its last close.
+TEST_F(ListenerTest, DescriptorsThatNobodyReadsAreClosedToo) {
+  server_ = std::make_unique<TestServer>(path_, ServerLimits(), OldKernel());
+  TestServer& server = *server_;
+  const UniqueFd client = Connect(server.address());
+  const UniqueFd first = SendPipe(client, "P");
+  const UniqueFd second = SendPipe(client, "Q");  // Not read any more.
+  server.Start();
+  EXPECT_TRUE(HungUp(first));
+  EXPECT_TRUE(HungUp(second));
 }
 
 // close(2) of a descriptor can block for as long as its sender likes. That is not to hold up other
 // clients.
 TEST_F(ListenerTest, DescriptorThatIsSlowToCloseHoldsNobodyUp) {
-  server_ = std::make_unique<TestServer>(path_);
+  server_ = std::make_unique<TestServer>(path_, ServerLimits(), OldKernel());
   TestServer& server = *server_;
   // A TCP connection whose peer does not read, and that lingers.
   UniqueFd acceptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -458,7 +501,6 @@ TEST_F(ListenerTest, DescriptorThatIsSlowToCloseHoldsNobodyUp) {
   // soon as it reads.
   slow.Reset();
   server.Start();
-  EXPECT_EQ(server.NextHandedOn().first_bytes, "P");
   const absl::Time before = absl::Now();
   EXPECT_EQ(SayHello(server.address(), HelloWith(MintToken())).status(), HelloStatus::kOk);
   EXPECT_LT(absl::Now() - before, absl::Seconds(15));
@@ -643,6 +685,43 @@ TEST_F(ListenerTest, WithoutDescriptorsItWaitsQuietlyAndGoesOn) {
   EXPECT_EQ(ReadAnswer(first).status(), HelloStatus::kOk);
   EXPECT_EQ(ReadAnswer(second).status(), HelloStatus::kOk);
   EXPECT_LT(absl::Now() - before, absl::Seconds(1));
+}
+
+// A lack that lasts: the reserve descriptor lets clients be told instead of hanging.
+TEST_F(ListenerTest, WithoutDescriptorsForLongClientsAreTold) {
+  for (const PassRights pass_rights : {PassRights::kOff, PassRights::kLeave}) {
+    ServerLimits limits;
+    limits.hello_timeout = absl::Milliseconds(200);
+    BindOptions bind;
+    bind.pass_rights = pass_rights;
+    server_ = std::make_unique<TestServer>(path_, limits, bind);
+    TestServer& server = *server_;
+    server.Start();
+    const UniqueFd hello(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const UniqueFd other(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un sockaddr;
+    const socklen_t length = server.address().ToSockaddr(&sockaddr);
+    {
+      const ScopedFdRoom room(0);
+      for (const UniqueFd* client : {&hello, &other}) {
+        ASSERT_EQ(
+            ::connect(client->get(), reinterpret_cast<const struct sockaddr*>(&sockaddr), length),
+            0);
+      }
+      WriteAll(hello, HelloBytes(HelloWith(MintToken())));
+      WriteAll(other, "PRI * HTTP/2.0");
+      EXPECT_EQ(ReadAnswer(hello).status(), HelloStatus::kOutOfDescriptors);
+      EXPECT_TRUE(IsCut(other));
+    }
+    EXPECT_EQ(server.handed_on(), 0u);
+    const FdServerStats stats = server.core().stats();
+    EXPECT_EQ(stats.accept_rejected, 2u);
+    EXPECT_EQ(stats.hellos_out_of_descriptors, 1u);
+    EXPECT_GE(stats.accept_pauses, 2u);
+    // And goes on as before.
+    EXPECT_EQ(SayHello(server.address(), HelloWith(MintToken())).status(), HelloStatus::kOk);
+    server_.reset();
+  }
 }
 
 // Room to accept, but not for what a session needs.

@@ -1200,6 +1200,165 @@ TEST_F(SessionTest, OneCallAtATimeEveryReceiveRunsOnTheThreadThatAsks) {
   g_receivers.clear();
 }
 
+// --- What is in flight ---
+
+// A client that gives credit for what it has not read: it must not have more in flight than its
+// window, for the kernel charges that to the server's user (unix(7), ETOOMANYREFS).
+TEST_F(SessionTest, CreditForWhatIsUnreadDoesNotWidenTheWindow) {
+  config_.remote = {8, 8};
+  MakeServer();
+  const UniqueFd file = MakeFile("x");
+  const auto send = [&](uint32_t index) {
+    absl::Status status;
+    const bool done = server_->TrySend({1, 0}, index, {file.get()}, &status);
+    EXPECT_TRUE(status.ok()) << status;
+    return done;
+  };
+  for (uint32_t i = 0; i < 8; ++i) EXPECT_TRUE(send(i));
+  EXPECT_FALSE(send(8));
+  SendRaw(Credit(8));  // A lie.
+  server_->Sweep();
+  EXPECT_FALSE(send(8));
+  const absl::Status late = server_->Send({1, 0}, 8, {file.get()}, Within(absl::Milliseconds(20)));
+  EXPECT_TRUE(absl::IsResourceExhausted(late)) << late;
+  EXPECT_THAT(late.message(), HasSubstr("has not read 8 descriptors"));
+  EXPECT_EQ(ToSessionStats(server_->counters()).sends_refused_window, 1u);
+  // Reading three makes room for three, and nobody has to say so.
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(ReadRaw().has_value());
+  for (uint32_t i = 8; i < 11; ++i) EXPECT_TRUE(send(i));
+  EXPECT_FALSE(send(11));
+  // One that waits is let go on soon after the peer has read.
+  Outcome<absl::Status> sent;
+  server_->SendAsync({1, 0}, 11, {file.get()}, absl::Now() + kLong, sent.Setter());
+  EXPECT_FALSE(sent.ready());
+  EXPECT_TRUE(ReadRaw().has_value());
+  EXPECT_EQ(sent.Get(), absl::OkStatus());
+}
+
+TEST_F(SessionTest, AnHonestPeerNeverMeetsTheKernelsCount) {
+  config_.local = config_.remote = {16, 16};
+  MakeBoth();
+  const UniqueFd file = MakeFile("x");
+  for (uint64_t id = 1; id <= 200; ++id) {
+    const std::vector<int> fds(1 + id % 16, file.get());
+    ASSERT_EQ(client_->Send({id, 0}, 0, fds, Within(kLong)), absl::OkStatus()) << id;
+    Call call(server_, id, static_cast<uint32_t>(fds.size()));
+    for (uint32_t i = 0; i < fds.size(); ++i) ASSERT_TRUE(call.Take(Url(file, i)).ok());
+    call.End();
+  }
+  const SessionStats client = ToSessionStats(client_->counters());
+  const SessionStats server = ToSessionStats(server_->counters());
+  EXPECT_EQ(client.sends_refused_window, 0u);
+  EXPECT_EQ(client.fds_sent, server.fds_received);
+  EXPECT_EQ(server.fds_taken, server.fds_received);
+}
+
+// --- Counters ---
+
+TEST_F(SessionTest, CountsWhatBecomesOfEachDescriptor) {
+  config_.local = {4, 6};
+  config_.early_timeout = absl::Milliseconds(1);
+  MakeServer();
+  const UniqueFd file = MakeFile("x");
+  const auto stats = [this] { return ToSessionStats(server_->counters()); };
+  {
+    Call call(server_, 1, 2);
+    SendRaw(Data(1, 0, 2), {file.get(), file.get()});
+    ASSERT_TRUE(call.Take(Url(file, 0)).ok());
+    EXPECT_EQ(stats().fds_received, 2u);
+    EXPECT_EQ(stats().fds_taken, 1u);
+    call.End();
+    EXPECT_EQ(stats().fds_unclaimed, 1u);
+    SendFile(1, 2, file);
+    server_->Sweep();
+    EXPECT_EQ(stats().fds_late, 1u);
+  }
+  SendFile(2, 0, file);
+  server_->Sweep();
+  EXPECT_TRUE(Eventually([&] {
+    server_->Sweep();
+    return stats().fds_expired == 1;
+  }));
+  {
+    Call call(server_, 3, 0, /*open_ended=*/true);
+    SendRaw(Data(3, 0, 5), std::vector<int>(5, file.get()));
+    server_->Sweep();
+    EXPECT_EQ(stats().fds_refused_call, 5u);
+  }
+  Flush(reaper_.get());  // Held until closed.
+  {
+    Call a(server_, 4, 0, /*open_ended=*/true), b(server_, 5, 0, /*open_ended=*/true);
+    SendRaw(Data(4, 0, 4), std::vector<int>(4, file.get()));
+    SendRaw(Data(5, 0, 4), std::vector<int>(4, file.get()));
+    server_->Sweep();
+    EXPECT_EQ(stats().fds_refused_window, 4u);
+  }
+  EXPECT_EQ(stats().fds_unclaimed, 5u);
+  EXPECT_EQ(stats().frames_refused, 0u);
+  SendRaw(Data(9, 0, 2), {file.get()});
+  server_->Sweep();
+  EXPECT_EQ(stats().frames_refused, 1u);
+  EXPECT_EQ(stats().fds_discarded, 1u);
+  EXPECT_EQ(server_->counters()[static_cast<size_t>(Counter::kCutProtocol)], 1u);
+  const SessionStats all = stats();
+  EXPECT_EQ(all.fds_received, all.fds_taken + all.fds_registered + all.fds_refused_policy +
+                                  all.fds_refused_call + all.fds_refused_window +
+                                  all.fds_refused_quota + all.fds_unclaimed + all.fds_expired +
+                                  all.fds_discarded + all.fds_late);
+}
+
+TEST(CounterSumTest, NeverGoesDownWhenASessionEnds) {
+  auto sum = std::make_shared<CounterSum>();
+  const auto taken = [&sum] { return ToSessionStats(sum->Values()).fds_taken; };
+  auto a = sum->Open(), b = sum->Open();
+  a->Add(Counter::kFdsTaken, 3);
+  b->Add(Counter::kFdsTaken);
+  EXPECT_EQ(taken(), 4u);
+  a.reset();
+  EXPECT_EQ(taken(), 4u);
+  b->Add(Counter::kFdsTaken);
+  b.reset();
+  EXPECT_EQ(taken(), 5u);
+  EXPECT_EQ(sum->opened(), 2u);
+  // While sessions come and go.
+  std::atomic<bool> stop{false};
+  std::thread churn([&] {
+    while (!stop.load()) sum->Open()->Add(Counter::kFdsTaken);
+  });
+  uint64_t last = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const uint64_t now = taken();
+    EXPECT_GE(now, last);
+    last = now;
+  }
+  stop = true;
+  churn.join();
+  EXPECT_EQ(taken(), 5u + sum->opened() - 2u);
+}
+
+TEST(UnreadFramesTest, CountsTheLast) {
+  UnreadFrames frames;
+  EXPECT_EQ(frames.fds(), 0u);
+  for (const uint32_t fds : {1u, 1u, 1u, 0u, 16u, 0u, 0u, 2u}) frames.Add(fds);
+  EXPECT_EQ(frames.fds(), 21u);
+  UnreadFrames all = frames;
+  all.KeepLast(100);
+  EXPECT_EQ(all.fds(), 21u);
+  all.KeepLast(7);
+  EXPECT_EQ(all.fds(), 20u);
+  all.KeepLast(4);
+  EXPECT_EQ(all.fds(), 18u);
+  all.KeepLast(3);
+  EXPECT_EQ(all.fds(), 2u);
+  all.KeepLast(0);
+  EXPECT_EQ(all.fds(), 0u);
+  frames.KeepLast(1);
+  EXPECT_EQ(frames.fds(), 2u);
+  frames.KeepLast(0);
+  frames.KeepLast(1);
+  EXPECT_EQ(frames.fds(), 0u);
+}
+
 }  // namespace
 
 void NoteReceive(const msghdr& header) {

@@ -24,6 +24,7 @@ class DialerTest : public ::testing::Test {
   void Listen(int backlog = 16) {
     BindOptions options;
     options.backlog = backlog;
+    options.pass_rights = PassRights::kOn;
     auto socket = BoundSocket::Bind(Address(path_), options);
     ASSERT_TRUE(socket.ok()) << socket.status();
     server_ = std::make_unique<BoundSocket>(*std::move(socket));

@@ -59,7 +59,6 @@ class Session:
         self.window, self.sent, self.credit = window, 0, 0
         self.max_session_fds, self.scoped, self.registered = max_session_fds, {}, 0
         self.disposed, self.credited, self.seen, self.early = 0, 0, set(), []
-        self.credit_step = max(1, min(window // 4, window - max_fds_per_call + 1))
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
             stream.connect(path)
             stream.sendall(HELLO.pack(HELLO_MAGIC, HELLO.size, 1, 1, 0, self.token,
@@ -78,14 +77,18 @@ class Session:
         check(status == 0, f"the server answered {STATUSES[status % 8]}")
         check(version == 1 and self.id and self.peer_max and self.peer_window,
               f"bad reply: {data.hex()}")
+        # Both ends go by the lower of their limits.
+        self.window = min(window, self.peer_window)
+        self.peer_max = min(max_fds_per_call, self.peer_max)
+        self.credit_step = max(1, min(self.window // 4, self.window - max_fds_per_call + 1))
         check(len(sockets) == 1 and not lost, f"a reply carries one descriptor, got {len(sockets)}")
         self.socket = sockets[0]
         check(self.socket.type == socket.SOCK_SEQPACKET, "not a SOCK_SEQPACKET socket")
         self.socket.setblocking(True)  # It comes non-blocking.
 
     def send(self, call_id, first_index, fds, attempt=0):
-        """Sends one DATA frame; waits while the server's window is full."""
-        while self.sent + len(fds) - self.credit > self.peer_window:
+        """Sends one DATA frame; waits while the window is full."""
+        while self.sent + len(fds) - self.credit > self.window:
             self.early.append(self.read())
         frame = FRAME.pack(DATA, 0, len(fds), first_index, call_id, attempt, 0, bytes(40))
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
