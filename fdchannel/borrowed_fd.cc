@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -32,8 +33,9 @@ absl::StatusOr<UniqueFd> BorrowedFd::Dup() const {
       return absl::ResourceExhaustedError(
           absl::StrCat("cannot duplicate descriptor ", fd_,
                        ": this process is at RLIMIT_NOFILE; raise it or close some"));
-    default:
-      return absl::ErrnoToStatus(error, absl::StrCat("duplicating descriptor ", fd_));
+    default:  // fcntl(2) names no other; seccomp(2) filters may.
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot duplicate descriptor ", fd_, ": ", strerror(error)));
   }
 }
 

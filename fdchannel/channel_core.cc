@@ -270,7 +270,8 @@ void ChannelCore::Connect() {
   });
   if (!id.ok()) {
     lock.Unlock();
-    Failed(id.status(), /*may_pass=*/false);
+    // Not as it is: the caller did nothing wrong, and a socket can be watched.
+    Failed(absl::ResourceExhaustedError(id.status().message()), /*may_pass=*/false);
     lock.Lock();
     return;
   }

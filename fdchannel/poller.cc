@@ -65,8 +65,9 @@ absl::StatusOr<Poller::Id> Poller::Add(BorrowedFd fd, uint32_t epoll_events, Eve
     const int error = errno;
     const std::string text =
         absl::StrCat("epoll_ctl(EPOLL_CTL_ADD, ", fd.get(), "): ", strerror(error));
-    return error == ENOMEM || error == ENOSPC ? absl::ResourceExhaustedError(text)
-                                              : absl::InvalidArgumentError(text);
+    // The caller's mistake: no descriptor, or none that can be watched. All else is a lack.
+    return error == EBADF || error == EPERM ? absl::InvalidArgumentError(text)
+                                            : absl::ResourceExhaustedError(text);
   }
   state_->registrations.emplace(
       id, Registration{fd.get(), std::make_shared<EventHandler>(std::move(handler))});

@@ -350,6 +350,13 @@ Listener::~Listener() {
 }
 
 absl::Status Listener::Start() {
+  absl::Status status = StartAccepting();
+  if (status.ok() || absl::IsFailedPrecondition(status)) return status;
+  TryAgainLater();
+  return absl::OkStatus();
+}
+
+absl::Status Listener::StartAccepting() {
   MutexLock lock(&mutex_);
   if (stopping_) return absl::FailedPreconditionError("the listener was stopped");
   auto id = poller_->Add(socket_.fd(), EPOLLIN,
@@ -467,11 +474,12 @@ bool Listener::RejectOne() {
 
 void Listener::Pause() {
   StopAccepting();
+  TryAgainLater();
+}
+
+void Listener::TryAgainLater() {
   poller_->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
-    auto self = weak.lock();
-    if (self == nullptr) return;
-    const absl::Status status = self->Start();
-    if (!status.ok() && !absl::IsFailedPrecondition(status)) self->Pause();
+    if (auto self = weak.lock()) (void)self->Start();
   });
 }
 

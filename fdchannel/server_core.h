@@ -139,7 +139,9 @@ class Listener : public std::enable_shared_from_this<Listener> {
                                                           ConnectionHandler handler);
   ~Listener();
 
-  // Begins to accept. Clients that connected before are waiting in the backlog.
+  // Begins to accept. Clients that connected before are waiting in the backlog. If the kernel lacks
+  // the memory for it now, it begins when there is some: whoever starts a listener may have a
+  // running server already, and nobody to tell. FAILED_PRECONDITION if it was stopped.
   absl::Status Start();
   // Ends accepting, and closes the listening socket and the connections that have not said what
   // they are; soon, on the poller's thread. Never blocks. Sessions go on.
@@ -171,8 +173,10 @@ class Listener : public std::enable_shared_from_this<Listener> {
 
   // On the poller's thread.
   void Accept(uint32_t events);
+  absl::Status StartAccepting();
   void StopAccepting();
   void Pause();
+  void TryAgainLater();
   // After accept(2) said that there is no descriptor left, or no memory.
   void OnExhausted();
   bool RejectOne();

@@ -173,9 +173,18 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
         session->socket_->fd(), EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, [weak](uint32_t events) {
           if (auto self = weak.lock()) self->OnPollerEvent(events);
         });
-    // Without it (epoll's own limits) nobody sees the peer hang up until somebody asks: still
-    // correct, only later.
-    if (id.ok()) session->registration_ = *id;
+    if (id.ok()) {
+      session->registration_ = *id;
+    } else {
+      // Nobody would see the peer hang up: rather no session than one that stays for ever.
+      Trash none;
+      session->KillLocked(
+          CloseCode::kResourceExhausted,
+          absl::ResourceExhaustedError(absl::StrCat("cannot watch the session's socket: ",
+                                                    std::string(id.status().message()))),
+          &none);
+      session->Leave(&none);
+    }
   }
   return session;
 }

@@ -154,9 +154,7 @@ absl::Status ServerPort::Bind(grpc_server* server) {
 void ServerPort::Start() {
   if (listener_ == nullptr) return;
   watcher_->Start();
-  // It can fail only for want of memory or of epoll watches; the port is deaf then, as one that
-  // could not listen.
-  (void)listener_->Start();
+  (void)listener_->Start();  // Fails only if it was stopped.
 }
 
 void ServerPort::Close() {
