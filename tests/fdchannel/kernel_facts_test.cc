@@ -8,14 +8,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -258,6 +264,95 @@ TEST(KernelFactsTest, AStreamMergesBytesIntoTheReadWithDescriptors) {
   const RawMessage message = RawReceive(pair.b);
   EXPECT_EQ(message.data, "beforewith");
   EXPECT_THAT(message.fds, SizeIs(1));
+  EXPECT_EQ(RawReceive(pair.b).data, "after")
+      << "a read ends with the bytes that bring descriptors";
+}
+
+// The hello's reply may come in pieces; its descriptor is there with the first byte of it.
+TEST(KernelFactsTest, DescriptorsOfAStreamComeWithTheirFirstByte) {
+  const SocketPair pair = MakePair(SOCK_STREAM);
+  const UniqueFd file = MakeFile("first");
+  EXPECT_EQ(RawSend(pair.a, "with", {{file.get()}}), 4);
+  const RawMessage first = RawReceive(pair.b, 1);
+  EXPECT_EQ(first.data, "w");
+  EXPECT_EQ(Contents(first.fds), std::vector<std::string>{"first"});
+  const RawMessage rest = RawReceive(pair.b);
+  EXPECT_EQ(rest.data, "ith");
+  EXPECT_THAT(rest.fds, SizeIs(0));
+}
+
+// Listener::SendAnswer, inband/send_queue.cc: descriptors of a short send have gone, and are not
+// sent again with the rest.
+TEST(KernelFactsTest, AShortSendTakesItsDescriptorsAlong) {
+  const SocketPair pair = MakePair(SOCK_STREAM);
+  const UniqueFd file = MakeFile("gone");
+  const std::string much(16 << 20, 'x');
+  const ssize_t sent = RawSend(pair.a, much, {{file.get()}});
+  ASSERT_GT(sent, 0);
+  ASSERT_LT(sent, static_cast<ssize_t>(much.size())) << "the socket took all of it";
+  ssize_t received = 0;
+  std::vector<std::string> contents;
+  while (received < sent) {
+    const RawMessage message = RawReceive(pair.b, much.size());
+    ASSERT_GT(message.result, 0);
+    received += message.result;
+    for (const std::string& content : Contents(message.fds)) contents.push_back(content);
+  }
+  EXPECT_EQ(contents, std::vector<std::string>{"gone"});
+}
+
+// Why the library only ever reads its sockets by recvmsg(2): a plain read loses descriptors without
+// a word. They are closed, which is what is wanted where none are expected.
+TEST(KernelFactsTest, APlainReadClosesDescriptors) {
+  for (const int type : {SOCK_STREAM, SOCK_SEQPACKET}) {
+    const SocketPair pair = MakePair(type);
+    int ends[2];
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+    const UniqueFd read_end(ends[0]);
+    UniqueFd write_end(ends[1]);
+    EXPECT_EQ(RawSend(pair.a, "x", {{write_end.get()}}), 1);
+    write_end.Reset();
+    char byte;
+    EXPECT_EQ(::read(read_end.get(), &byte, 1), -1) << "it is on its way";
+    EXPECT_EQ(errno, EAGAIN);
+    const size_t before = OpenFdCount();
+    EXPECT_EQ(::read(pair.b.get(), &byte, 1), 1);
+    EXPECT_EQ(OpenFdCount(), before);
+    EXPECT_EQ(::read(read_end.get(), &byte, 1), 0) << "nobody has it any more";
+  }
+}
+
+// Why first bytes are consumed and passed on, not peeked at: each look with room for descriptors
+// makes new ones.
+TEST(KernelFactsTest, APeekCopiesDescriptorsEachTime) {
+  const SocketPair pair = MakePair(SOCK_STREAM);
+  const UniqueFd file = MakeFile("again");
+  EXPECT_EQ(RawSend(pair.a, "x", {{file.get()}}), 1);
+  for (int i = 0; i < 3; ++i) {
+    const RawMessage message =
+        RawReceive(pair.b, 1, CMSG_SPACE(sizeof(int)), MSG_CMSG_CLOEXEC | MSG_PEEK);
+    EXPECT_EQ(Contents(message.fds), std::vector<std::string>{"again"});
+  }
+  EXPECT_EQ(Contents(RawReceive(pair.b).fds), std::vector<std::string>{"again"});
+}
+
+// A peer can leave a byte out of a stream. Where frames are, it cannot: nothing to check there.
+TEST(KernelFactsTest, OutOfBandBytesAreForStreamsAlone) {
+  const SocketPair frames = MakePair(SOCK_SEQPACKET);
+  EXPECT_EQ(::send(frames.a.get(), "x", 1, MSG_OOB | MSG_DONTWAIT), -1);
+  EXPECT_EQ(errno, EOPNOTSUPP);
+  const SocketPair stream = MakePair(SOCK_STREAM);
+  EXPECT_EQ(RawSend(stream.a, "ab", {}), 2);
+  if (::send(stream.a.get(), "c", 1, MSG_OOB | MSG_DONTWAIT) == 1) {
+    EXPECT_EQ(RawSend(stream.a, "d", {}), 1);
+    std::string seen;
+    for (RawMessage m = RawReceive(stream.b); m.result > 0; m = RawReceive(stream.b)) {
+      seen += m.data;
+    }
+    EXPECT_EQ(seen, "abd") << "the byte in the middle is not among the others";
+  } else {
+    EXPECT_EQ(errno, EOPNOTSUPP) << "a kernel without CONFIG_AF_UNIX_OOB";
+  }
 }
 
 // A session is drained to its end before it counts as dead.
@@ -300,6 +395,67 @@ TEST(KernelFactsTest, APeerClosedWithUnreadDataResetsOnceAndLosesNothing) {
   }
   EXPECT_EQ(seen, std::vector<std::string>{"one"});
   EXPECT_EQ(resets, 1);
+}
+
+// Why a hang-up is a reason to drain and not to drop: it shows at once, with an error, while what
+// was sent before it is still there.
+TEST(KernelFactsTest, APeerClosedWithUnreadDataIsSeenAtOnce) {
+  SocketPair pair = MakePair(SOCK_SEQPACKET);
+  EXPECT_EQ(RawSend(pair.b, "never read", {}), 10);
+  EXPECT_EQ(RawSend(pair.a, "one", {}), 3);
+  pair.a.Reset();
+  const UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  epoll_event wanted = {};
+  wanted.events = EPOLLIN | EPOLLRDHUP;
+  ASSERT_EQ(::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, pair.b.get(), &wanted), 0);
+  epoll_event event = {};
+  ASSERT_EQ(::epoll_wait(epoll.get(), &event, 1, 0), 1);
+  const uint32_t events = event.events;  // A copy: the struct is packed.
+  EXPECT_EQ(events, static_cast<uint32_t>(EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP));
+}
+
+// What runs in a process of its own, as a user that is not root: 0, or a number that says where it
+// failed.
+int SendUntilTooMany() {
+  // By number, for getpwnam(3) may load libraries: 65534 is nobody.
+  if (::geteuid() == 0 && (::setgroups(0, nullptr) != 0 || ::setresgid(65534, 65534, 65534) != 0 ||
+                           ::setresuid(65534, 65534, 65534) != 0)) {
+    return 1;
+  }
+  constexpr int kLimit = 64;
+  const rlimit limit = {kLimit, kLimit};
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return 2;
+  int first[2], second[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, first) != 0) return 3;
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, second) != 0) return 4;
+  const auto send = [](int socket, int fd) {
+    return RawSend(BorrowedFd(socket), "x", {{fd}}) == 1 ? 0 : errno;
+  };
+  int sent = 0;
+  // One more than the limit may be under way: it is checked before the new ones are counted.
+  while (sent <= kLimit + 1) {
+    const int error = send(first[0], 0);
+    if (error == ETOOMANYREFS) break;
+    if (error != 0) return 5;
+    ++sent;
+  }
+  if (sent > kLimit + 1) return 6;
+  if (send(second[0], 0) != ETOOMANYREFS) return 7;            // Every socket of the user.
+  if (RawSend(BorrowedFd(second[0]), "x", {}) != 1) return 8;  // Bytes alone still go.
+  return 0;
+}
+
+// Why there is a window, and why ETOOMANYREFS is back-pressure of one call and never the session's
+// end: descriptors in flight are charged to the sender's user, over all its sockets and processes,
+// against RLIMIT_NOFILE (too_many_unix_fds() of net/unix/scm.c). Root is exempt.
+TEST(KernelFactsTest, DescriptorsInFlightAreChargedToTheSendersUser) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) ::_exit(SendUntilTooMany());
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 // Fixed-size frames make SIOCOUTQ a count of what the peer has not read yet.
@@ -360,6 +516,139 @@ TEST(KernelFactsTest, ConnectionsInheritTheRefusalOfDescriptors) {
     EXPECT_TRUE(SetPassRights(accepted, PassRights::kOn));
     EXPECT_EQ(refused(client), 0) << "switched on again";
   }
+}
+
+class SocketFileFactsTest : public ::testing::Test {
+ protected:
+  SocketFileFactsTest() {
+    char directory[] = "/tmp/grpcfd_facts_XXXXXX";
+    EXPECT_NE(::mkdtemp(directory), nullptr);
+    directory_ = directory;
+    path_ = directory_ + "/socket";
+  }
+  ~SocketFileFactsTest() override {
+    ::unlink(path_.c_str());
+    ::unlink((directory_ + "/link").c_str());
+    EXPECT_EQ(::rmdir(directory_.c_str()), 0);
+  }
+  static UniqueFd Socket(int flags = 0) {
+    return UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+  }
+  // 0, or errno.
+  static int Do(int (*call)(int, const sockaddr*, socklen_t), const UniqueFd& socket,
+                const std::string& path) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    return call(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 ? 0
+                                                                                           : errno;
+  }
+  std::string directory_, path_;
+};
+
+// ChannelCore::Connect waits and tries again on EAGAIN; any other error says that nobody is there.
+TEST_F(SocketFileFactsTest, AFullBacklogAnswersANonBlockingConnectWithEagain) {
+  UniqueFd listener = Socket();
+  ASSERT_EQ(Do(::bind, listener, path_), 0);
+  EXPECT_EQ(Do(::connect, Socket(SOCK_NONBLOCK), path_), ECONNREFUSED) << "nobody listens yet";
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  std::vector<UniqueFd> clients;
+  int error = 0;
+  while (error == 0 && clients.size() < 16) {
+    clients.push_back(Socket(SOCK_NONBLOCK));
+    error = Do(::connect, clients.back(), path_);
+  }
+  EXPECT_EQ(error, EAGAIN);
+  // The file of a server that is gone: bind.cc tells it from a living one by this.
+  listener.Reset();
+  EXPECT_EQ(Do(::connect, Socket(SOCK_NONBLOCK), path_), ECONNREFUSED);
+}
+
+// bind.cc may leave links alone without looking for them.
+TEST_F(SocketFileFactsTest, ConnectFollowsLinksAndBindDoesNot) {
+  const UniqueFd listener = Socket();
+  const std::string link = directory_ + "/link";
+  ASSERT_EQ(::symlink(path_.c_str(), link.c_str()), 0);
+  EXPECT_EQ(Do(::bind, listener, link), EADDRINUSE) << "a dangling link is in the way";
+  ASSERT_EQ(Do(::bind, listener, path_), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  EXPECT_EQ(Do(::connect, Socket(), link), 0);
+}
+
+// peer_credentials.cc: who connected, not who holds the socket now, and not who is alive.
+TEST_F(SocketFileFactsTest, PeerCredentialsAreThoseOfTheConnect) {
+  const UniqueFd listener = Socket();
+  ASSERT_EQ(Do(::bind, listener, path_), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  const UniqueFd client = Socket();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) ::_exit(Do(::connect, client, path_) == 0 ? 0 : 1);
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_EQ(status, 0);
+  const UniqueFd accepted(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_TRUE(accepted.valid());
+  ucred credentials = {};
+  socklen_t length = sizeof(credentials);
+  ASSERT_EQ(::getsockopt(accepted.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length), 0);
+  EXPECT_EQ(credentials.pid, child) << "dead, and its socket is held by this process";
+}
+
+// Why Listener pauses after EMFILE: the connection stays in the backlog, and the socket readable.
+TEST_F(SocketFileFactsTest, AnAcceptWithoutRoomLeavesTheSocketReadable) {
+  const UniqueFd listener = Socket(SOCK_NONBLOCK);
+  ASSERT_EQ(Do(::bind, listener, path_), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  const UniqueFd client = Socket();
+  ASSERT_EQ(Do(::connect, client, path_), 0);
+  {
+    const ScopedFdRoom room(0);
+    for (int i = 0; i < 3; ++i) {
+      pollfd entry = {listener.get(), POLLIN, 0};
+      EXPECT_EQ(::poll(&entry, 1, 0), 1);
+      EXPECT_EQ(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC), -1);
+      EXPECT_EQ(errno, EMFILE);
+    }
+  }
+  EXPECT_TRUE(UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)).valid());
+}
+
+// Why MappedMemory looks at seals and not at the access mode (memfd_create(2)): who has a read-only
+// descriptor of a memfd can have a writable one, as long as the file's mode allows it.
+TEST(KernelFactsTest, AReadOnlyMemfdOpensAgainForWritingButSealsHold) {
+  const UniqueFd file(::memfd_create("grpcfd-test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
+  const auto open_again = [](BorrowedFd fd, int mode) {
+    return UniqueFd(
+        ::open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), mode | O_CLOEXEC));
+  };
+  const UniqueFd read_only = open_again(file, O_RDONLY);
+  ASSERT_TRUE(read_only.valid());
+  EXPECT_EQ(::ftruncate(read_only.get(), 0), -1);
+  const UniqueFd writable = open_again(read_only, O_RDWR);
+  ASSERT_TRUE(writable.valid());
+  EXPECT_EQ(::ftruncate(writable.get(), 8192), 0);
+  ASSERT_EQ(::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_WRITE), 0);
+  EXPECT_EQ(::ftruncate(writable.get(), 0), -1);
+  EXPECT_EQ(errno, EPERM);
+  EXPECT_EQ(::pwrite(writable.get(), "x", 1, 0), -1);
+  EXPECT_EQ(errno, EPERM);
+}
+
+// The library neither rewinds nor changes what it sends and receives, and docs/using.md says why:
+// both ends have one open file, with its offset and its O_NONBLOCK.
+TEST(KernelFactsTest, OffsetAndFlagsAreSharedWithTheSender) {
+  const SocketPair pair = MakePair(SOCK_SEQPACKET);
+  const UniqueFd file = MakeFile("shared");
+  EXPECT_EQ(RawSend(pair.a, "x", {{file.get()}}), 1);
+  const RawMessage message = RawReceive(pair.b);
+  ASSERT_THAT(message.fds, SizeIs(1));
+  EXPECT_EQ(::lseek(file.get(), 3, SEEK_SET), 3);
+  EXPECT_EQ(::lseek(message.fds[0].get(), 0, SEEK_CUR), 3);
+  const int flags = ::fcntl(message.fds[0].get(), F_GETFL);
+  EXPECT_EQ(::fcntl(message.fds[0].get(), F_SETFL, flags | O_NONBLOCK), 0);
+  EXPECT_NE(::fcntl(file.get(), F_GETFL) & O_NONBLOCK, 0);
 }
 
 // messages/message.cc sends unix: paths as O_PATH handles, because a socket file can be opened in
