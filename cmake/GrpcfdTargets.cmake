@@ -23,6 +23,11 @@ elseif(NOT GRPCFD_SANITIZE STREQUAL "")
   message(FATAL_ERROR "GRPCFD_SANITIZE is '${GRPCFD_SANITIZE}'; expected nothing, 'address,undefined' or 'thread'.")
 endif()
 
+if(GRPCFD_FUZZ)
+  # Coverage for libFuzzer, without its main function.
+  list(APPEND _grpcfd_sanitizer_flags -fsanitize=fuzzer-no-link)
+endif()
+
 # grpcfd_configure_target(<target> [GENERATED]): language level, warnings (not for generated code) and sanitizers.
 function(grpcfd_configure_target target)
   cmake_parse_arguments(ARG "GENERATED" "" "" ${ARGN})

@@ -29,7 +29,7 @@ folders=(urls fdchannel inband messages interceptors testing include tests sampl
 existing=()
 for folder in "${folders[@]}"; do [ ! -d "$folder" ] || existing+=("$folder"); done
 mapfile -t sources < <(find "${existing[@]}" -name '*.cc' -o -name '*.h' | LC_ALL=C sort)
-mapfile -t scripts < <(find .ci tools tests samples benchmarks -name '*.sh' -o -path '.ci/run' | LC_ALL=C sort)
+mapfile -t scripts < <(find .ci tools tests samples benchmarks fuzz -name '*.sh' -o -path '.ci/run' | LC_ALL=C sort)
 
 if [ -n "$fix" ]; then
   clang-format -i "${sources[@]}"
