@@ -66,6 +66,12 @@ Result Note(Syscall call, Result result) {
 }
 
 bool IsStream(int fd);
+bool IsReadable(int fd);
+
+// EAGAIN of a receive on a SOCK_SEQPACKET socket says that it is empty, and the library believes it
+// (kernel_facts_test.cc: EagainOfASeqpacketMeansThatItIsEmpty). So it is not said of one that is
+// not.
+bool WouldLie(int fd) { return errno == EAGAIN && !IsStream(fd) && IsReadable(fd); }
 
 }  // namespace
 
@@ -145,6 +151,11 @@ namespace grpcfd {
 namespace torture {
 namespace {
 
+bool IsReadable(int fd) {
+  pollfd polled = {fd, POLLIN, 0};
+  return poll(&polled, 1, 0) == 1;
+}
+
 bool IsStream(int fd) {
   int type = 0;
   socklen_t length = sizeof(type);
@@ -160,12 +171,17 @@ using grpcfd::torture::Judge;
 using grpcfd::torture::Note;
 using grpcfd::torture::Syscall;
 using grpcfd::torture::Verdict;
+using grpcfd::torture::WouldLie;
 
 extern "C" {
 
 ssize_t __wrap_recvmsg(int fd, msghdr* message, int flags) {
   const Verdict verdict = Judge(Syscall::kRecvmsg);
-  if (verdict == Verdict::kFail) return -1;
+  const int error = errno;
+  if (verdict == Verdict::kFail && !WouldLie(fd)) {
+    errno = error;
+    return -1;
+  }
   if (verdict == Verdict::kShorten && IsStream(fd) && message->msg_iovlen == 1) {
     message->msg_iov[0].iov_len = 1;
   }
@@ -174,7 +190,11 @@ ssize_t __wrap_recvmsg(int fd, msghdr* message, int flags) {
 
 int __wrap_recvmmsg(int fd, mmsghdr* messages, unsigned int count, int flags, timespec* timeout) {
   const Verdict verdict = Judge(Syscall::kRecvmmsg);
-  if (verdict == Verdict::kFail) return -1;
+  const int error = errno;
+  if (verdict == Verdict::kFail && !WouldLie(fd)) {
+    errno = error;
+    return -1;
+  }
   if (verdict == Verdict::kShorten) count = 1;
   return Note(Syscall::kRecvmmsg, __real_recvmmsg(fd, messages, count, flags, timeout));
 }

@@ -170,16 +170,27 @@ void Row02(Row* row);
 void Row03(Row* row);
 void Row04(Row* row);
 void Row05(Row* row);
+void Row06(Row* row);
 void Row07(Row* row);
+void Row08(Row* row);
 void Row09(Row* row);
 void Row10(Row* row);
+void Row11(Row* row);
+void Row12(Row* row);
+void Row13(Row* row);
 void Row14(Row* row);
 void Row15(Row* row);
 void Row16(Row* row);
+void Row17(Row* row);
+void Row18(Row* row);
 void Row19(Row* row);
 void Row20(Row* row);
 void Row21(Row* row);
+void Row22(Row* row);
+void Row23(Row* row);
 void Row24(Row* row);
+void Row25(Row* row);
+void Row26(Row* row);
 
 }  // namespace torture
 }  // namespace grpcfd

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Copyright 2026 The grpcfd Authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Shows that the scorecard can fail: takes five protections away, one at a time, on a copy of the tree, and runs the row
+# that is there for it. A row that still holds has tested nothing.
+#
+#   tests/torture/mutations.sh            all five; prints a table; not 0 if one survives. Takes a build for each
+#   tests/torture/mutations.sh --check    only that each change still applies, once; in seconds
+#
+# BUILD_TYPE (default Debug) and JOBS are as for the other scripts.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# What goes, the row that must turn red, the file, and the change: a pattern and its replacement, for perl, over the
+# whole file.
+names=() rows=() files=() patterns=() replacements=()
+mutation() {
+  names+=("$1")
+  rows+=("$2")
+  files+=("$3")
+  patterns+=("$4")
+  replacements+=("$5")
+}
+mutation 'count check' 03 fdchannel/session.cc \
+  'if \(message->fds\.size\(\) > count \|\| \(message->fds\.size\(\) < count && !message->control_truncated\)\) \{' \
+  'if (message->fds.size() < count \&\& !message->control_truncated) {'
+mutation 'MSG_CTRUNC' 02 fdchannel/cmsg.cc \
+  'message->control_truncated = \(header\.msg_flags & MSG_CTRUNC\) != 0;' \
+  'message->control_truncated = false;'
+mutation 'owner before check' 03 fdchannel/cmsg.cc \
+  'if \(owned\.valid\(\)\) \{\n' \
+  'if (message->data_truncated) {\n          (void)owned.Release();  // Looked at first, owned later.\n        } else if (owned.valid()) {\n'
+mutation 'quota of a uid' 12 fdchannel/quota.cc \
+  'if \(user\.held \+ n > per_uid\) \{' \
+  'if (user.held + n > 4 * per_uid) {'
+mutation 'token' 24 fdchannel/server_core.cc \
+  'auto it = sessions_\.find\(token\);\n    if \(it != sessions_\.end\(\) && it->second\.session->id\(\) == session_id\) return it->second;' \
+  'for (const auto\& [any, entry] : sessions_) {\n      if (entry.session->id() == session_id) return entry;\n    }\n    (void)token;'
+
+# Applies mutation $1 in the tree $2. Fails unless it matches exactly once.
+apply() {
+  PATTERN=${patterns[$1]} REPLACEMENT=${replacements[$1]} perl -0777 -i -e '
+    my $text = <>;
+    my $replacement = $ENV{REPLACEMENT};
+    $replacement =~ s/\\n/\n/g;
+    $replacement =~ s/\\&/&/g;
+    my $count = ($text =~ s/$ENV{PATTERN}/$replacement/g);
+    print $text;
+    exit($count == 1 ? 0 : 1);' "$2/${files[$1]}"
+}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+copy() {
+  rm -rf "${work:?}/tree"
+  mkdir "$work/tree"
+  tar -cf - --exclude=./build --exclude=./.git . | tar -xf - -C "$work/tree"
+}
+
+if [ "${1:-}" = --check ]; then
+  status=0
+  mkdir -p "$work/fdchannel"
+  for i in "${!names[@]}"; do
+    cp "${files[$i]}" "$work/${files[$i]}"
+    apply "$i" "$work" || { echo "mutations.sh: '${names[$i]}' no longer applies to ${files[$i]}" >&2; status=1; }
+  done
+  exit "$status"
+fi
+
+generator=()
+if command -v ninja > /dev/null; then generator=(-G Ninja); fi
+run=()
+if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
+survivors=0
+copy
+cmake -S "$work/tree" -B "$work/build" "${generator[@]}" -DCMAKE_BUILD_TYPE="${BUILD_TYPE:-Debug}" \
+  -DGRPCFD_BUILD_SAMPLES=OFF -DGRPCFD_INSTALL=OFF > /dev/null
+printf '| taken away | row | without it |\n|---|---|---|\n'
+for i in "${!names[@]}"; do
+  cp "${files[$i]}" "$work/original"
+  apply "$i" "$work/tree" || { echo "mutations.sh: '${names[$i]}' no longer applies" >&2; exit 1; }
+  cmake --build "$work/build" --parallel "${JOBS:-$(nproc)}" --target torture > "$work/log" 2>&1 \
+    || { tail -n 30 "$work/log" >&2; exit 1; }
+  if timeout 300 "${run[@]}" "$work/build/tests/torture/torture" "${rows[$i]}" > "$work/log" 2>&1; then
+    outcome='SURVIVES'
+    survivors=$((survivors + 1))
+  else
+    # "what failed" of the first expectation.
+    outcome="red: $(grep -m 1 -A 3 ': Failure' "$work/log" | tail -n 3 | tr -s ' \n' ' ' | tr '|' '/' | cut -c1-120)"
+  fi
+  printf '| %s | %s | %s |\n' "${names[$i]}" "${rows[$i]}" "$outcome"
+  cp "$work/original" "$work/tree/${files[$i]}"
+done
+[ "$survivors" -eq 0 ]
