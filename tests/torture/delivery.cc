@@ -336,8 +336,10 @@ void Row04(Row* row) {
   // Eight senders share a session, so that their frames meet in one socket; the others have their
   // own.
   std::vector<std::shared_ptr<FdChannel>> channels;
+  FdChannelOptions options;
+  options.limits = limits.session;
   for (int i = 0; i < 1 + kSenders / 2; ++i) {
-    channels.push_back(*FdChannel::Create("unix:" + dir.File("socket")));
+    channels.push_back(*FdChannel::Create("unix:" + dir.File("socket"), options));
   }
   SenderTotals totals;
   std::vector<std::thread> senders;

@@ -23,7 +23,7 @@ mutation() {
   replacements+=("$5")
 }
 mutation 'count check' 03 fdchannel/session.cc \
-  'if \(message->fds\.size\(\) > count \|\| \(message->fds\.size\(\) < count && !message->control_truncated\)\) \{' \
+  'if \(message->fds\.size\(\) > count \|\|\s+\(message->fds\.size\(\) < count && !message->control_truncated\)\) \{' \
   'if (message->fds.size() < count \&\& !message->control_truncated) {'
 mutation 'MSG_CTRUNC' 02 fdchannel/cmsg.cc \
   'message->control_truncated = \(header\.msg_flags & MSG_CTRUNC\) != 0;' \
