@@ -8,7 +8,7 @@
 #   tests/torture/mutations.sh            all five; prints a table; not 0 if one survives. Takes a build for each
 #   tests/torture/mutations.sh --check    only that each change still applies, once; in seconds
 #
-# BUILD_TYPE (default Debug) and JOBS are as for the other scripts.
+# Exit status: 0 if every row turned red. One row needs root. JOBS is as for the other scripts.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -74,21 +74,25 @@ run=()
 if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
 survivors=0
 copy
-cmake -S "$work/tree" -B "$work/build" "${generator[@]}" -DCMAKE_BUILD_TYPE="${BUILD_TYPE:-Debug}" \
-  -DGRPCFD_BUILD_SAMPLES=OFF -DGRPCFD_INSTALL=OFF > /dev/null
+# The copy is built as build/dev is, so that ccache knows what has not changed.
+export CCACHE_BASEDIR=$work/tree CCACHE_NOHASHDIR=1
+build=$work/tree/build/dev
+(cd "$work/tree" && cmake --preset dev "${generator[@]}" -DGRPCFD_BUILD_SAMPLES=OFF -DGRPCFD_INSTALL=OFF) > /dev/null
 printf '| taken away | row | without it |\n|---|---|---|\n'
 for i in "${!names[@]}"; do
-  cp "${files[$i]}" "$work/original"
+  cp "$work/tree/${files[$i]}" "$work/original"
   apply "$i" "$work/tree" || { echo "mutations.sh: '${names[$i]}' no longer applies" >&2; exit 1; }
-  cmake --build "$work/build" --parallel "${JOBS:-$(nproc)}" --target torture > "$work/log" 2>&1 \
+  cmake --build "$build" --parallel "${JOBS:-$(nproc)}" --target torture > "$work/log" 2>&1 \
     || { tail -n 30 "$work/log" >&2; exit 1; }
-  if timeout 300 "${run[@]}" "$work/build/tests/torture/torture" "${rows[$i]}" > "$work/log" 2>&1; then
-    outcome='SURVIVES'
-    survivors=$((survivors + 1))
-  else
+  status=0
+  timeout 300 "${run[@]}" "$build/tests/torture/torture" "${rows[$i]}" > "$work/log" 2>&1 || status=$?
+  case "$status" in
+    0) outcome='SURVIVES' ;;
+    3) outcome='not run: needs root' ;;
     # "what failed" of the first expectation.
-    outcome="red: $(grep -m 1 -A 3 ': Failure' "$work/log" | tail -n 3 | tr -s ' \n' ' ' | tr '|' '/' | cut -c1-120)"
-  fi
+    *) outcome="red: $(grep -m 1 -A 5 ': Failure' "$work/log" | tail -n +2 | tr -s ' \n' ' ' | tr '|' '/' | cut -c1-160)" ;;
+  esac
+  case "$outcome" in red:*) ;; *) survivors=$((survivors + 1)) ;; esac
   printf '| %s | %s | %s |\n' "${names[$i]}" "${rows[$i]}" "$outcome"
   cp "$work/original" "$work/tree/${files[$i]}"
 done
