@@ -46,15 +46,51 @@ absl::StatusOr<DevIno> SocketFile(const std::string& path) {
   return DevIno{st.st_dev, st.st_ino};
 }
 
-// Whether nobody listens at `address` any more: connect(2) says ECONNREFUSED.
-bool Refuses(const SocketAddress& address) {
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  sockaddr_un sockaddr;
-  const socklen_t length = address.ToSockaddr(&sockaddr);
-  return probe.valid() &&
-         ::connect(probe.get(), reinterpret_cast<const struct sockaddr*>(&sockaddr), length) != 0 &&
-         errno == ECONNREFUSED;
-}
+// A socket file, held. Between a look at a path, a connect(2) to it and a second look, it may have
+// named three files; what is asked here is asked of one.
+class HeldFile {
+ public:
+  static absl::StatusOr<HeldFile> Open(const std::string& path) {
+    HeldFile file;
+    file.handle_ = UniqueFd(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    struct stat st;
+    if (!file.handle_.valid() || ::fstat(file.handle_.get(), &st) != 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("open ", path));
+    }
+    if (!S_ISSOCK(st.st_mode)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(path, " exists and is no socket: it is left alone; choose another path"));
+    }
+    file.id_ = DevIno{st.st_dev, st.st_ino};
+    return file;
+  }
+
+  const DevIno& id() const { return id_; }
+
+  // What connect(2) says: 0 and EAGAIN if somebody listens, ECONNREFUSED if nobody does (any more,
+  // or yet), anything else if it cannot be told. Through the handle, as in
+  // kernel_facts_test.cc, AHandleOfASocketFileIsGoodForConnecting.
+  int Probe() const {
+    const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!probe.valid()) return errno;
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string path = absl::StrCat("/proc/self/fd/", handle_.get());
+    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    return ::connect(probe.get(), reinterpret_cast<const struct sockaddr*>(&address),
+                     sizeof(address)) == 0
+               ? 0
+               : errno;
+  }
+  bool SomebodyListens() const {
+    const int error = Probe();
+    return error == 0 || error == EAGAIN;
+  }
+
+ private:
+  UniqueFd handle_;
+  DevIno id_;
+};
 
 // The right to bind a path, from before bind(2) until after listen(2). Two processes that start at
 // once must not both find a stale file, and the second remove the first one's new file; and a
@@ -118,14 +154,10 @@ int RemoveFile(const std::string& path, const DevIno& file) {
 // Removes the socket file of a server that is gone. Under the PathLock.
 absl::Status RemoveStale(const SocketAddress& address) {
   const std::string& path = address.name();
-  auto before = SocketFile(path);
-  if (!before.ok()) return absl::IsNotFound(before.status()) ? absl::OkStatus() : before.status();
-  if (!Refuses(address)) return BindError(address, "bind", EADDRINUSE);
-  // A server that knows nothing of the lock may have taken the path meanwhile.
-  auto after = SocketFile(path);
-  if (!after.ok()) return absl::IsNotFound(after.status()) ? absl::OkStatus() : after.status();
-  if (*after != *before) return BindError(address, "bind", EADDRINUSE);
-  const int error = RemoveFile(path, *before);
+  auto file = HeldFile::Open(path);
+  if (!file.ok()) return absl::IsNotFound(file.status()) ? absl::OkStatus() : file.status();
+  if (file->Probe() != ECONNREFUSED) return BindError(address, "bind", EADDRINUSE);
+  const int error = RemoveFile(path, file->id());
   if (error == ESTALE) return BindError(address, "bind", EADDRINUSE);
   if (error != 0 && error != ENOENT) {
     return absl::ErrnoToStatus(error, absl::StrCat("remove ", path));
@@ -211,9 +243,11 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
   std::string path;
   if (!abstract) {
     path = address.name();
-    auto bound = SocketFile(path);
+    auto bound = HeldFile::Open(path);
     if (!bound.ok()) return bound.status();
-    file = *bound;
+    // This socket does not listen yet: if somebody does, another has taken the path already.
+    if (bound->SomebodyListens()) return BindError(address, "bind", EADDRINUSE);
+    file = bound->id();
   }
   BoundSocket result(std::move(fd), std::move(path), file);
   if (with_mode) {
@@ -267,8 +301,14 @@ void BoundSocket::SetRights(PassRights pass_rights) {
 void BoundSocket::Close() {
   if (!fd_.valid()) return;
   if (!path_.empty()) {
+    // From here on nobody listens at the file that this socket made, whoever holds a duplicate of
+    // the descriptor. An inode number is used again, so the same one may be a living server's.
+    ::shutdown(fd_.get(), SHUT_RDWR);
     auto now = SocketFile(path_);
-    if (now.ok() && *now == file_) (void)RemoveFile(path_, file_);
+    if (now.ok() && *now == file_) {
+      auto held = HeldFile::Open(path_);
+      if (!held.ok() || !held->SomebodyListens()) (void)RemoveFile(path_, file_);
+    }
   }
   fd_.Reset();
 }

@@ -564,6 +564,18 @@ TEST_F(SocketFileFactsTest, AFullBacklogAnswersANonBlockingConnectWithEagain) {
   EXPECT_EQ(Do(::connect, Socket(SOCK_NONBLOCK), path_), ECONNREFUSED);
 }
 
+// BoundSocket::Close: after this nobody can take its file for a living server's, even if a child
+// process holds the descriptor.
+TEST_F(SocketFileFactsTest, AListenerThatWasShutDownRefusesThroughAllItsDuplicates) {
+  const UniqueFd listener = Socket();
+  ASSERT_EQ(Do(::bind, listener, path_), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  const UniqueFd duplicate(::fcntl(listener.get(), F_DUPFD_CLOEXEC, 3));
+  ASSERT_EQ(Do(::connect, Socket(), path_), 0);
+  ASSERT_EQ(::shutdown(listener.get(), SHUT_RDWR), 0);
+  EXPECT_EQ(Do(::connect, Socket(), path_), ECONNREFUSED);
+}
+
 // bind.cc may leave links alone without looking for them.
 TEST_F(SocketFileFactsTest, ConnectFollowsLinksAndBindDoesNot) {
   const UniqueFd listener = Socket();
