@@ -12,7 +12,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 
+#include <array>
 #include <limits>
 #include <string>
 
@@ -71,6 +73,41 @@ absl::string_view CutAt(absl::string_view* text, char separator, bool* found) {
   return head;
 }
 
+// Reads the decimal digits at the front of `*text`. False if there is none, or if they may be more
+// than 64 bits hold.
+bool CutDigits(absl::string_view* text, uint64_t* value) {
+  constexpr size_t kSafe = std::numeric_limits<uint64_t>::digits10;
+  uint64_t result = 0;
+  size_t size = 0;
+  for (; size < text->size(); ++size) {
+    const unsigned digit = static_cast<unsigned>((*text)[size]) - unsigned{'0'};
+    if (digit > 9) break;
+    result = result * 10 + digit;
+  }
+  if (size == 0 || size > kSafe) return false;
+  text->remove_prefix(size);
+  *value = result;
+  return true;
+}
+
+// The form that ToString() writes, which is all that most programs ever see, in one pass: for each
+// descriptor of a call a URL is parsed. False, with nothing said about `url`, for all else.
+bool ParseUsual(absl::string_view url, DevIno* dev_ino, bool* of_session, uint64_t* index,
+                bool* has_index) {
+  if (!absl::ConsumePrefix(&url, kScheme) || !CutDigits(&url, &dev_ino->dev) ||
+      !absl::ConsumePrefix(&url, "/") || !CutDigits(&url, &dev_ino->ino)) {
+    return false;
+  }
+  *has_index = !url.empty();
+  if (url.empty()) return true;
+  *of_session = false;
+  if (!absl::ConsumePrefix(&url, "?fd=")) {
+    if (!absl::ConsumePrefix(&url, "?session=")) return false;
+    *of_session = true;
+  }
+  return CutDigits(&url, index) && url.empty() && *index <= std::numeric_limits<uint32_t>::max();
+}
+
 bool HasBadPercentEscape(absl::string_view text) {
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] != '%') continue;
@@ -97,6 +134,15 @@ absl::Status PathError(int error, const std::string& path) {
 }  // namespace
 
 absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
+  DevIno usual;
+  bool of_session = false;
+  bool has_index = false;
+  uint64_t usual_index = 0;
+  if (ParseUsual(url, &usual, &of_session, &usual_index, &has_index)) {
+    const auto index = static_cast<uint32_t>(usual_index);
+    if (!has_index) return InodeUrl(usual);
+    return of_session ? OfSession(usual, index) : InodeUrl(usual, index);
+  }
   // Blanks and control characters have no place anywhere, not even in the parts that are ignored: a
   // newline in a URL forges lines in whatever log it is printed to.
   for (const char c : url) {
@@ -158,10 +204,33 @@ absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
 }
 
 std::string InodeUrl::ToString() const {
-  std::string url = absl::StrCat(kScheme, dev_ino_.dev, "/", dev_ino_.ino);
-  if (index_.has_value()) absl::StrAppend(&url, "?fd=", *index_);
-  if (session_index_.has_value()) absl::StrAppend(&url, "?session=", *session_index_);
-  return url;
+  // Written from its end: a call prints one for each of its descriptors.
+  constexpr size_t kDigits64 = std::numeric_limits<uint64_t>::digits10 + 1;
+  std::array<char, sizeof(kScheme) + sizeof("/?session=") + 3 * kDigits64> buffer;
+  char* const end = buffer.data() + buffer.size();
+  char* begin = end;
+  const auto number = [&begin](uint64_t value) {
+    do {
+      *--begin = static_cast<char>('0' + value % 10);
+      value /= 10;
+    } while (value != 0);
+  };
+  const auto text = [&begin](absl::string_view piece) {
+    begin -= piece.size();
+    memcpy(begin, piece.data(), piece.size());
+  };
+  if (index_.has_value()) {
+    number(*index_);
+    text("?fd=");
+  } else if (session_index_.has_value()) {
+    number(*session_index_);
+    text("?session=");
+  }
+  number(dev_ino_.ino);
+  text("/");
+  number(dev_ino_.dev);
+  text(kScheme);
+  return std::string(begin, static_cast<size_t>(end - begin));
 }
 
 absl::StatusOr<DevIno> FdToDevIno(BorrowedFd fd) {
