@@ -113,8 +113,7 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
     ++sending_;
   }
   const std::shared_ptr<CallInbox> inbox = inbox_;
-  WaitOptions options;
-  options.deadline = Limit(absl::InfiniteFuture());
+  const WaitOptions options = Until(absl::InfiniteFuture());
   lock.Unlock();
   absl::Status status =
       (*session)->Send(inbox->key(), index, absl::MakeConstSpan(&number, 1), options);
@@ -440,12 +439,14 @@ std::shared_ptr<FdTransceiver> ClientCall::StartBy(const MakeCarrier& make) {
   for (IndexedFd& one : queue_) queued.push_back(std::move(one.fd));
   queue_.clear();
   carrier_ = make(std::move(queued));
+  has_carrier_ = true;
   phase_ = Phase::kStarted;
   started_.NotifyAll();
   return carrier_;
 }
 
 std::shared_ptr<FdTransceiver> ClientCall::carrier() const {
+  if (!has_carrier_) return nullptr;
   MutexLock lock(&mutex_);
   return carrier_;
 }
@@ -615,7 +616,7 @@ absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline
     return absl::FailedPreconditionError(
         "the call has not started: nothing can have come back yet");
   }
-  deadline = Limit(deadline);
+  if (phase_ == Phase::kStarting) deadline = Limit(deadline);
   while (phase_ == Phase::kStarting) {
     if (!started_.WaitUntil(&mutex_, deadline) && phase_ == Phase::kStarting) {
       return absl::DeadlineExceededError("the session with the server was not there in time");
@@ -632,6 +633,13 @@ absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline
 }
 
 // --- Receiving ---
+
+WaitOptions ClientCall::Until(absl::Time deadline) const {
+  WaitOptions options;
+  options.deadline = std::min(deadline, start_.deadline);
+  options.patience = start_.limits.recv_timeout;
+  return options;
+}
 
 absl::Time ClientCall::Limit(absl::Time deadline) const {
   deadline = std::min(deadline, start_.deadline);
@@ -650,7 +658,7 @@ absl::StatusOr<UniqueFd> ClientCall::Receive(const InodeUrl& url, absl::Time dea
       if (!started.ok()) return started.status();
       session = *std::move(started);
       inbox = inbox_;
-      options.deadline = Limit(deadline);
+      options = Until(deadline);
     }
     auto fd = session->Receive(inbox.get(), url, op, options);
     // An attempt that fails ends what waits in it. What waits for the call goes on with the next.

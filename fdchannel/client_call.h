@@ -21,6 +21,7 @@
 
 #include <stdint.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -182,6 +183,7 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   // Whether `inbox` is still the one to receive from: not if another attempt has begun.
   bool IsCurrent(const std::shared_ptr<CallInbox>& inbox) const;
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline, Session::Op op);
+  WaitOptions Until(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Time Limit(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable Mutex mutex_;
@@ -204,6 +206,8 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   // How many use descriptors of queue_ by number: they must not be closed meanwhile.
   int sending_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<FdTransceiver> carrier_ ABSL_GUARDED_BY(mutex_);
+  // Whether there ever was one, which each method asks first.
+  std::atomic<bool> has_carrier_{false};
 };
 
 }  // namespace internal

@@ -51,8 +51,7 @@ absl::StatusOr<InodeUrl> ServerCall::SendFd(BorrowedFd fd) {
     if (indices_.exhausted()) return IndicesExhausted();
     index = indices_.Take();
   }
-  WaitOptions options;
-  options.deadline = SendDeadline();
+  const WaitOptions options = SendOptions();
   const int number = fd.get();
   absl::Status status =
       session_->Send(config_.key, index, absl::MakeConstSpan(&number, 1), options);
@@ -79,8 +78,11 @@ absl::Status ServerCall::CheckSend(size_t n) const {
   return absl::OkStatus();
 }
 
-absl::Time ServerCall::SendDeadline() const {
-  return config_.never_block ? absl::InfinitePast() : Limit(absl::InfiniteFuture());
+WaitOptions ServerCall::SendOptions() const {
+  if (!config_.never_block) return Until(absl::InfiniteFuture());
+  WaitOptions options;
+  options.deadline = absl::InfinitePast();
+  return options;
 }
 
 absl::StatusOr<std::vector<InodeUrl>> ServerCall::Arrived() { return session_->Arrived(&inbox_); }
@@ -106,8 +108,7 @@ size_t ServerCall::Room(size_t) { return std::numeric_limits<size_t>::max(); }
 bool ServerCall::MustNotWait() { return config_.server_streams || config_.never_block; }
 
 absl::Status ServerCall::SendClaimed(std::vector<IndexedFd> fds) {
-  WaitOptions options;
-  options.deadline = SendDeadline();
+  const WaitOptions options = SendOptions();
   return session_->Send(config_.key, Indices(IndicesOf(fds)), NumbersOf(fds), options);
 }
 
@@ -133,6 +134,13 @@ absl::StatusOr<InodeUrl> ServerCall::SendFilename(const std::string& path, int f
   return SendFd(*std::move(fd));
 }
 
+WaitOptions ServerCall::Until(absl::Time deadline) const {
+  WaitOptions options;
+  options.deadline = std::min(deadline, config_.deadline);
+  options.patience = config_.recv_timeout;
+  return options;
+}
+
 absl::Time ServerCall::Limit(absl::Time deadline) const {
   deadline = std::min(deadline, config_.deadline);
   return deadline == absl::InfiniteFuture() ? absl::Now() + config_.recv_timeout : deadline;
@@ -140,8 +148,7 @@ absl::Time ServerCall::Limit(absl::Time deadline) const {
 
 absl::StatusOr<UniqueFd> ServerCall::Receive(const InodeUrl& url, absl::Time deadline,
                                              Session::Op op) {
-  WaitOptions options;
-  options.deadline = Limit(deadline);
+  WaitOptions options = Until(deadline);
   std::function<bool()> cancelled;
   {
     MutexLock lock(&mutex_);

@@ -81,7 +81,8 @@ class ServerCall final : public ForwardingCall, public std::enable_shared_from_t
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline, Session::Op op);
   // Whether `n` more may be sent.
   absl::Status CheckSend(size_t n) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Time SendDeadline() const;
+  WaitOptions SendOptions() const;
+  WaitOptions Until(absl::Time deadline) const;
   absl::Time Limit(absl::Time deadline) const;
 
   const std::shared_ptr<Session> session_;

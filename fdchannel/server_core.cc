@@ -85,7 +85,7 @@ ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limit
   }
 }
 
-std::shared_ptr<const ReceivePolicy> ServerCore::PolicyFor(const std::string& method) const {
+std::shared_ptr<const ReceivePolicy> ServerCore::PolicyFor(absl::string_view method) const {
   const auto it = method_policies_.find(method);
   return it != method_policies_.end() ? it->second : policy_;
 }

@@ -23,6 +23,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "fdchannel/bind.h"
 #include "fdchannel/counters.h"
 #include "fdchannel/hello.h"
@@ -53,7 +54,7 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
 
   const ServerLimits& limits() const { return limits_; }
   // What calls of `method` ("/package.Service/Method") may bring; null: everything.
-  std::shared_ptr<const ReceivePolicy> PolicyFor(const std::string& method) const;
+  std::shared_ptr<const ReceivePolicy> PolicyFor(absl::string_view method) const;
   const FdServerOptions& options() const { return *options_; }
 
   // The session that a call with this token and session id belongs to. UNAVAILABLE, saying why, if

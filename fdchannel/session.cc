@@ -22,14 +22,15 @@ namespace {
 constexpr absl::Duration kSweepDelay = absl::Milliseconds(100);
 // How often a waiter asks whether its call was cancelled.
 constexpr absl::Duration kCancelSlice = absl::Milliseconds(10);
-// Ended calls that are remembered, to close what still comes for them at once. One that is
-// forgotten costs early_timeout, no more.
+// Ended calls that are remembered (as many again, for a while), to close what still comes for them
+// at once. One that is forgotten costs early_timeout, no more.
 constexpr size_t kEndedMemory = 64;
 constexpr size_t kDiscardMemory = 1024;
 // The wire has no such index: first_index + fd_count fits 32 bits.
 constexpr uint32_t kNoIndex = 0xffffffff;
 // Taken slots that are remembered one by one.
 constexpr size_t kTakenMemory = 64;
+constexpr uint32_t kForgottenAtOnce = 32;
 // Slots of one call, gone ones included. They are forgotten from the lowest index up, so a peer
 // that leaves one out could have the list grow for ever.
 constexpr size_t kMostSlots = 1 << 16;
@@ -54,6 +55,22 @@ std::string CallName(const CallKey& key) {
                           : absl::StrCat("call ", key.id, " attempt ", key.attempt);
 }
 
+// Drops the oldest of twice as many as are to be remembered: not one by one, for all others move
+// up.
+template <typename T>
+void KeepLatest(size_t count, std::vector<T>* all) {
+  if (all->size() == 2 * count) {
+    all->erase(all->begin(), all->begin() + static_cast<ptrdiff_t>(count));
+  }
+}
+
+// Each call ends with it, and hardly any call asks: one for all of them.
+const absl::Status& CallHasEnded() {
+  static const auto* const status = new absl::Status(
+      absl::FailedPreconditionError("the call has ended, and its descriptors with it"));
+  return *status;
+}
+
 }  // namespace
 
 CallInbox::Slot* CallInbox::Find(uint32_t index) {
@@ -64,12 +81,16 @@ CallInbox::Slot* CallInbox::Find(uint32_t index) {
 
 void CallInbox::ForgetTaken() {
   // Not past a hole: with several senders in one call a lower index may come after a higher one.
-  auto keep = slots_.begin();
-  while (keep != slots_.end() && keep->gone() && keep->index == forgotten_below_) {
-    ++forgotten_below_;
-    ++keep;
+  // Not one by one: those that stay move up each time.
+  if (slots_.size() < kForgottenAtOnce || !slots_[kForgottenAtOnce - 1].gone()) return;
+  uint32_t gone = 0;
+  while (gone < slots_.size() && slots_[gone].gone() &&
+         slots_[gone].index == forgotten_below_ + gone) {
+    ++gone;
   }
-  slots_.erase(slots_.begin(), keep);
+  if (gone < kForgottenAtOnce) return;
+  forgotten_below_ += gone;
+  slots_.erase(slots_.begin(), slots_.begin() + gone);
 }
 
 bool CallInbox::AnnouncedCame() const {
@@ -310,17 +331,16 @@ void Session::End(CallInbox* inbox, bool sent) {
     calls_.erase(it);
     if (config_.role == Role::kServer) {
       ended_.push_back(inbox->key_);
-      if (ended_.size() > kEndedMemory) ended_.pop_front();
+      KeepLatest(kEndedMemory, &ended_);
     }
   }
   EmptyInbox(inbox, Counter::kFdsUnclaimed, &trash);
-  inbox->failure_ =
-      absl::FailedPreconditionError("the call has ended, and its descriptors with it");
+  inbox->failure_ = CallHasEnded();
   FinishAll(inbox, inbox->failure_);
   if (config_.role == Role::kClient && dead_.ok()) {
     if (sent) {
       discardable_.push_back(inbox->key_.id);
-      if (discardable_.size() > kDiscardMemory) discardable_.pop_front();
+      KeepLatest(kDiscardMemory, &discardable_);
     }
     if (++ended_since_drain_ >= kCallsPerDrain) Drain(&trash);
   }
@@ -332,7 +352,8 @@ void Session::Cancel(CallInbox* inbox) {
   MutexLock lock(&mutex_);
   if (!inbox->ended_ && inbox->failure_.ok()) {
     inbox->cancelled_ = true;  // What is there may still be taken; nothing is waited for any more.
-    FinishAll(inbox, absl::CancelledError("the call was cancelled"));
+    // Each call of a gRPC server comes here when it closes, and hardly any is waiting then.
+    if (!waiters_.empty()) FinishAll(inbox, absl::CancelledError("the call was cancelled"));
   }
   Leave(&trash);
 }
@@ -627,9 +648,11 @@ void Session::Enlist(Waiter* waiter) {
 
 void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash) {
   Enlist(waiter);
-  const auto slice = [&options] {
-    return options.cancelled == nullptr ? options.deadline
-                                        : std::min(options.deadline, absl::Now() + kCancelSlice);
+  const absl::Time deadline = options.deadline == absl::InfiniteFuture()
+                                  ? absl::Now() + options.patience
+                                  : options.deadline;
+  const auto slice = [&options, deadline] {
+    return options.cancelled == nullptr ? deadline : std::min(deadline, absl::Now() + kCancelSlice);
   };
   int looks = 0;
   while (!waiter->done) {
@@ -653,7 +676,7 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash
         Leave(trash);
         if (waiter->done) break;
       }
-      if (absl::Now() >= options.deadline) {
+      if (absl::Now() >= deadline) {
         Finish(waiter, DeadlineError(*waiter));
         break;
       }
@@ -670,7 +693,7 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash
     } else {
       waiter->wake.WaitUntil(&mutex_, slice());
       if (waiter->done || waiter->promoted) continue;
-      if (absl::Now() >= options.deadline) {
+      if (absl::Now() >= deadline) {
         // However late it is, what is in the socket is found: also if somebody else leads, who may
         // not have looked since.
         if (waiter->kind == Waiter::Kind::kReceive && !waiter->looked && !waiter->wants_look) {
@@ -1048,6 +1071,7 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
   }
 
   held_ += count;
+  if (inbox->slots_.empty()) inbox->slots_.reserve(count);
   for (size_t i = 0; i < count; ++i) {
     CallInbox::Slot slot{frame.first_index + static_cast<uint32_t>(i),
                          /*taken=*/false,
@@ -1526,6 +1550,8 @@ void Session::Kill(CloseCode code, const absl::Status& status) {
 
 void Session::Leave(Trash* trash) {
   SendCreditIfDue();
+  // The usual case. Letting go of the lock for nothing costs as much as the look at it.
+  if (trash->empty() && finished_async_.empty() && dead_.ok()) return;
   if (!dead_.ok() && scoped_.size() != 0) trash->AddScoped(scoped_.Clear());
   std::vector<std::shared_ptr<Waiter>> finished;
   finished.swap(finished_async_);

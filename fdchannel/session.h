@@ -35,7 +35,6 @@
 
 #include <stdint.h>
 
-#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -130,6 +129,9 @@ class DescriptorQuota {
 
 struct WaitOptions {
   absl::Time deadline = absl::InfiniteFuture();
+  // The limit where `deadline` is none, from when the wait begins: what need not wait, and hardly
+  // anything does, need not look at the clock.
+  absl::Duration patience = absl::InfiniteDuration();
   // Asked now and then while waiting, if set; true ends the wait with CANCELLED. gRPC's synchronous
   // server tells of a cancellation only when asked.
   const std::function<bool()>* cancelled = nullptr;
@@ -361,8 +363,9 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::flat_hash_map<CallKey, CallInbox*> calls_ ABSL_GUARDED_BY(mutex_);
   // Calls that have descriptors but no RPC yet, oldest first; they are in calls_ too.
   std::list<std::unique_ptr<CallInbox>> early_ ABSL_GUARDED_BY(mutex_);
+  // Vectors, here and below: an empty deque has half a kilobyte, and a session has several.
   // Calls that ended here lately: what still comes for them is closed, not kept for 10 seconds.
-  std::deque<CallKey> ended_ ABSL_GUARDED_BY(mutex_);
+  std::vector<CallKey> ended_ ABSL_GUARDED_BY(mutex_);
   uint32_t held_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t ended_since_drain_ ABSL_GUARDED_BY(mutex_) = 0;
 
@@ -371,7 +374,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // What is registered with the peer, or may be: up to its max_session_fds. Withdrawn ones count
   // until the peer was told.
   uint32_t scoped_sent_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::deque<uint32_t> withdrawn_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> withdrawn_ ABSL_GUARDED_BY(mutex_);
 
   uint64_t disposed_total_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t credit_sent_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -383,7 +386,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // The peer's credit would let the next sender go on, its unread frames do not.
   bool blocked_on_unread_ ABSL_GUARDED_BY(mutex_) = false;
   // Ended calls that may still have descriptors at the peer, for DISCARD frames. Clients only.
-  std::deque<uint64_t> discardable_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint64_t> discardable_ ABSL_GUARDED_BY(mutex_);
 
   bool sweep_scheduled_ ABSL_GUARDED_BY(mutex_) = false;
   // The poller saw something while a leader was there to deal with it; whoever leaves the lead

@@ -27,7 +27,7 @@
 #include <stdint.h>
 
 #include <algorithm>
-#include <deque>
+#include <vector>
 
 namespace grpcfd {
 namespace internal {
@@ -65,7 +65,7 @@ class UnreadFrames {
     uint64_t frames;
     uint32_t fds;  // Of each.
   };
-  std::deque<Run> runs_;
+  std::vector<Run> runs_;
   uint64_t fds_ = 0;
 };
 
