@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/types/span.h"
 #include "fdchannel/send_file.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
@@ -22,7 +23,7 @@ namespace {
 
 // gRPC's own composite of several; null if one is of a class that gRPC cannot combine.
 std::shared_ptr<grpc::CallCredentials> Combine(
-    const std::vector<std::shared_ptr<grpc::CallCredentials>>& credentials) {
+    absl::Span<const std::shared_ptr<grpc::CallCredentials>> credentials) {
   std::shared_ptr<grpc::CallCredentials> all = credentials.front();
   for (size_t i = 1; i < credentials.size() && all != nullptr; ++i) {
     all = grpc::CompositeCallCredentials(all, credentials[i]);
@@ -286,8 +287,10 @@ std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
     if (!joined.ok()) call->StartWithout(joined);
   }
   context->set_credentials(std::make_shared<internal::ContextCredentials>(call, slot));
-  if (internal::MetadataToSend(context).count(internal::kCallMetadataKey) == 0) {
-    context->AddMetadata(internal::kCallMetadataKey, internal::MetadataPlaceholder());
+  // Not by AddMetadata, which copies both strings.
+  auto& metadata = internal::MetadataToSend(context);
+  if (metadata.count(internal::kCallMetadataKey) == 0) {
+    metadata.emplace(internal::kCallMetadataKey, internal::MetadataPlaceholder());
   }
   return call;
 }

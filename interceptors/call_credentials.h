@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "fdchannel/client_call.h"
 #include "fdchannel/mutex.h"
@@ -37,11 +38,11 @@ class SharedSet;
 // What a slot holds, taken apart.
 struct FlatCredentials {
   // Credentials that are not grpcfd's, in the order in which they apply. No pointer is there twice.
-  std::vector<std::shared_ptr<grpc::CallCredentials>> plain;
+  absl::InlinedVector<std::shared_ptr<grpc::CallCredentials>, 1> plain;
   // The call's descriptors, from FromContext; more than one if two contexts' were mixed up.
-  std::vector<std::shared_ptr<ClientCall>> calls;
+  absl::InlinedVector<std::shared_ptr<ClientCall>, 1> calls;
   // The sets of PerRpcCredentials.
-  std::vector<std::shared_ptr<SharedSet>> sets;
+  absl::InlinedVector<std::shared_ptr<SharedSet>, 1> sets;
   // Who sends the call's descriptors, for each attempt, if no factory has sent them.
   std::shared_ptr<Attempts> attempts;
   // Why the call must not be made. What else is here was in the slot before the refusal.

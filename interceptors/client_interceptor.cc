@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "fdchannel/channel_core.h"
@@ -49,13 +50,14 @@ using grpc::experimental::Interceptor;
 using grpc::experimental::InterceptorBatchMethods;
 
 void SetOnlyEntry(std::multimap<std::string, std::string>* metadata, const char* key,
-                  std::string value) {
+                  absl::string_view value) {
   auto range = metadata->equal_range(key);
   if (range.first == range.second) {
-    metadata->emplace(key, std::move(value));
+    metadata->emplace(key, std::string(value));
     return;
   }
-  range.first->second = std::move(value);
+  // Into the placeholder's memory.
+  range.first->second.assign(value.data(), value.size());
   metadata->erase(std::next(range.first), range.second);
 }
 
@@ -63,7 +65,7 @@ void SetOnlyEntry(std::multimap<std::string, std::string>* metadata, const char*
 void WriteMetadata(const ClientCall& call, const std::string& urls,
                    std::multimap<std::string, std::string>* metadata) {
   const auto bytes = EncodeCallMetadata(call.metadata());
-  SetOnlyEntry(metadata, kCallMetadataKey, std::string(bytes.data(), bytes.size()));
+  SetOnlyEntry(metadata, kCallMetadataKey, absl::string_view(bytes.data(), bytes.size()));
   if (!urls.empty()) SetOnlyEntry(metadata, kUrlsMetadataKey, urls);
 }
 
