@@ -143,6 +143,10 @@ struct GrpcCallOptions {
   bool urls_in_metadata = false;
   bool borrow = false;         // Duplicates are sent; the caller keeps its descriptors.
   bool reply_with_fd = false;  // One comes back, and is looked at and closed.
+  // Parts of what a call with descriptors does: it is bound to its session; it has a metadata entry
+  // of the size of grpcfd's.
+  bool bind = false;
+  bool entry = false;
 };
 
 std::shared_ptr<grpc::Channel> GrpcfdChannel(const std::string& target, bool urls_in_metadata) {
@@ -182,7 +186,10 @@ class GrpcCaller final : public Caller {
     request.set_verify(verify);
     request.set_reply_with_fd(options_.reply_with_fd);
     std::shared_ptr<FdTransceiver> transceiver;
-    if (!fds.empty() || options_.reply_with_fd) transceiver = FromContext(&context);
+    if (!fds.empty() || options_.reply_with_fd || options_.bind) {
+      transceiver = FromContext(&context);
+    }
+    if (options_.entry) context.AddMetadata("bench-bin", std::string(48, '\x17'));
     for (UniqueFd& fd : fds) {
       absl::StatusOr<InodeUrl> url =
           options_.borrow ? transceiver->SendFd(fd) : transceiver->SendFd(std::move(fd));
@@ -341,7 +348,13 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   with_reply.reply_with_fd = true;
   GrpcCallOptions with_borrowed;
   with_borrowed.borrow = true;
+  GrpcCallOptions with_entry;
+  with_entry.entry = true;
+  GrpcCallOptions with_binding;
+  with_binding.bind = true;
   add_grpc("stock", {0}, "stock", {});
+  add_grpc("entry", {0}, "stock", with_entry);
+  add_grpc("bound", {0}, "sync", with_binding);
   add_grpc("sync", {0, 1, 2, 4, 16, 64, 253}, "sync", {});
   add_grpc("urls", {1}, "sync", with_urls);
   add_grpc("reply", {0}, "sync", with_reply);
@@ -377,6 +390,8 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   for (const int count : {1, 2, 4, 16, 64, 253}) {
     extra(absl::StrCat("extra_", count, "fd_us"), absl::StrCat("sync ", count), "sync 0");
   }
+  extra("part_metadata_entry_us", "entry 0", "stock 0");
+  extra("part_bound_us", "bound 0", "sync 0");
   extra("url_metadata_us", "urls 1", "sync 0");
   extra("reply_extra_1fd_us", "reply 0", "sync 0");
   extra("borrowed_extra_1fd_us", "borrowed 1", "sync 0");

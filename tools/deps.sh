@@ -15,7 +15,7 @@ test=(python3)
 go=(golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-3-dev)
 clang=(clang)
 asan=(clang libclang-rt-14-dev)
-bench=(capnproto libcapnp-dev libsystemd-dev)
+bench=(capnproto libcapnp-dev libsystemd-dev valgrind)
 plots=(gnuplot-nox python3)
 lint=(golang-go clang clang-format clang-tidy python3 shellcheck)
 
