@@ -243,11 +243,11 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
   std::string path;
   if (!abstract) {
     path = address.name();
-    auto bound = HeldFile::Open(path);
+    // If another has taken the path since bind(2), this is its file. Close() asks before it
+    // removes.
+    auto bound = SocketFile(path);
     if (!bound.ok()) return bound.status();
-    // This socket does not listen yet: if somebody does, another has taken the path already.
-    if (bound->SomebodyListens()) return BindError(address, "bind", EADDRINUSE);
-    file = bound->id();
+    file = *bound;
   }
   BoundSocket result(std::move(fd), std::move(path), file);
   if (with_mode) {
