@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The targets with a socket: a session, and a listener with its server.
+#include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -91,7 +92,11 @@ struct LiveServer {
     Require(fd.valid());
     sockaddr_un sockaddr;
     const socklen_t length = address->ToSockaddr(&sockaddr);
-    Require(::connect(fd.get(), reinterpret_cast<const struct sockaddr*>(&sockaddr), length) == 0);
+    int result;
+    do {  // libFuzzer's clock interrupts.
+      result = ::connect(fd.get(), reinterpret_cast<const struct sockaddr*>(&sockaddr), length);
+    } while (result != 0 && errno == EINTR);
+    Require(result == 0);
     return fd;
   }
 
@@ -102,7 +107,11 @@ struct LiveServer {
     internal::EncodeHello(HelloWithNewToken(), &hello);
     Require(internal::SendMessage(connection, hello, {}).ok());
     pollfd polled = {connection.get(), POLLIN, 0};
-    Require(::poll(&polled, 1, 30'000) == 1);
+    int ready;
+    do {
+      ready = ::poll(&polled, 1, 30'000);
+    } while (ready < 0 && errno == EINTR);
+    Require(ready == 1);
     std::array<char, internal::kHelloReplySize> bytes;
     internal::ReceivedMessage message;
     Require(internal::ReceiveMessage(connection, bytes.data(), bytes.size(), &message).ok());

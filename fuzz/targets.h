@@ -13,6 +13,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <string>
@@ -44,8 +45,10 @@ inline constexpr Target kTargets[] = {
 };
 
 // Ends the process as a failed assertion does: what libFuzzer takes for a find.
-inline void Require(bool holds) {
-  if (!holds) abort();
+inline void Require(bool holds, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (holds) return;
+  fprintf(stderr, "%s:%d: does not hold\n", file, line);
+  abort();
 }
 
 // Takes an input apart, front to back; past its end everything is zero.
