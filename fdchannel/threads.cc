@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <string>
 #include <utility>
 
 namespace grpcfd {
@@ -14,9 +15,13 @@ std::thread StartThread(const char* name, std::function<void()> body) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread(std::move(body));
+  // Each thread names itself: for another's name glibc opens a file in /proc, which is not
+  // close-on-exec, and a program that is executed at that moment inherits it.
+  std::thread thread([name = std::string(name), body = std::move(body)] {
+    pthread_setname_np(pthread_self(), name.c_str());
+    body();
+  });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  pthread_setname_np(thread.native_handle(), name);
   return thread;
 }
 

@@ -39,15 +39,18 @@ class IdleCost {
  public:
   explicit IdleCost(const std::string& thread_name) {
     int thread = 0;
-    DIR* const dir = ::opendir("/proc/self/task");
-    EXPECT_NE(dir, nullptr);
-    while (const dirent* entry = ::readdir(dir)) {
-      std::string name;
-      std::getline(std::ifstream(absl::StrCat("/proc/self/task/", entry->d_name, "/comm")), name);
-      if (name == thread_name) thread = ::atoi(entry->d_name);
-    }
-    ::closedir(dir);
-    EXPECT_NE(thread, 0) << thread_name;
+    // A thread has its name once it runs.
+    EXPECT_TRUE(Eventually([&] {
+      DIR* const dir = ::opendir("/proc/self/task");
+      EXPECT_NE(dir, nullptr);
+      while (const dirent* entry = ::readdir(dir)) {
+        std::string name;
+        std::getline(std::ifstream(absl::StrCat("/proc/self/task/", entry->d_name, "/comm")), name);
+        if (name == thread_name) thread = ::atoi(entry->d_name);
+      }
+      ::closedir(dir);
+      return thread != 0;
+    })) << thread_name;
     // Opened beforehand, for when there is no descriptor to be had.
     status_.Reset(
         ::open(absl::StrCat("/proc/self/task/", thread, "/status").c_str(), O_RDONLY | O_CLOEXEC));
