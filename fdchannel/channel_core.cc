@@ -69,6 +69,7 @@ FdChannelStats ChannelCore::stats() const {
   stats.sessions_opened = session_counters_->opened();
   stats.connect_attempts = connect_attempts_.load(std::memory_order_relaxed);
   stats.connect_failures = connect_failures_.load(std::memory_order_relaxed);
+  stats.fds_in_flight_now = in_flight_->Look();
   MutexLock lock(&mutex_);
   if (session_ != nullptr) stats.fds_held_now = session_->held();
   return stats;
@@ -480,6 +481,7 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCred
     config.local = OwnLimits();
     config.remote = SendLimits(reply.limits, config.local);
     config.counters = session_counters_->Open();
+    config.in_flight = in_flight_;
     config.look = LookFor(options_.receive_policy);
     config.policy = policy_;
     config.peer = name_;

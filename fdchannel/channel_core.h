@@ -28,6 +28,7 @@
 #include "fdchannel/counters.h"
 #include "fdchannel/fd_registry.h"
 #include "fdchannel/hello.h"
+#include "fdchannel/in_flight.h"
 #include "fdchannel/mutex.h"
 #include "fdchannel/poller.h"
 #include "fdchannel/reaper.h"
@@ -113,7 +114,9 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
         policy_(options.receive_policy.accepts_all()
                     ? nullptr
                     : std::make_shared<ReceivePolicy>(options.receive_policy)),
-        registry_(std::make_shared<FdRegistry>(options.limits.max_session_fds)) {}
+        registry_(std::make_shared<FdRegistry>(options.limits.max_session_fds)),
+        in_flight_(std::make_shared<InFlightBudget>(options.limits.session_window,
+                                                    InFlightBudget::Shares::kNone)) {}
 
   ReceiveLimits OwnLimits() const {
     ReceiveLimits limits;
@@ -160,6 +163,9 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   const FdChannelOptions options_;
   const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
   const std::shared_ptr<FdRegistry> registry_;
+  // Over all sessions of the channel: what a server did not read of the last one counts in the
+  // next.
+  const std::shared_ptr<InFlightBudget> in_flight_;
   std::atomic<uint64_t> next_call_id_{1};
   const std::shared_ptr<CounterSum> session_counters_ = std::make_shared<CounterSum>();
   std::atomic<uint64_t> connect_attempts_{0};

@@ -13,6 +13,7 @@ SessionStats ToSessionStats(const CounterValues& values) {
   stats.fds_sent = at(Counter::kFdsSent);
   stats.sends_refused_limit = at(Counter::kSendsRefusedLimit);
   stats.sends_refused_window = at(Counter::kSendsRefusedWindow);
+  stats.sends_refused_in_flight = at(Counter::kSendsRefusedInFlight);
   stats.sends_failed = at(Counter::kSendsFailed);
   stats.fds_received = at(Counter::kFdsReceived);
   stats.fds_taken = at(Counter::kFdsTaken);

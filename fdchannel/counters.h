@@ -31,6 +31,7 @@ enum class Counter : size_t {
   kFdsSent,
   kSendsRefusedLimit,
   kSendsRefusedWindow,
+  kSendsRefusedInFlight,
   kSendsFailed,
   kFdsReceived,
   kFdsTaken,

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -32,17 +33,21 @@ int BytesInFlight(BorrowedFd socket) {
   return ::ioctl(socket.get(), SIOCOUTQ, &bytes) == 0 ? bytes : -1;
 }
 
-// What one frame counts for there. It depends on the kernel (768 on Linux 6.18, measured), so it is
-// looked at.
-int MeasureFrameCost() {
-  // What it was wherever it was measured; off by little elsewhere.
+// What one frame counts for there. It depends on the kernel, so it is looked at, once in a process.
+int FrameCost() {
+  // What it was wherever it was measured (Linux 6.18); off by little elsewhere.
   constexpr int kUsual = 768;
+  static std::atomic<int> measured{0};
+  const int known = measured.load(std::memory_order_relaxed);
+  if (known != 0) return known;
   auto sockets = MakeSessionSockets();
   if (!sockets.ok()) return kUsual;
   const FrameBuffer frame{};
   if (!SendMessage(sockets->first, frame, {}).ok()) return kUsual;
   const int cost = BytesInFlight(sockets->first);
-  return cost > 0 ? cost : kUsual;
+  if (cost <= 0) return kUsual;
+  measured.store(cost, std::memory_order_relaxed);
+  return cost;
 }
 
 }  // namespace
@@ -72,9 +77,8 @@ IoResult SeqpacketSocket::Receive(absl::Span<FrameBuffer> data,
 uint64_t SeqpacketSocket::UnreadFrames() {
   const int bytes = BytesInFlight(socket_);
   if (bytes <= 0) return 0;
-  if (frame_cost_ == 0) frame_cost_ = MeasureFrameCost();
-  return (static_cast<uint64_t>(bytes) + static_cast<uint64_t>(frame_cost_) - 1) /
-         static_cast<uint64_t>(frame_cost_);
+  const auto cost = static_cast<uint64_t>(FrameCost());
+  return (static_cast<uint64_t>(bytes) + cost - 1) / cost;
 }
 
 void SeqpacketSocket::PrepareWait() {

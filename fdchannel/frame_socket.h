@@ -24,8 +24,8 @@
 namespace grpcfd {
 namespace internal {
 
-// Send and ShutDown are thread-safe. UnreadFrames is called under the session's lock. Receive and
-// Wait are called by one thread at a time: the session's leader.
+// Send, UnreadFrames and ShutDown are thread-safe. Receive and Wait are called by one thread at a
+// time: the session's leader.
 class FrameSocket {
  public:
   virtual ~FrameSocket() = default;
@@ -75,8 +75,6 @@ class SeqpacketSocket final : public FrameSocket {
   const UniqueFd socket_;
   // Made when somebody first has to wait, which most sessions never do.
   UniqueFd wake_;
-  // What the kernel charges this end for one unread frame, in bytes; 0 before it was measured.
-  int frame_cost_ = 0;
 };
 
 }  // namespace internal

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "fdchannel/in_flight.h"
 
 namespace grpcfd {
 namespace internal {
@@ -33,6 +34,12 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
   if (limits.max_sessions_per_uid == 0) {
     limits.max_sessions_per_uid = limits.max_sessions - limits.max_sessions / 2;
   }
+  if (limits.max_fds_in_flight == 0) {
+    // Each session's own socket is in flight once: in the answer to the hello.
+    const uint64_t rest = nofile > limits.max_sessions ? nofile - limits.max_sessions : 0;
+    limits.max_fds_in_flight =
+        static_cast<uint32_t>(std::max<uint64_t>(1, std::min(room - room / 4, rest)));
+  }
   const SessionLimits& session = limits.session;
   if (session.max_fds_per_call == 0 || session.session_window == 0 || limits.max_half_open == 0 ||
       limits.max_fds_per_uid == 0) {
@@ -55,6 +62,26 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
         "LimitNOFILE=)",
         sum, limits.max_fds_total, kFdsPerSession, limits.max_sessions, limits.max_half_open,
         kFdsOfServer, nofile));
+  }
+  // The other sum: of what is in flight, which is in no table, but has the same limit.
+  const uint64_t in_flight = uint64_t{limits.max_fds_in_flight} + limits.max_sessions;
+  if (in_flight > nofile) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "the limits let %d descriptors be in flight (max_fds_in_flight %d + max_sessions %d, each "
+        "session's socket once), RLIMIT_NOFILE is %d: lower them, or raise it (setrlimit, "
+        "LimitNOFILE=)",
+        in_flight, limits.max_fds_in_flight, limits.max_sessions, nofile));
+  }
+  const uint64_t for_one =
+      InFlightBudget(limits.max_fds_in_flight, InFlightBudget::Shares::kFair, limits.max_sessions)
+          .MostForOne(session.session_window);
+  if (session.max_fds_per_call > for_one) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "max_fds_per_call = %d is more than one session may have in flight, which is %d with "
+        "max_fds_in_flight = %d and max_sessions = %d, so a full call could never be sent: lower "
+        "it, "
+        "or raise max_fds_in_flight and RLIMIT_NOFILE, which is %d",
+        session.max_fds_per_call, for_one, limits.max_fds_in_flight, limits.max_sessions, nofile));
   }
   return limits;
 }

@@ -73,7 +73,9 @@ absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOpt
 ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limits)
     : limits_(limits),
       options_(std::make_shared<const FdServerOptions>(options)),
-      ledger_(std::make_shared<QuotaLedger>(limits)) {
+      ledger_(std::make_shared<QuotaLedger>(limits)),
+      in_flight_(std::make_shared<InFlightBudget>(
+          limits.max_fds_in_flight, InFlightBudget::Shares::kFair, limits.max_sessions)) {
   const auto keep = [this](const ReceivePolicy& policy) -> std::shared_ptr<const ReceivePolicy> {
     if (policy.accepts_all()) return nullptr;
     look_ |= LookFor(policy);
@@ -143,6 +145,7 @@ FdServerStats ServerCore::stats() const {
   stats.sessions_broken = ended(Counter::kBroken);
   stats.sessions_now = session_count();
   stats.fds_held_now = ledger_->held_total();
+  stats.fds_in_flight_now = in_flight_->Look();
 
   const ListenerCounters& counters = listener_counters_;
   const auto load = [](const std::atomic<uint64_t>& counter) {
@@ -267,6 +270,8 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.peer = PeerName(credentials);
   config.quota = *std::move(quota);
   config.counters = session_counters_->Open();
+  config.in_flight = in_flight_;
+  config.uid = credentials.uid;
   std::shared_ptr<SessionHandle> handle;
   {
     MutexLock lock(&mutex_);
@@ -631,7 +636,16 @@ void Listener::SendAnswer(HalfOpen* half_open) {
       poller_->Modify(half_open->registration, EPOLLOUT);
       return;
     }
-    if (!sent.ok()) break;
+    if (!sent.ok()) {
+      if (!half_open->client_end.valid() || sent.error == EPIPE) break;
+      // The kernel passes no descriptor now: too many are in flight, or there is no memory.
+      half_open->client_end.Reset();
+      HelloReply reply;
+      reply.status = HelloStatus::kOutOfDescriptors;
+      Count(&core_->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
+      EncodeHelloReply(reply, &half_open->bytes);
+      continue;
+    }
     half_open->client_end.Reset();  // It went with the first byte.
     half_open->received += sent.bytes;
   }

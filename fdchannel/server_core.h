@@ -27,6 +27,7 @@
 #include "fdchannel/bind.h"
 #include "fdchannel/counters.h"
 #include "fdchannel/hello.h"
+#include "fdchannel/in_flight.h"
 #include "fdchannel/mutex.h"
 #include "fdchannel/poller.h"
 #include "fdchannel/quota.h"
@@ -79,6 +80,7 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   size_t session_count() const;
   FdServerStats stats() const;
   const std::shared_ptr<QuotaLedger>& ledger() const { return ledger_; }
+  const std::shared_ptr<InFlightBudget>& in_flight() const { return in_flight_; }
 
  private:
   friend class Listener;
@@ -106,6 +108,7 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   // are as they were given.
   const std::shared_ptr<const FdServerOptions> options_;
   const std::shared_ptr<QuotaLedger> ledger_;
+  const std::shared_ptr<InFlightBudget> in_flight_;
   // Null for what accepts all, here and in the map.
   std::shared_ptr<const ReceivePolicy> policy_;
   absl::flat_hash_map<std::string, std::shared_ptr<const ReceivePolicy>> method_policies_;

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "fdchannel/linger.h"
 
 namespace grpcfd {
 namespace internal {
@@ -186,8 +187,22 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
                                          std::function<void()> on_dead) {
   auto session = std::shared_ptr<Session>(
       new Session(std::move(socket), std::move(config), std::move(on_dead)));
+  std::weak_ptr<Session> weak = session;
+  std::function<void()> on_room;
   if (session->config_.poller != nullptr) {
-    std::weak_ptr<Session> weak = session;
+    // Not posted: a poller that has stopped would run it here, under somebody's locks.
+    on_room = [weak_poller = std::weak_ptr<Poller>(session->config_.poller), weak] {
+      auto poller = weak_poller.lock();
+      if (poller == nullptr) return;
+      poller->RunAt(absl::InfinitePast(), [weak] {
+        if (auto self = weak.lock()) self->OnRoom();
+      });
+    };
+  }
+  session->in_flight_ = std::make_shared<InFlight>(session->socket_, session->config_.remote.window,
+                                                   session->config_.in_flight, session->config_.uid,
+                                                   std::move(on_room));
+  if (session->config_.poller != nullptr) {
     // The peer may have sent something already: the handler must find registration_ written.
     MutexLock lock(&session->mutex_);
     auto id = session->config_.poller->Add(
@@ -245,13 +260,21 @@ Session::~Session() {
     }
     waiters.swap(finished_async_);
   }
+  if (!fds.empty() || charged != 0) {
+    config_.reaper->Close(std::move(fds), [quota = config_.quota, charged] {
+      if (quota != nullptr) quota->Release(charged);
+    });
+  }
   // The socket too: its last close drops what the peer sent and nobody read, descriptors included,
-  // and closing those may block. The peer is told at once, whatever the reaper is busy with.
+  // and closing those may block. The peer is told at once, whatever the reaper is busy with. If it
+  // has not read what it was sent, the socket stays for that long.
   socket_->ShutDown();
-  config_.reaper->Close(std::move(fds), [socket = std::shared_ptr<FrameSocket>(std::move(socket_)),
-                                         quota = config_.quota, charged] {
-    if (quota != nullptr && charged != 0) quota->Release(charged);
-  });
+  Lingering rest;
+  rest.socket = std::move(socket_);
+  rest.in_flight = std::move(in_flight_);
+  rest.account = config_.quota;
+  rest.reaper = config_.reaper;
+  Linger(config_.poller, std::move(rest));
   for (auto& waiter : waiters) {
     if (config_.poller != nullptr) {
       config_.poller->Post([waiter] { waiter->Call(); });
@@ -542,7 +565,9 @@ void Session::Finish(Waiter* waiter, absl::Status status) {
   if (!status.ok()) waiter->status = std::move(status);
   if (waiter->kind == Waiter::Kind::kSend && waiter->reserved) {
     counters_->Add(Counter::kFdsSent, waiter->sent);
-    sent_total_ -= waiter->fds.size() - waiter->sent;  // What never went out.
+    const size_t left = waiter->fds.size() - waiter->sent;  // What never went out.
+    sent_total_ -= left;
+    in_flight_->Return(left);
     waiter->reserved = false;
   }
   if (waiter->listed) {
@@ -564,12 +589,20 @@ absl::Status Session::DeadlineError(const Waiter& waiter) const {
         "another thread reads the session's socket, and did not get to it in time");
   }
   if (waiter.kind == Waiter::Kind::kSend) {
+    if (room_ == InFlight::Room::kShared) {
+      counters_->Add(Counter::kSendsRefusedInFlight);
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "%d descriptors for %s did not fit until the deadline beside %d that it has not read: "
+          "its share of max_fds_in_flight = %d, which falls as more peers do not read what they "
+          "were sent; end those, or raise the limit and RLIMIT_NOFILE with it",
+          waiter.fds.size(), config_.peer, in_flight_->fds(), config_.in_flight->total()));
+    }
     counters_->Add(Counter::kSendsRefusedWindow);
-    if (blocked_on_unread_) {
+    if (room_ == InFlight::Room::kUnread) {
       return absl::ResourceExhaustedError(absl::StrFormat(
           "%s has not read %d descriptors that were sent to it, whatever it gave credit for, until "
           "the deadline; the limit is session_window = %d",
-          config_.peer, unread_.fds(), config_.remote.window));
+          config_.peer, in_flight_->fds(), config_.remote.window));
     }
     return absl::ResourceExhaustedError(
         absl::StrFormat("%s has not taken enough of the descriptors sent before, until the "
@@ -975,6 +1008,7 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
       }
       credit_total_ = frame.credit_total;
       if (credit_total_ == sent_total_) discardable_.clear();
+      in_flight_->MayHaveRoom();
       ProgressSenders();
       return absl::OkStatus();
     case FrameType::kDiscard:
@@ -1218,16 +1252,25 @@ absl::Status Session::CheckSend(size_t count) const {
   return absl::OkStatus();
 }
 
-bool Session::WindowFits(size_t count) {
-  blocked_on_unread_ = false;
+bool Session::ReserveRoom(size_t count) {
+  room_ = InFlight::Room::kYes;
   if (sent_total_ - credit_total_ + count > config_.remote.window) return false;
-  if (unread_.fds() + sending_ + count <= config_.remote.window) return true;
   // Credit says yes. A peer that tells the truth has read what it gives credit for; the kernel
   // knows.
-  unread_.KeepLast(socket_->UnreadFrames());
-  blocked_on_unread_ = unread_.fds() + sending_ + count > config_.remote.window;
-  if (blocked_on_unread_) ScheduleSweep();  // Nothing tells when the peer reads: look again.
-  return !blocked_on_unread_;
+  room_ = in_flight_->Reserve(count);
+  if (room_ != InFlight::Room::kYes) {
+    ScheduleSweep();  // Nothing tells when a peer reads: look again.
+    return false;
+  }
+  sent_total_ += count;
+  return true;
+}
+
+void Session::OnRoom() {
+  Trash none;
+  MutexLock lock(&mutex_);
+  ProgressSenders();
+  Leave(&none);
 }
 
 IoResult Session::SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
@@ -1289,8 +1332,7 @@ bool Session::ProgressSend(Waiter* waiter) {
     return true;
   }
   if (!waiter->reserved) {
-    if (!WindowFits(waiter->fds.size())) return false;
-    sent_total_ += waiter->fds.size();
+    if (!ReserveRoom(waiter->fds.size())) return false;
     waiter->reserved = true;
   }
   // Never blocks, so it may be done under the lock; only senders that had to wait come here.
@@ -1299,7 +1341,7 @@ bool Session::ProgressSend(Waiter* waiter) {
   while (entered < waiter->sent) {
     const size_t frame =
         std::min(waiter->indices.Run(entered, waiter->fds.size()), kMaxFdsPerMessage);
-    unread_.Add(static_cast<uint32_t>(frame));
+    in_flight_->Sent(frame);
     entered += frame;
   }
   waiter->blocked_on_write = io.would_block();
@@ -1324,18 +1366,19 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
     *status = dead_.ok() ? SendError(EPIPE) : dead_;
     return true;
   }
-  if (!senders_.empty() || !WindowFits(fds.size())) return false;
-  sent_total_ += fds.size();
-  sending_ += fds.size();
+  if (!senders_.empty() || !ReserveRoom(fds.size())) return false;
   lock.Unlock();
   size_t sent = 0;
   const IoResult io = SendFrames(call, indices, fds, &sent);
+  if (io.ok()) {
+    in_flight_->Sent(sent);  // One frame.
+  } else {
+    in_flight_->Return(fds.size());
+  }
   lock.Lock();
-  sending_ -= fds.size();
   if (io.ok()) {
     counters_->Add(Counter::kFdsSent, sent);
-    unread_.Add(static_cast<uint32_t>(sent));  // One frame.
-    if (blocked_on_unread_) {
+    if (room_ != InFlight::Room::kYes) {
       // By this one, perhaps, which the peer may have read meanwhile.
       Trash none;
       ProgressSenders();
@@ -1459,7 +1502,7 @@ void Session::SendWithdrawals() {
     FrameBuffer buffer;
     EncodeFrame(frame, &buffer);
     if (!socket_->Send(buffer, {}).ok()) return ScheduleSweep();
-    unread_.Add(0);
+    in_flight_->Sent(0);
     withdrawn_.erase(withdrawn_.begin(), withdrawn_.begin() + frame.withdraw_count);
     scoped_sent_ -= frame.withdraw_count;
   }
@@ -1476,7 +1519,7 @@ void Session::SendDiscards() {
     FrameBuffer buffer;
     EncodeFrame(frame, &buffer);
     if (!socket_->Send(buffer, {}).ok()) return;
-    unread_.Add(0);
+    in_flight_->Sent(0);
     discardable_.erase(discardable_.begin(), discardable_.begin() + frame.discard_count);
   }
 }
@@ -1500,7 +1543,7 @@ void Session::SendCreditIfDue() {
   EncodeFrame(frame, &buffer);
   const IoResult io = socket_->Send(buffer, {});
   mutex_.Lock();
-  if (io.ok()) unread_.Add(0);
+  if (io.ok()) in_flight_->Sent(0);
   // The peer does not read its own socket, or the kernel is short of memory. The next descriptor
   // tries again; if none comes because the peer waits for this very credit, the sweep does.
   if ((io.would_block() || io.error == ENOBUFS || io.error == ENOMEM) &&
@@ -1530,7 +1573,8 @@ void Session::KillLocked(CloseCode code, const absl::Status& status, Trash* tras
     frame.close_text = std::string(status.message()).substr(0, kMaxCloseText);
     FrameBuffer buffer;
     EncodeFrame(frame, &buffer);
-    (void)socket_->Send(buffer, {});  // A courtesy: the hang-up says enough.
+    // A courtesy: the hang-up says enough.
+    if (socket_->Send(buffer, {}).ok()) in_flight_->Sent(0);
   }
   for (auto& [key, inbox] : calls_) {
     EmptyInbox(inbox, Counter::kFdsDiscarded, trash);
@@ -1625,7 +1669,7 @@ void Session::SweepIfQuiet(uint64_t epoch) {
   }
   ExpireEarly(absl::Now(), &trash);
   SendWithdrawals();
-  if (blocked_on_unread_) ProgressSenders();
+  if (room_ != InFlight::Room::kYes) ProgressSenders();
   if (!early_.empty()) ScheduleSweep();
   Leave(&trash);
 }
@@ -1656,6 +1700,7 @@ void Session::Sweep() {
   Drain(&trash);
   ExpireEarly(absl::Now(), &trash);
   SendWithdrawals();
+  if (room_ != InFlight::Room::kYes) ProgressSenders();
   if (!early_.empty()) ScheduleSweep();
   Leave(&trash);
 }

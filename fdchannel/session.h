@@ -52,12 +52,12 @@
 #include "fdchannel/frame.h"
 #include "fdchannel/frame_socket.h"
 #include "fdchannel/hello.h"
+#include "fdchannel/in_flight.h"
 #include "fdchannel/indices.h"
 #include "fdchannel/mutex.h"
 #include "fdchannel/poller.h"
 #include "fdchannel/reaper.h"
 #include "fdchannel/scoped_table.h"
-#include "fdchannel/unread_frames.h"
 #include "grpcfd/inode_url.h"
 
 namespace grpcfd {
@@ -160,6 +160,10 @@ class Session : public std::enable_shared_from_this<Session> {
     std::shared_ptr<Reaper> reaper;
     std::shared_ptr<DescriptorQuota> quota;  // May be null.
     std::shared_ptr<Counters> counters;      // Null: the session makes its own.
+    // What may be in flight to all peers together; null: the window alone counts. `uid` is whose
+    // part of it this session uses.
+    std::shared_ptr<InFlightBudget> in_flight;
+    uid_t uid = 0;
   };
 
   // `on_dead` is called once, on the poller's thread: when the session has died, or is destroyed
@@ -316,7 +320,9 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // Sending.
   absl::Status CheckSend(size_t count) const;
-  bool WindowFits(size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Room for `count` more descriptors, in the peer's window and in flight; reserves it if so.
+  bool ReserveRoom(size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnRoom();
   IoResult SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                       size_t* sent);
   absl::Status SendError(int error) const;
@@ -342,10 +348,12 @@ class Session : public std::enable_shared_from_this<Session> {
   void ScheduleSweep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnPollerEvent(uint32_t events);
 
-  std::unique_ptr<FrameSocket> socket_;  // Set until the destructor.
+  std::shared_ptr<FrameSocket> socket_;
   const Config config_;
   const std::shared_ptr<Counters> counters_;
-  Poller::Id registration_ = 0;  // Written once, under the lock, before Create() returns.
+  // Both written once, before Create() returns, the id under the lock.
+  std::shared_ptr<InFlight> in_flight_;
+  Poller::Id registration_ = 0;
 
   mutable Mutex mutex_;
   std::function<void()> on_dead_ ABSL_GUARDED_BY(mutex_);
@@ -380,11 +388,8 @@ class Session : public std::enable_shared_from_this<Session> {
   uint64_t credit_sent_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t sent_total_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t credit_total_ ABSL_GUARDED_BY(mutex_) = 0;
-  // What the peer may not have read: descriptors in sendmsg(2) now, and in frames that went out.
-  uint64_t sending_ ABSL_GUARDED_BY(mutex_) = 0;
-  UnreadFrames unread_ ABSL_GUARDED_BY(mutex_);
-  // The peer's credit would let the next sender go on, its unread frames do not.
-  bool blocked_on_unread_ ABSL_GUARDED_BY(mutex_) = false;
+  // The peer's credit would let the next sender go on; what is in flight does not, unless kYes.
+  InFlight::Room room_ ABSL_GUARDED_BY(mutex_) = InFlight::Room::kYes;
   // Ended calls that may still have descriptors at the peer, for DISCARD frames. Clients only.
   std::vector<uint64_t> discardable_ ABSL_GUARDED_BY(mutex_);
 

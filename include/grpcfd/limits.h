@@ -51,6 +51,13 @@ struct ServerLimits {
   // Descriptors held for all sessions of one user; at most half of the total is given to one, so
   // that another is still served.
   uint32_t max_fds_per_uid = 256;
+  // Descriptors sent to all clients together that they have not read. The kernel charges them to
+  // this process's user, and at RLIMIT_NOFILE refuses more to all its processes (unix(7),
+  // ETOOMANYREFS; not with CAP_SYS_RESOURCE). A third is divided by max_sessions: each session has
+  // so much for certain. Of the rest one user's clients get at most three quarters of what the
+  // others leave; a session its window, scaled down by how much of that part is used. 0: three
+  // quarters of RLIMIT_NOFILE, less if max_sessions need more than the rest.
+  uint32_t max_fds_in_flight = 0;
   // Sessions; each costs up to three descriptors (socket, pidfd, wake-up). 0: an eighth of
   // RLIMIT_NOFILE.
   uint32_t max_sessions = 0;

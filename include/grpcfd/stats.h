@@ -28,9 +28,10 @@ namespace grpcfd {
 // fds_unclaimed, fds_expired, fds_late, and fds_discarded; until then it is held.
 struct SessionStats {
   // --- Counters: sending ---
-  uint64_t fds_sent = 0;              // Given to the kernel for the peer.
-  uint64_t sends_refused_limit = 0;   // Sets larger than the peer takes: INVALID_ARGUMENT.
-  uint64_t sends_refused_window = 0;  // The peer did not take enough until the deadline.
+  uint64_t fds_sent = 0;                 // Given to the kernel for the peer.
+  uint64_t sends_refused_limit = 0;      // Sets larger than the peer takes: INVALID_ARGUMENT.
+  uint64_t sends_refused_window = 0;     // The peer did not take enough until the deadline.
+  uint64_t sends_refused_in_flight = 0;  // All peers together did not read enough until then.
   uint64_t sends_failed = 0;  // sendmsg(2) failed: the peer has gone, ETOOMANYREFS, no memory.
 
   // --- Counters: receiving ---
@@ -59,8 +60,10 @@ struct FdServerStats {
 
   // --- Levels ---
   uint64_t sessions_now = 0;
-  uint64_t fds_held_now = 0;   // Received, and neither taken nor closed.
-  uint64_t half_open_now = 0;  // Connections that have not said what they are.
+  uint64_t fds_held_now = 0;       // Received, and neither taken nor closed.
+  uint64_t fds_in_flight_now = 0;  // Sent, and not read by the peers. Asks the kernel about each
+                                   // session: a fraction of a microsecond.
+  uint64_t half_open_now = 0;      // Connections that have not said what they are.
 
   // --- Counters: connections ---
   uint64_t accepted = 0;
@@ -96,6 +99,7 @@ struct FdChannelStats {
 
   // --- Levels ---
   uint64_t fds_held_now = 0;
+  uint64_t fds_in_flight_now = 0;
 
   // --- Counters ---
   uint64_t connect_attempts = 0;
