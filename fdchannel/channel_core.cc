@@ -246,7 +246,9 @@ void ChannelCore::Connect() {
   if (!address_.has_value()) return ConnectInProcess();
   attempt_.socket = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!attempt_.socket.valid()) {
-    return Failed(absl::ResourceExhaustedError(absl::StrCat("socket: ", strerror(errno))),
+    return Failed(absl::ResourceExhaustedError(
+                      absl::StrCat("no socket to connect to ", name_, " with: ", strerror(errno),
+                                   "; raise this process's RLIMIT_NOFILE, or close some")),
                   /*may_pass=*/false);
   }
   sockaddr_un address;
@@ -363,14 +365,16 @@ void ChannelCore::OnReply() {
   }
   // Not later: a server could send 253 with each byte.
   if (attempt_.fds.size() > 1) {
-    return Failed(absl::InternalError(absl::StrCat("a hello reply came with ", attempt_.fds.size(),
-                                                   " descriptors instead of one")),
-                  /*may_pass=*/false);
+    return Failed(
+        absl::InternalError(absl::StrCat(name_, " answered the hello with ", attempt_.fds.size(),
+                                         " descriptors instead of one")),
+        /*may_pass=*/false);
   }
   if (message.control_truncated) {
     return Failed(absl::ResourceExhaustedError(
-                      "the session's socket could not be received: this process is at its "
-                      "RLIMIT_NOFILE"),
+                      absl::StrCat("the socket of the session with ", name_,
+                                   " could not be received: this process is at its RLIMIT_NOFILE; "
+                                   "raise it, or close some descriptors")),
                   /*may_pass=*/false);
   }
   if (message.size == 0) {
@@ -393,7 +397,11 @@ void ChannelCore::OnReply() {
   if (attempt_.received < attempt_.reply.size()) return;
 
   auto reply = DecodeHelloReply(attempt_.reply);
-  if (!reply.ok()) return Failed(reply.status(), /*may_pass=*/false);
+  if (!reply.ok()) {
+    return Failed(
+        absl::Status(reply.status().code(), absl::StrCat(name_, ": ", reply.status().message())),
+        /*may_pass=*/false);
+  }
   Decide(*reply);
 }
 
@@ -404,20 +412,21 @@ void ChannelCore::Decide(const HelloReply& reply) {
       EndAttempt();
       return RetryLater();
     }
-    const absl::Status status = HelloStatusToStatus(reply);
+    const absl::Status refused = HelloStatusToStatus(reply);
+    const absl::Status status(refused.code(), absl::StrCat(name_, ": ", refused.message()));
     return Failed(status, /*may_pass=*/absl::IsUnavailable(status));
   }
   // Anything else would be taken for a session that cannot be used and never ends.
   if (attempt_.fds.empty() || !IsSessionSocket(attempt_.fds[0])) {
-    return Failed(
-        absl::InternalError(absl::StrCat(
-            "a hello reply came ", attempt_.fds.empty() ? "without" : "with something else than",
-            " the session's SOCK_SEQPACKET unix socket")),
-        /*may_pass=*/false);
+    return Failed(absl::InternalError(
+                      absl::StrCat(name_, " answered the hello ",
+                                   attempt_.fds.empty() ? "without" : "with something else than",
+                                   " the session's SOCK_SEQPACKET unix socket")),
+                  /*may_pass=*/false);
   }
   if (reply.version < kMinVersion || reply.version > kMaxVersion) {
-    return Failed(absl::InternalError(absl::StrCat("the server chose protocol version ",
-                                                   reply.version, ", which was not offered")),
+    return Failed(absl::InternalError(absl::StrCat(name_, " chose protocol version ", reply.version,
+                                                   ", which was not offered")),
                   /*may_pass=*/false);
   }
   PeerCredentials server;

@@ -91,7 +91,8 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
     if (queue_.size() >= start_.limits.max_fds_per_call) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("the call has not reached its server yet, and until then holds at most "
-                          "max_fds_per_call = %d descriptors",
+                          "max_fds_per_call = %d descriptors: send more once it runs, or raise the "
+                          "limit at both ends",
                           start_.limits.max_fds_per_call));
     }
     return Enqueue(*dev_ino, std::move(queued));
@@ -514,8 +515,9 @@ absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, u
     if (phase_ == Phase::kWithout) return without_;
     return absl::ResourceExhaustedError(
         absl::StrFormat("an attempt of the call failed, and its descriptors are gone: it had sent "
-                        "%d, and no more than max_fds_per_call are kept for another attempt",
-                        indices_.used()));
+                        "%d, and no more than max_fds_per_call = %d are kept for another attempt; "
+                        "make the call again, or raise the limit at both ends",
+                        indices_.used(), start_.limits.max_fds_per_call));
   }
   CallKey key;
   key.id = call_id;

@@ -55,7 +55,8 @@ int FrameCost() {
 absl::StatusOr<std::pair<UniqueFd, UniqueFd>> MakeSessionSockets() {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) {
-    return absl::ResourceExhaustedError(absl::StrCat("socketpair: ", strerror(errno)));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no socket pair for a session: ", strerror(errno), "; raise RLIMIT_NOFILE, or close some"));
   }
   auto sockets = std::make_pair(UniqueFd(ends[0]), UniqueFd(ends[1]));
   // Both ends are known: one is ours, the other goes to a peer that has said hello. New sockets

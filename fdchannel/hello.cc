@@ -193,8 +193,9 @@ absl::Status HelloStatusToStatus(const HelloReply& reply) {
           "that the old one ended, and do not share one channel across fork()");
     case HelloStatus::kTooManySessions:
       return absl::ResourceExhaustedError(
-          "the server has its limit of descriptor sessions, of this user or in total; close "
-          "channels that are not used, or raise the server's limit");
+          "the server has as many descriptor sessions as its limits allow, of this user "
+          "(max_sessions_per_uid) or in total (max_sessions); close channels that are not used, or "
+          "raise the server's limit");
     case HelloStatus::kRefused:
       return absl::PermissionDeniedError(
           "the server refused a descriptor session to this process; connect as a "

@@ -37,11 +37,13 @@ absl::StatusOr<std::shared_ptr<Poller>> Poller::Start(const char* thread_name) {
   auto state = std::make_shared<State>();
   state->epoll = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
   if (!state->epoll.valid()) {
-    return absl::ResourceExhaustedError(absl::StrCat("epoll_create1: ", strerror(errno)));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "epoll_create1: ", strerror(errno), "; raise RLIMIT_NOFILE, or close some descriptors"));
   }
   state->wake = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!state->wake.valid()) {
-    return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "eventfd: ", strerror(errno), "; raise RLIMIT_NOFILE, or close some descriptors"));
   }
   epoll_event event{};
   event.events = EPOLLIN;

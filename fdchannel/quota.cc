@@ -124,13 +124,14 @@ absl::Status QuotaLedger::Charge(uid_t uid, uint64_t n) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("uid %d holds %d descriptors at this server that nobody took, and %d more "
                         "came; the limit is "
-                        "%d (max_fds_per_uid, and never more than half of max_fds_total)",
+                        "%d (max_fds_per_uid, and never more than half of max_fds_total): take "
+                        "them sooner, or raise it",
                         uid, user.held, n, per_uid));
   }
   if (held_ + n > limits_.max_fds_total) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "the server holds %d descriptors that nobody took, and %d more came; the limit is "
-        "max_fds_total = %d",
+        "max_fds_total = %d: take them sooner, or raise it and RLIMIT_NOFILE",
         held_, n, limits_.max_fds_total));
   }
   user.held += n;

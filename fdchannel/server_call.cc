@@ -71,9 +71,10 @@ absl::Status ServerCall::CheckSend(size_t n) const {
   const uint32_t limit = session_->remote_limits().max_fds_per_call;
   if (!config_.server_streams && indices_.used() + n > limit) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("the call has sent %d descriptors, and the client takes %d for one call "
-                        "(max_fds_per_call): %d more are too many",
-                        indices_.used(), limit, n));
+        absl::StrFormat("the call has sent %d descriptors, and %d more would be more than may be "
+                        "sent to %s for one call (max_fds_per_call = %d, the lower of both ends'); "
+                        "raise it at both ends, or use several calls",
+                        indices_.used(), n, session_->peer(), limit));
   }
   return absl::OkStatus();
 }

@@ -311,8 +311,10 @@ void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended, uint
   inbox->open_ended_ = open_ended;
   if (announced - holes > config_.local.max_fds_per_call) {
     inbox->failure_ = absl::ResourceExhaustedError(absl::StrFormat(
-        "%s from %s announces %d descriptors, max_fds_per_call is %d", CallName(inbox->key_),
-        config_.peer, announced - holes, config_.local.max_fds_per_call));
+        "%s from %s announces %d descriptors, max_fds_per_call is %d: raise it at both ends, or "
+        "send "
+        "fewer",
+        CallName(inbox->key_), config_.peer, announced - holes, config_.local.max_fds_per_call));
   }
   const auto [it, inserted] = calls_.try_emplace(inbox->key_, inbox);
   if (inserted) return;
@@ -509,12 +511,12 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
     if (*url.index() >= inbox->announced_) {
       if (open_ended || (inbox->over_ && !drained)) return false;
       if (inbox->over_) {
-        waiter->status = absl::NotFoundError(
-            absl::StrCat(url.ToString(), " was not sent, and the peer has ended the call"));
+        waiter->status = absl::NotFoundError(absl::StrCat(url.ToString(), " was not sent, and ",
+                                                          config_.peer, " has ended the call"));
         return true;
       }
       waiter->status = absl::NotFoundError(
-          absl::StrCat(url.ToString(), " was not sent: the peer sent ", inbox->announced_,
+          absl::StrCat(url.ToString(), " was not sent: ", config_.peer, " sent ", inbox->announced_,
                        " descriptors with this call and can send no more"));
       return true;
     }
@@ -525,18 +527,20 @@ bool Session::ProgressReceive(Waiter* waiter, bool drained) {
     }
     if (!drained) return false;
     waiter->status = absl::UnavailableError(absl::StrCat(
-        url.ToString(), " was announced but never came: it was lost, or dropped by the sender"));
+        url.ToString(), " was announced by ", config_.peer,
+        " but never came: it was lost, or dropped by the sender; a new call brings it anew"));
     return true;
   }
   if (!drained || open_ended) return false;
   if (inbox->over_) {
-    waiter->status = absl::NotFoundError(absl::StrCat(
-        "no descriptor of ", url.ToString(), " was sent, and the peer has ended the call"));
+    waiter->status =
+        absl::NotFoundError(absl::StrCat("no descriptor of ", url.ToString(), " was sent, and ",
+                                         config_.peer, " has ended the call"));
     return true;
   }
-  waiter->status = absl::NotFoundError(absl::StrCat("no descriptor of ", url.ToString(),
-                                                    " was sent with this call (it brought ",
-                                                    inbox->announced_, ")"));
+  waiter->status = absl::NotFoundError(
+      absl::StrCat("no descriptor of ", url.ToString(), " was sent with this call (it brought ",
+                   inbox->announced_, " from ", config_.peer, ")"));
   return true;
 }
 
@@ -622,8 +626,8 @@ absl::Status Session::DeadlineError(const Waiter& waiter) const {
     return absl::FailedPreconditionError(absl::StrCat(
         waiter.url.ToString(), " was taken from this call before, and no other one came"));
   }
-  return absl::DeadlineExceededError(
-      absl::StrCat(waiter.url.ToString(), " did not come before the deadline"));
+  return absl::DeadlineExceededError(absl::StrCat(waiter.url.ToString(), " did not come from ",
+                                                  config_.peer, " before the deadline"));
 }
 
 void Session::FinishAll(const CallInbox* inbox, const absl::Status& status) {
@@ -1071,21 +1075,22 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
   if (refused.ok() && message->control_truncated) {
     refused = absl::ResourceExhaustedError(absl::StrFormat(
         "%d of %d descriptors of %s from %s could not be received: this process is at its "
-        "RLIMIT_NOFILE, or a security module refused one",
+        "RLIMIT_NOFILE (raise it, or take them sooner), or a security module refused one",
         count - message->fds.size(), count, CallName(frame.call), config_.peer));
   }
   // Before a call nobody can take what comes, so a call brings at most max_fds_per_call then. Later
   // ones of a stream are bounded by the window, which the sender keeps too.
   if (refused.ok() && count > config_.local.max_fds_per_call) {
-    refused = absl::ResourceExhaustedError(
-        absl::StrFormat("%s from %s brought %d descriptors at once, max_fds_per_call is %d",
-                        CallName(frame.call), config_.peer, count, config_.local.max_fds_per_call));
+    refused = absl::ResourceExhaustedError(absl::StrFormat(
+        "%s from %s brought %d descriptors at once, max_fds_per_call is %d: raise it "
+        "at both ends, or send fewer",
+        CallName(frame.call), config_.peer, count, config_.local.max_fds_per_call));
   }
   if (refused.ok() && !MakeRoom(count, inbox, trash)) {
     why = Counter::kFdsRefusedWindow;
     refused = absl::ResourceExhaustedError(absl::StrFormat(
         "the session with %s holds session_window = %d descriptors that nobody took; %s's %d were "
-        "closed",
+        "closed: take them sooner, or raise it at both ends",
         config_.peer, config_.local.window, CallName(frame.call), count));
   }
   if (refused.ok() && config_.quota != nullptr) {
@@ -1159,7 +1164,7 @@ absl::Status Session::DeliverScoped(const Frame& frame, ReceivedMessage* message
     counters_->Add(Counter::kFdsTruncated, count - message->fds.size());
     refused = absl::ResourceExhaustedError(absl::StrFormat(
         "%d of %d session-scoped descriptors from %s could not be received: this process is at its "
-        "RLIMIT_NOFILE, or a security module refused one",
+        "RLIMIT_NOFILE (raise it), or a security module refused one",
         count - message->fds.size(), count, config_.peer));
   } else if (config_.quota != nullptr) {
     refused = config_.quota->Charge(count);
@@ -1216,7 +1221,7 @@ bool Session::MakeRoom(size_t n, const CallInbox* keep, Trash* trash) {
     FailInbox(inbox.get(),
               absl::ResourceExhaustedError(absl::StrFormat(
                   "the descriptors of %s came before the call and were closed: the session with %s "
-                  "reached session_window = %d",
+                  "reached session_window = %d; make the call sooner, or raise it at both ends",
                   CallName(inbox->key_), config_.peer, config_.local.window)),
               Counter::kFdsRefusedWindow, trash);
   }
@@ -1302,7 +1307,7 @@ absl::Status Session::SendError(int error) const {
           absl::StrCat(text, ": a descriptor that the kernel does not pass, an io_uring one say"));
     case EPERM:
       return absl::FailedPreconditionError(
-          absl::StrCat(text, ": the peer's socket does not take descriptors"));
+          absl::StrCat(text, ": the peer's socket does not take descriptors (SO_PASSRIGHTS)"));
     case ETOOMANYREFS:
       return absl::ResourceExhaustedError(
           absl::StrCat(text,
@@ -1313,7 +1318,7 @@ absl::Status Session::SendError(int error) const {
     case ENOMEM:
     case EMFILE:
     case ENFILE:
-      return absl::ResourceExhaustedError(text);
+      return absl::ResourceExhaustedError(absl::StrCat(text, "; try again later"));
     default:
       return absl::UnavailableError(text);
   }

@@ -28,6 +28,12 @@ constexpr size_t kBytesPerFd = 8;
 // After a send failed for want of something that nobody tells of.
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(10);
 
+// Who is at the other end, for messages. A client does not ask its server.
+std::string PeerOf(const Link& link) {
+  if (link.peer.uid == static_cast<uid_t>(-1)) return "the server";
+  return absl::StrCat("pid ", link.peer.pid, ", uid ", link.peer.uid);
+}
+
 absl::Status Ended(const std::string& why) {
   return absl::UnavailableError(
       absl::StrCat("the connection of the call is gone (", why, "): a new call gets a new one"));
@@ -180,9 +186,9 @@ size_t Connection::ReadOuter() {
       link_->received.Keep(std::move(message.fds), &closing_);
       if (flood_ > kBytesPerFd * options_.max_fds_burst) {
         End(absl::ResourceExhaustedError(absl::StrFormat(
-            "the connection was cut: its peer sent more than max_fds_burst = %d descriptors beyond "
-            "one for each %d bytes (InBandOptions)",
-            options_.max_fds_burst, kBytesPerFd)));
+            "the connection was cut: %s sent more than max_fds_burst = %d descriptors beyond one "
+            "for each %d bytes (InBandOptions): raise it if that was meant",
+            PeerOf(*link_), options_.max_fds_burst, kBytesPerFd)));
         return 0;
       }
     } else if (message.size < room) {
@@ -193,8 +199,9 @@ size_t Connection::ReadOuter() {
     if (message.control_truncated) {
       // Nobody can tell which one is missing.
       End(absl::ResourceExhaustedError(
-          "the connection was cut: a descriptor was lost on the way in (this process is at "
-          "RLIMIT_NOFILE, or a security module refused it)"));
+          absl::StrCat("the connection was cut: a descriptor of ", PeerOf(*link_),
+                       " was lost on the way in (this process is at RLIMIT_NOFILE: raise it; or a "
+                       "security module refused it)")));
       return 0;
     }
   }
@@ -276,10 +283,12 @@ size_t Connection::SendDescriptors(const char* data, size_t size) {
       out_.closed = true;
       break;
     } else {
-      End(absl::FailedPreconditionError(absl::StrCat(
-          "the connection was cut: a descriptor could not be sent (sendmsg: ", strerror(io.error),
-          "); EPERM: the peer takes none; EINVAL: of a kind that "
-          "the kernel does not pass")));
+      End(absl::FailedPreconditionError(
+          absl::StrCat("the connection was cut: a descriptor could not be sent to ", PeerOf(*link_),
+                       " (sendmsg: ", strerror(io.error),
+                       "); EPERM: the peer takes none (a server must listen with Wire::kInBand or "
+                       "kBoth); EINVAL: "
+                       "of a kind that the kernel does not pass")));
       return written;
     }
   }
@@ -298,8 +307,11 @@ void Connection::RetryLater(int error) {
   if (retry_until_ == absl::InfiniteFuture()) retry_until_ = now + options_.linger;
   if (now >= retry_until_) {
     return End(absl::ResourceExhaustedError(
-        absl::StrCat("the connection was cut: the kernel took no descriptor from this user for ",
-                     absl::FormatDuration(options_.linger), " (sendmsg: ", strerror(error), ")")));
+        absl::StrCat("the connection was cut: the kernel took no descriptor for ", PeerOf(*link_),
+                     " from this user for ", absl::FormatDuration(options_.linger),
+                     " (sendmsg: ", strerror(error),
+                     "): too many are in flight; raise RLIMIT_NOFILE, or end peers that do not "
+                     "read")));
   }
   outer_.writable = false;
   if (retry_timer_ != 0) return;

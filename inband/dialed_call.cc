@@ -45,7 +45,8 @@ absl::StatusOr<InodeUrl> DialedCall::SendFd(UniqueFd&& fd) {
     if (queued_.size() >= config_.max_fds_per_call) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("the call has not reached a connection yet, and until then holds at most "
-                          "max_fds_per_call = %d descriptors",
+                          "max_fds_per_call = %d descriptors: send more once it runs, or raise the "
+                          "limit",
                           config_.max_fds_per_call));
     }
     queued_.push_back(std::move(adopted));

@@ -37,9 +37,11 @@ absl::Status NoState() {
       "over a port that is not grpcfd's (TCP, say), or the server has no grpcfd interceptor");
 }
 
-absl::Status RefusedByAuthorizer(const char* method, const absl::Status& decision) {
-  return absl::PermissionDeniedError(absl::StrCat(
-      "the server's authorize_call refused the descriptors of ", method, ": ", decision.message()));
+absl::Status RefusedByAuthorizer(const char* method, const PeerCredentials& peer,
+                                 const absl::Status& decision) {
+  return absl::PermissionDeniedError(
+      absl::StrCat("the server's authorize_call refused the descriptors of ", method, " from pid ",
+                   peer.pid, ", uid ", peer.uid, ": ", decision.message()));
 }
 
 // What the entry of the metadata points to: the interceptor of the call, whichever way its
@@ -162,7 +164,7 @@ class InBandCall final : public CallState {
       const absl::Status decision =
           authorize(CallDescription{info_->method(), (*link)->peer, /*fd_count=*/0});
       lock.Lock();
-      if (!decision.ok()) return RefusedByAuthorizer(info_->method(), decision);
+      if (!decision.ok()) return RefusedByAuthorizer(info_->method(), (*link)->peer, decision);
     }
     if (call_ == nullptr) call_ = std::make_shared<LinkCall>(*std::move(link), config);
     if (cancelled_) call_->Cancel();
@@ -278,7 +280,7 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
     if (!decision.ok()) {
       // Closes what has come, and what is still to come as it comes.
       server_call->End();
-      return new SessionCall(RefusedByAuthorizer(info->method(), decision),
+      return new SessionCall(RefusedByAuthorizer(info->method(), found->handle->peer(), decision),
                              std::move(found->handle), synchronous);
     }
   }

@@ -179,15 +179,18 @@ void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes, F
   }
   auto inner = MakeInnerPair();
   auto peer = GetPeerCredentials(connection, /*want_pidfd=*/true);
-  if (!inner.ok() || !peer.ok()) return relay_->Discard(std::move(fds));
+  if (!inner.ok() || !peer.ok()) {
+    fds.push_back(std::move(connection));  // What it has not read may block on close, too.
+    return relay_->Discard(std::move(fds));
+  }
   absl::Status refusal;
   const SessionAuthorizer& authorize = fd_server_->core()->options().authorize_session;
   if (authorize) {
     const absl::Status decision = authorize(*peer);
     if (!decision.ok()) {
       refusal = absl::PermissionDeniedError(
-          absl::StrCat("the server's authorize_session refused the connection: ",
-                       std::string(decision.message())));
+          absl::StrCat("the server's authorize_session refused the connection of pid ", peer->pid,
+                       ", uid ", peer->uid, ": ", std::string(decision.message())));
     }
   }
   // First of all, so that the first call finds it.
