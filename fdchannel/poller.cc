@@ -151,6 +151,7 @@ void Poller::Stop() {
 }
 
 void Poller::Wake(State* state) {
+  if (state->thread == std::this_thread::get_id()) return;
   const uint64_t one = 1;
   // EAGAIN means that the counter is full of wake-ups nobody has read yet, which is as good.
   [[maybe_unused]] const ssize_t written = ::write(state->wake.get(), &one, sizeof(one));
@@ -158,6 +159,10 @@ void Poller::Wake(State* state) {
 
 void Poller::Run(const std::shared_ptr<State>& state) {
   std::array<epoll_event, 64> events;
+  {
+    MutexLock lock(&state->mutex);
+    state->thread = std::this_thread::get_id();
+  }
   for (;;) {
     absl::Time next = absl::InfiniteFuture();
     bool stop = false;

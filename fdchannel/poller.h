@@ -80,6 +80,7 @@ class Poller {
     Mutex mutex;
     bool stopping ABSL_GUARDED_BY(mutex) = false;
     bool stopped ABSL_GUARDED_BY(mutex) = false;
+    std::thread::id thread ABSL_GUARDED_BY(mutex);  // Who runs it; unset before it begins.
     Id next_id ABSL_GUARDED_BY(mutex) = 1;
     std::deque<Task> tasks ABSL_GUARDED_BY(mutex);
     absl::flat_hash_map<Id, Registration> registrations ABSL_GUARDED_BY(mutex);
@@ -89,7 +90,8 @@ class Poller {
 
   explicit Poller(std::shared_ptr<State> state) : state_(std::move(state)) {}
   static void Run(const std::shared_ptr<State>& state);
-  static void Wake(State* state);
+  // Has the thread look at tasks and timers, unless that is who calls: it will.
+  static void Wake(State* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex);
 
   const std::shared_ptr<State> state_;
   Mutex thread_mutex_;

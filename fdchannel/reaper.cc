@@ -9,21 +9,26 @@
 namespace grpcfd {
 namespace internal {
 
-void Reaper::Close(FdVector fds, std::function<void()> after) {
-  {
-    MutexLock lock(&thread_mutex_);
-    MutexLock state_lock(&state_->mutex);
-    if (!state_->stopping) {
-      state_->jobs.push_back(Job{std::move(fds), std::move(after)});
-      if (!thread_.joinable()) {
-        thread_ = StartThread("grpcfd-reaper", [state = state_] { Run(state); });
-      }
-      state_->wake.NotifyOne();
-      return;
-    }
+bool Reaper::HandOver(Job* job) {
+  MutexLock lock(&thread_mutex_);
+  MutexLock state_lock(&state_->mutex);
+  if (state_->stopping) return false;
+  state_->jobs.push_back(std::move(*job));
+  if (!thread_.joinable()) {
+    thread_ = StartThread("grpcfd-reaper", [state = state_] { Run(state); });
   }
-  fds.clear();
-  if (after) after();
+  return true;
+}
+
+void Reaper::Close(FdVector fds, std::function<void()> after) {
+  Job job{std::move(fds), std::move(after)};
+  if (HandOver(&job)) {
+    // Without the locks: the thread that is woken needs one, and may be the next to run.
+    state_->wake.NotifyOne();
+    return;
+  }
+  job.fds.clear();
+  if (job.after) job.after();
 }
 
 void Reaper::Stop() {

@@ -52,6 +52,8 @@ class Reaper {
     bool stopping ABSL_GUARDED_BY(mutex) = false;
   };
   static void Run(const std::shared_ptr<State>& state);
+  // Moves the job to the thread; false, with nothing done, after Stop().
+  bool HandOver(Job* job);
 
   const std::shared_ptr<State> state_;
   Mutex thread_mutex_;
