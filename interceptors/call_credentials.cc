@@ -3,8 +3,11 @@
 #include "interceptors/call_credentials.h"
 
 #include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <grpc/support/string_util.h>
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,8 +34,10 @@ std::shared_ptr<grpc::CallCredentials> Combine(
   return all;
 }
 
-// Learns that an attempt of a call has been given to a connection: gRPC asks it for metadata, and
-// it has none. Does not block, so gRPC asks on its own thread.
+// A relayed call learns that an attempt has been given to a connection: gRPC asks its credentials
+// for metadata, and there is none. Both plugins answer on the thread that asks.
+
+// The plugin of gRPC's C++, for calls that have other credentials as well.
 class AttemptPlugin final : public grpc::MetadataCredentialsPlugin {
  public:
   explicit AttemptPlugin(std::shared_ptr<DialedCall> call) : call_(std::move(call)) {}
@@ -47,6 +52,36 @@ class AttemptPlugin final : public grpc::MetadataCredentialsPlugin {
  private:
   const std::shared_ptr<DialedCall> call_;
 };
+
+// The plugin of gRPC's core, for all others. The C++ one is destroyed on another thread
+// (MetadataCredentialsPluginWrapper::Destroy, gRPC 1.51), which has to be woken for each call.
+int GetAttemptMetadata(void* state, grpc_auth_metadata_context /*context*/,
+                       grpc_credentials_plugin_metadata_cb /*done*/, void* /*user_data*/,
+                       grpc_metadata* /*metadata*/, size_t* count, grpc_status_code* status,
+                       const char** error_details) {
+  const absl::Status started = (*static_cast<std::shared_ptr<DialedCall>*>(state))->StartAttempt();
+  *count = 0;
+  *status = static_cast<grpc_status_code>(started.code());
+  *error_details = started.ok() ? nullptr : gpr_strdup(std::string(started.message()).c_str());
+  return 1;
+}
+
+char* DescribeAttempt(void* /*state*/) { return gpr_strdup("grpcfd in-band credentials"); }
+
+void DestroyAttempt(void* state) { delete static_cast<std::shared_ptr<DialedCall>*>(state); }
+
+void ApplyAttempt(std::shared_ptr<DialedCall> dialed, grpc_call* call) {
+  grpc_metadata_credentials_plugin plugin;
+  plugin.get_metadata = &GetAttemptMetadata;
+  plugin.debug_string = &DescribeAttempt;
+  plugin.destroy = &DestroyAttempt;
+  plugin.state = new std::shared_ptr<DialedCall>(std::move(dialed));
+  plugin.type = "grpcfd";
+  grpc_call_credentials* const credentials =
+      grpc_metadata_credentials_create_from_plugin(plugin, GRPC_SECURITY_NONE, nullptr);
+  grpc_call_set_credentials(call, credentials);
+  grpc_call_credentials_release(credentials);
+}
 
 }  // namespace
 
@@ -98,11 +133,14 @@ bool Credentials::ApplyToCall(grpc_call* call) {
           "of the channel saw them (it must stand after a chain factory that sets them)");
     }
   }
+  std::shared_ptr<DialedCall> dialed;
   for (const auto& fd_call : flat.calls) {
-    if (auto dialed = std::dynamic_pointer_cast<DialedCall>(fd_call->carrier())) {
-      flat.plain.push_back(grpc::experimental::MetadataCredentialsFromPlugin(
-          std::make_unique<AttemptPlugin>(std::move(dialed)), GRPC_SECURITY_NONE));
-    }
+    if (dialed == nullptr) dialed = std::dynamic_pointer_cast<DialedCall>(fd_call->carrier());
+  }
+  if (dialed != nullptr && !flat.plain.empty()) {
+    flat.plain.push_back(grpc::experimental::MetadataCredentialsFromPlugin(
+        std::make_unique<AttemptPlugin>(std::move(dialed)), GRPC_SECURITY_NONE));
+    dialed = nullptr;
   }
   std::shared_ptr<grpc::CallCredentials> all;
   if (refusal.ok() && !flat.plain.empty()) {
@@ -121,6 +159,7 @@ bool Credentials::ApplyToCall(grpc_call* call) {
     return true;
   }
   if (all != nullptr) return all->ApplyToCall(call);
+  if (dialed != nullptr) ApplyAttempt(std::move(dialed), call);
   if (flat.attempts != nullptr) flat.attempts->ApplyTo(call);
   return true;
 }
