@@ -435,11 +435,8 @@ void ClientCall::StartWithout(const absl::Status& why) {
 }
 
 std::shared_ptr<FdTransceiver> ClientCall::StartBy(const MakeCarrier& make) {
-  std::vector<UniqueFd> queued;
   MutexLock lock(&mutex_);
-  for (IndexedFd& one : queue_) queued.push_back(std::move(one.fd));
-  queue_.clear();
-  carrier_ = make(std::move(queued));
+  carrier_ = make(std::exchange(queue_, {}));
   has_carrier_ = true;
   phase_ = Phase::kStarted;
   started_.NotifyAll();

@@ -119,7 +119,7 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
 
   // Instead of a session: the call has started, and `carrier` does all that its methods are asked
   // for from now on. MakeCarrier is given what is queued; it must not block.
-  using MakeCarrier = std::function<std::shared_ptr<FdTransceiver>(std::vector<UniqueFd> queued)>;
+  using MakeCarrier = std::function<std::shared_ptr<FdTransceiver>(std::vector<IndexedFd> queued)>;
   std::shared_ptr<FdTransceiver> StartBy(const MakeCarrier& make);
   std::shared_ptr<FdTransceiver> carrier() const;
 

@@ -49,7 +49,8 @@ absl::StatusOr<InodeUrl> DialedCall::SendFd(UniqueFd&& fd) {
                           "limit",
                           config_.max_fds_per_call));
     }
-    queued_.push_back(std::move(adopted));
+    queued_.push_back(NamedFd{*dev_ino, std::move(adopted)});
+    checked_ = SendQueue::Checked();
     return InodeUrl(*dev_ino);
   }
   sent_ = true;
@@ -91,16 +92,16 @@ void DialedCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallbac
   call->RecvFdAsync(url, deadline, std::move(done));
 }
 
-absl::Status DialedCall::Check() const {
+absl::Status DialedCall::Check() {
   const auto link = dialer_->current();
   MutexLock lock(&mutex_);
-  if (link != nullptr) return link->queue.Check(queued_);
+  if (link != nullptr) return link->queue.Check(queued_, &checked_);
   return SendQueue::CheckAmong(queued_);
 }
 
 absl::Status DialedCall::StartAttempt() {
   const auto link = dialer_->current();
-  std::vector<UniqueFd> queued;
+  NamedFds queued;
   std::shared_ptr<LinkCall> call;
   std::shared_ptr<LinkCall> former;  // Outlives the lock.
   {
@@ -126,7 +127,8 @@ absl::Status DialedCall::StartAttempt() {
     call = std::make_shared<LinkCall>(link, config);
     former = std::exchange(call_, call);
     // Before anybody else can queue with this call.
-    absl::Status status = queued.empty() ? absl::OkStatus() : call->SendAll(std::move(queued));
+    absl::Status status =
+        queued.empty() ? absl::OkStatus() : call->SendAll(std::move(queued), checked_);
     if (!status.ok()) abandoned_ = status;
     started_.NotifyAll();
     if (!status.ok()) return status;
@@ -135,7 +137,7 @@ absl::Status DialedCall::StartAttempt() {
 }
 
 void DialedCall::Abandon(const absl::Status& why) {
-  std::vector<UniqueFd> queued;  // Outlives the lock.
+  NamedFds queued;  // Outlives the lock.
   MutexLock lock(&mutex_);
   if (abandoned_.ok()) abandoned_ = why;
   queued.swap(queued_);

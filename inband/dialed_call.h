@@ -38,7 +38,7 @@ class DialedCall final : public FdTransceiver {
   };
 
   // `queued`: what was sent before the call was made.
-  DialedCall(std::shared_ptr<Dialer> dialer, std::vector<UniqueFd> queued, const Config& config)
+  DialedCall(std::shared_ptr<Dialer> dialer, NamedFds queued, const Config& config)
       : dialer_(std::move(dialer)), config_(config), queued_(std::move(queued)) {}
 
   using FdReceiver::DupFd;
@@ -55,7 +55,7 @@ class DialedCall final : public FdTransceiver {
 
   // Whether what is queued could leave by the connection there is now, so that a call that cannot
   // be made fails with the right status. Errors as SendQueue::Push.
-  absl::Status Check() const;
+  absl::Status Check();
   // The call has been given to the channel's connection: sends what is queued, or says why the call
   // must fail. A second attempt by another connection cannot bring what went with the first:
   // UNAVAILABLE.
@@ -73,8 +73,9 @@ class DialedCall final : public FdTransceiver {
   mutable Mutex mutex_;
   CondVar started_;
   absl::Status abandoned_ ABSL_GUARDED_BY(mutex_);
-  std::vector<UniqueFd> queued_ ABSL_GUARDED_BY(mutex_);
-  bool sent_ ABSL_GUARDED_BY(mutex_) = false;  // Something, with call_'s connection.
+  NamedFds queued_ ABSL_GUARDED_BY(mutex_);
+  SendQueue::Checked checked_ ABSL_GUARDED_BY(mutex_);  // queued_ is.
+  bool sent_ ABSL_GUARDED_BY(mutex_) = false;           // Something, with call_'s connection.
   std::shared_ptr<LinkCall> call_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -41,11 +41,12 @@ absl::StatusOr<InodeUrl> LinkCall::SendFd(BorrowedFd fd) {
 }
 
 absl::StatusOr<InodeUrl> LinkCall::SendFd(UniqueFd&& fd) {
-  std::vector<UniqueFd> one;
-  one.push_back(std::move(fd));
-  const auto dev_ino = FdToDevIno(one.front());
+  UniqueFd adopted = std::move(fd);
+  const auto dev_ino = FdToDevIno(adopted);
   if (!dev_ino.ok()) return dev_ino.status();
-  absl::Status status = SendAll(std::move(one));
+  NamedFds one;
+  one.push_back(NamedFd{*dev_ino, std::move(adopted)});
+  absl::Status status = SendAll(std::move(one), SendQueue::Checked());
   if (!status.ok()) return status;
   return InodeUrl(*dev_ino);
 }
@@ -56,11 +57,11 @@ absl::StatusOr<InodeUrl> LinkCall::SendFilename(const std::string& path, int fla
   return SendFd(*std::move(fd));
 }
 
-absl::Status LinkCall::SendAll(std::vector<UniqueFd> fds) {
+absl::Status LinkCall::SendAll(NamedFds fds, const SendQueue::Checked& checked) {
   const auto link = this->link();
   if (link == nullptr) return Over();
   FdVector closing;  // The program's own files: closed here, as it would close them itself.
-  return link->queue.Push(std::move(fds), &closing);
+  return link->queue.Push(std::move(fds), checked, &closing);
 }
 
 absl::StatusOr<UniqueFd> LinkCall::RecvFd(const InodeUrl& url, absl::Time deadline) {

@@ -50,8 +50,8 @@ class LinkCall final : public FdTransceiver, public std::enable_shared_from_this
   void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
 
-  // All or none; errors as SendQueue::Push.
-  absl::Status SendAll(std::vector<UniqueFd> fds);
+  // All or none; as SendQueue::Push.
+  absl::Status SendAll(NamedFds fds, const SendQueue::Checked& checked);
 
   // The call was cancelled, or its deadline passed: nothing is waited for any more.
   void Cancel();

@@ -30,74 +30,76 @@ void SendQueue::LetGo(SharedFd&& fd, FdVector* closing) {
   if (gone != nullptr && gone.use_count() == 1) closing->push_back(std::move(*gone));
 }
 
-absl::Status SendQueue::CheckNames(const std::vector<UniqueFd>& fds, std::vector<DevIno>* names) {
-  names->reserve(fds.size());
-  for (const UniqueFd& fd : fds) {
-    const auto dev_ino = FdToDevIno(fd);
-    if (!dev_ino.ok()) return dev_ino.status();
-    for (size_t k = 0; k < names->size(); ++k) {
-      if ((*names)[k] == *dev_ino && !SameFile(fds[k], fd)) return OtherFile(*dev_ino, "with it");
+absl::Status SendQueue::CheckAmong(const NamedFds& fds) {
+  for (size_t i = 1; i < fds.size(); ++i) {
+    for (size_t k = 0; k < i; ++k) {
+      if (fds[k].name == fds[i].name && !SameFile(fds[k].fd, fds[i].fd)) {
+        return OtherFile(fds[i].name, "with it");
+      }
     }
-    names->push_back(*dev_ino);
   }
   return absl::OkStatus();
 }
 
-absl::Status SendQueue::CheckLocked(const std::vector<UniqueFd>& fds,
-                                    std::vector<DevIno>* names) const {
+absl::Status SendQueue::CheckRoom(size_t count) const {
   if (!end_.ok()) return end_;
-  if (queue_.size() + fds.size() > max_queued_) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%d descriptors wait for bytes to leave with, and with %d more there would be more than "
-        "max_queued_fds = %d (InBandOptions): the peer does not read, or raise it",
-        queue_.size(), fds.size(), max_queued_));
-  }
-  absl::Status status = CheckNames(fds, names);
-  for (size_t i = 0; i < fds.size() && status.ok(); ++i) {
-    const auto it = memory_.find((*names)[i]);
-    if (it == memory_.end()) continue;
+  if (queue_.size() + count <= max_queued_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%d descriptors wait for bytes to leave with, and with %d more there would be more than "
+      "max_queued_fds = %d (InBandOptions): the peer does not read, or raise it",
+      queue_.size(), count, max_queued_));
+}
+
+absl::Status SendQueue::CheckFiles(const NamedFds& fds) const {
+  absl::Status status = CheckAmong(fds);
+  for (const NamedFd& one : fds) {
+    if (!status.ok()) break;
+    const auto it = memory_.find(one.name);
+    if (it == memory_.end()) continue;  // As nearly always: nothing to compare with.
     const Remembered& first = it->second;
-    const bool same = first.fd != nullptr ? SameFile(*first.fd, fds[i])
-                                          : AsGoodAs(first.traits, LookAtFile(fds[i]));
-    if (!same) status = OtherFile((*names)[i], "before on this connection");
+    const bool same = first.fd != nullptr ? SameFile(*first.fd, one.fd)
+                                          : AsGoodAs(first.traits, LookAtFile(one.fd));
+    if (!same) status = OtherFile(one.name, "before on this connection");
   }
   return status;
 }
 
-absl::Status SendQueue::Check(const std::vector<UniqueFd>& fds) const {
-  std::vector<DevIno> names;
+absl::Status SendQueue::Check(const NamedFds& fds, Checked* checked) const {
   MutexLock lock(&mutex_);
-  return CheckLocked(fds, &names);
+  absl::Status status = CheckRoom(fds.size());
+  if (status.ok()) status = CheckFiles(fds);
+  if (status.ok()) {
+    checked->queue_ = this;
+    checked->generation_ = generation_;
+  }
+  return status;
 }
 
-absl::Status SendQueue::CheckAmong(const std::vector<UniqueFd>& fds) {
-  std::vector<DevIno> names;
-  return CheckNames(fds, &names);
-}
-
-absl::Status SendQueue::Push(std::vector<UniqueFd> fds, FdVector* closing) {
-  std::vector<DevIno> names;
+absl::Status SendQueue::Push(NamedFds fds, const Checked& checked, FdVector* closing) {
   MutexLock lock(&mutex_);
-  absl::Status status = CheckLocked(fds, &names);
+  absl::Status status = CheckRoom(fds.size());
+  if (status.ok() && (checked.queue_ != this || checked.generation_ != generation_)) {
+    status = CheckFiles(fds);
+  }
   if (!status.ok()) {
-    for (UniqueFd& fd : fds) closing->push_back(std::move(fd));
+    for (NamedFd& one : fds) closing->push_back(std::move(one.fd));
     return status;
   }
-  for (size_t i = 0; i < fds.size(); ++i) {
-    auto [it, is_new] = memory_.try_emplace(names[i]);
+  for (NamedFd& one : fds) {
+    auto [it, is_new] = memory_.try_emplace(one.name);
     Remembered& entry = it->second;
-    if (is_new || entry.fd == nullptr) {
+    if (entry.fd == nullptr) {
       if (is_new) {
-        entry.traits = LookAtFile(fds[i]);
-        entry.position = held_.insert(held_.end(), names[i]);
+        entry.position = held_.insert(held_.end(), one.name);
       } else {
         held_.splice(held_.end(), forgotten_, entry.position);
       }
-      entry.fd = std::make_shared<UniqueFd>(std::move(fds[i]));
+      entry.fd = std::make_shared<UniqueFd>(std::move(one.fd));
+      ++generation_;
     } else {
       // The same open file as the one that is held: one descriptor for both.
       held_.splice(held_.end(), held_, entry.position);
-      closing->push_back(std::move(fds[i]));
+      closing->push_back(std::move(one.fd));
     }
     queue_.push_back(entry.fd);
   }
@@ -109,6 +111,7 @@ absl::Status SendQueue::Push(std::vector<UniqueFd> fds, FdVector* closing) {
 void SendQueue::Shrink(FdVector* closing) {
   while (held_.size() > max_remembered_) {
     Remembered& oldest = memory_[held_.front()];
+    oldest.traits = LookAtFile(*oldest.fd);
     LetGo(std::move(oldest.fd), closing);
     oldest.fd = nullptr;
     forgotten_.splice(forgotten_.end(), held_, held_.begin());
@@ -120,6 +123,7 @@ void SendQueue::Shrink(FdVector* closing) {
 }
 
 SendQueue::SharedFd SendQueue::Pop() {
+  if (empty()) return nullptr;  // As most of the time.
   MutexLock lock(&mutex_);
   if (queue_.empty()) return nullptr;
   SharedFd next = std::move(queue_.front());

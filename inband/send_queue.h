@@ -14,6 +14,7 @@
 #define GRPCFD_INBAND_SEND_QUEUE_H_
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include <atomic>
 #include <deque>
@@ -32,6 +33,13 @@
 namespace grpcfd {
 namespace internal {
 
+// A descriptor and what FdToDevIno says of it, asked once.
+struct NamedFd {
+  DevIno name;
+  UniqueFd fd;
+};
+using NamedFds = std::vector<NamedFd>;
+
 // Thread-safe. Nothing is closed under its lock.
 class SendQueue {
  public:
@@ -41,16 +49,24 @@ class SendQueue {
   SendQueue(size_t max_queued, size_t max_remembered)
       : max_queued_(max_queued), max_remembered_(max_remembered) {}
 
+  // That some descriptors were compared with what a queue had seen by then.
+  class Checked {
+    friend class SendQueue;
+    const SendQueue* queue_ = nullptr;
+    uint64_t generation_ = 0;
+  };
+
   // Puts `fds` into the queue, all or none. The bytes that are handed to the connection after this
-  // leave after them. `*closing` gets what need not stay open.
+  // leave after them. `*closing` gets what need not stay open. `checked` is what Check() of the
+  // same descriptors left; what has not changed since is not compared again.
   //   ALREADY_EXISTS      another open file of the same inode was sent on this connection, or is
   //                       among them: the peer would drop the second
   //   RESOURCE_EXHAUSTED  more than `max_queued` would wait
-  //   others              as End() said, or FdToDevIno
-  absl::Status Push(std::vector<UniqueFd> fds, FdVector* closing);
+  //   others              as End() said
+  absl::Status Push(NamedFds fds, const Checked& checked, FdVector* closing);
   // What Push() would say. Of the second, no connection is known yet.
-  absl::Status Check(const std::vector<UniqueFd>& fds) const;
-  static absl::Status CheckAmong(const std::vector<UniqueFd>& fds);
+  absl::Status Check(const NamedFds& fds, Checked* checked) const;
+  static absl::Status CheckAmong(const NamedFds& fds);
 
   // Whether there is anything. Cheap; what was pushed before the caller learned of it is seen.
   bool empty() const { return size_.load(std::memory_order_acquire) == 0; }
@@ -70,14 +86,13 @@ class SendQueue {
 
  private:
   struct Remembered {
-    FileTraits traits;
-    SharedFd fd;  // Null: forgotten but for its traits.
+    SharedFd fd;
+    FileTraits traits;  // Once it is forgotten, that is, `fd` is null.
     std::list<DevIno>::iterator position;
   };
 
-  absl::Status CheckLocked(const std::vector<UniqueFd>& fds, std::vector<DevIno>* names) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  static absl::Status CheckNames(const std::vector<UniqueFd>& fds, std::vector<DevIno>* names);
+  absl::Status CheckRoom(size_t count) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckFiles(const NamedFds& fds) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Shrink(FdVector* closing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Moves the descriptor to `*closing` if nobody else holds it. All who do come and go under the
   // lock, so the count is exact.
@@ -91,6 +106,8 @@ class SendQueue {
   absl::Status end_ ABSL_GUARDED_BY(mutex_);
   std::deque<SharedFd> queue_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<DevIno, Remembered> memory_ ABSL_GUARDED_BY(mutex_);
+  // How often `memory_` got a descriptor to compare with.
+  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
   // Least recently sent first: those with descriptors, and those without.
   std::list<DevIno> held_ ABSL_GUARDED_BY(mutex_);
   std::list<DevIno> forgotten_ ABSL_GUARDED_BY(mutex_);

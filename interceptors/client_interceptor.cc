@@ -378,8 +378,13 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     config.max_fds_per_call = start.limits.max_fds_per_call;
     config.policy = policy_;
     std::shared_ptr<DialedCall> dialed;
-    call->StartBy([&](std::vector<UniqueFd> queued) {
-      dialed = std::make_shared<DialedCall>(dialer_, std::move(queued), config);
+    call->StartBy([&](std::vector<IndexedFd> queued) {
+      NamedFds named;
+      named.reserve(queued.size());
+      for (IndexedFd& one : queued) {
+        named.push_back(NamedFd{one.url.dev_ino(), std::move(one.fd)});
+      }
+      dialed = std::make_shared<DialedCall>(dialer_, std::move(named), config);
       return dialed;
     });
     return dialed->Check();

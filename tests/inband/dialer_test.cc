@@ -58,10 +58,12 @@ TEST_F(DialerTest, ConnectsForEachConnection) {
     EXPECT_EQ("hello", ReadSome(peer, 5));
     const auto link = dialer->current();
     ASSERT_NE(nullptr, link);
-    std::vector<UniqueFd> fds;
-    fds.push_back(MakeFile("sent"));
+    NamedFds fds;
+    UniqueFd file = MakeFile("sent");
+    const DevIno file_name = NameOf(file);
+    fds.push_back(NamedFd{file_name, std::move(file)});
     FdVector closing;
-    ASSERT_TRUE(link->queue.Push(std::move(fds), &closing).ok());
+    ASSERT_TRUE(link->queue.Push(std::move(fds), SendQueue::Checked(), &closing).ok());
     WriteAll(grpc, "x");
     EXPECT_EQ(1u, ReadOnce(peer).fds.size());
     WriteAll(peer, "bye");

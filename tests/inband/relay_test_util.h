@@ -99,10 +99,11 @@ class RelayedConnection {
     return link->received.Receive(dev_ino, &caller, absl::InfinitePast(), nullptr);
   }
   absl::Status Push(UniqueFd fd) {
-    std::vector<UniqueFd> fds;
-    fds.push_back(std::move(fd));
+    NamedFds fds;
+    const DevIno dev_ino = NameOf(fd);
+    fds.push_back(NamedFd{dev_ino, std::move(fd)});
     FdVector closing;
-    return link->queue.Push(std::move(fds), &closing);
+    return link->queue.Push(std::move(fds), SendQueue::Checked(), &closing);
   }
 
   UniqueFd peer;

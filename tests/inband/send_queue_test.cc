@@ -28,13 +28,18 @@ UniqueFd Open(const std::string& path, int flags) {
   return fd;
 }
 
+NamedFd Named(UniqueFd fd) {
+  const DevIno name = NameOf(fd);
+  return NamedFd{name, std::move(fd)};
+}
+
 class SendQueueTest : public ::testing::Test {
  protected:
   template <typename... Fds>
   absl::Status Push(Fds... fds) {
-    std::vector<UniqueFd> all;
-    (all.push_back(std::move(fds)), ...);
-    return queue_.Push(std::move(all), &closing_);
+    NamedFds all;
+    (all.push_back(Named(std::move(fds))), ...);
+    return queue_.Push(std::move(all), SendQueue::Checked(), &closing_);
   }
   // Takes all that is queued, as the relay does.
   size_t Drain() {
@@ -79,8 +84,9 @@ TEST_F(SendQueueTest, AnotherOpenFileOfAnInodeIsRefusedQueuedOrSent) {
   EXPECT_EQ(1u, Drain());
   // Two opens of one file share nothing but the inode.
   TempDir dir;
-  Open(dir.File("f"), O_CREAT | O_RDWR).Reset();
-  EXPECT_TRUE(true);
+  const UniqueFd file = Open(dir.File("f"), O_CREAT | O_RDWR);
+  ASSERT_TRUE(Push(Dup(file)).ok());
+  EXPECT_EQ(kExists, Push(Open(dir.File("f"), O_RDWR)).code());
 }
 
 TEST_F(SendQueueTest, OneRefusesTheWholeSet) {
@@ -93,17 +99,40 @@ TEST_F(SendQueueTest, OneRefusesTheWholeSet) {
 }
 
 TEST_F(SendQueueTest, CheckSaysWhatPushWould) {
-  std::vector<UniqueFd> events;
-  events.push_back(Event());
-  EXPECT_TRUE(queue_.Check(events).ok());
+  SendQueue::Checked checked;
+  NamedFds events;
+  events.push_back(Named(Event()));
+  EXPECT_TRUE(queue_.Check(events, &checked).ok());
   EXPECT_TRUE(SendQueue::CheckAmong(events).ok());
-  events.push_back(Event());
-  EXPECT_EQ(kExists, queue_.Check(events).code());
+  events.push_back(Named(Event()));
+  EXPECT_EQ(kExists, queue_.Check(events, &checked).code());
   EXPECT_EQ(kExists, SendQueue::CheckAmong(events).code());
   events.pop_back();
   ASSERT_TRUE(Push(Event()).ok());
-  EXPECT_EQ(kExists, queue_.Check(events).code());
+  EXPECT_EQ(kExists, queue_.Check(events, &checked).code());
   EXPECT_TRUE(SendQueue::CheckAmong(events).ok());
+}
+
+TEST_F(SendQueueTest, WhatWasCheckedIsComparedAgainIfAnotherFileCameBetween) {
+  const UniqueFd event = Event();
+  const auto one = [](UniqueFd fd) {
+    NamedFds fds;
+    fds.push_back(Named(std::move(fd)));
+    return fds;
+  };
+  SendQueue::Checked checked;
+  NamedFds fds = one(Dup(event));
+  ASSERT_TRUE(queue_.Check(fds, &checked).ok());
+  ASSERT_TRUE(Push(Event()).ok());
+  EXPECT_EQ(kExists, queue_.Push(std::move(fds), checked, &closing_).code());
+  // Nor does it count for another queue.
+  SendQueue other(10, 4);
+  fds = one(Dup(event));
+  ASSERT_TRUE(other.Check(fds, &checked).ok());
+  EXPECT_EQ(kExists, queue_.Push(std::move(fds), checked, &closing_).code());
+  fds = one(Dup(event));
+  EXPECT_TRUE(other.Push(std::move(fds), checked, &closing_).ok());
+  for (UniqueFd& fd : other.End(absl::UnavailableError("over"))) closing_.push_back(std::move(fd));
 }
 
 TEST_F(SendQueueTest, HoldsABoundedNumber) {
@@ -143,10 +172,6 @@ TEST_F(SendQueueTest, EndGivesUpEverythingOnce) {
   EXPECT_EQ(1u, last.size());
   EXPECT_EQ(absl::StatusCode::kUnavailable, Push(Dup(files[2])).code());
   EXPECT_TRUE(queue_.empty());
-}
-
-TEST_F(SendQueueTest, WhatIsNoDescriptorIsRefused) {
-  EXPECT_EQ(absl::StatusCode::kInvalidArgument, Push(UniqueFd()).code());
 }
 
 // --- SameFile ---
