@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 
 #include <algorithm>
 
@@ -25,6 +26,11 @@ constexpr uint32_t kWatch = EPOLLIN | EPOLLRDHUP | EPOLLET;
 constexpr int kTurns = 8;
 // Bytes of the stream that pay for a descriptor. See InBandOptions::max_fds_burst.
 constexpr size_t kBytesPerFd = 8;
+// What was moved on is left in the kernel up to this (LazySocket), and descriptors to be closed are
+// handed on in such numbers. Each has the price of waking a thread.
+constexpr size_t kMaxUnsettled = 2048;
+constexpr size_t kCloseTogether = 16;
+constexpr absl::Duration kTidyInterval = absl::Milliseconds(5);
 // After a send failed for want of something that nobody tells of.
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(10);
 
@@ -102,9 +108,8 @@ void Connection::Pump() {
     more = Step(&in_);
     if (!ended_) more |= Step(&out_);
   }
-  if (!closing_.empty()) CloseLater(std::move(closing_));
-  closing_.clear();
   if (ended_) return;
+  TidyUpInTime();
   if (in_.closed && out_.closed) return End(Ended("it was closed"));
   WatchForRoom(&inner_, !in_.pending.empty());
   WatchForRoom(&outer_, !out_.pending.empty() && retry_timer_ == 0);
@@ -210,89 +215,83 @@ size_t Connection::ReadOuter() {
 
 size_t Connection::ReadInner() {
   std::vector<char>& buffer = thread_->buffer;
-  ssize_t got;
-  do {
-    got = ::recv(inner_.fd.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
-  } while (got < 0 && errno == EINTR);
-  if (got > 0) {
-    if (static_cast<size_t>(got) < buffer.size()) inner_.readable = inner_.hung_up;
-    return static_cast<size_t>(got);
+  const IoResult io = inner_stream_.Receive(buffer.data(), buffer.size());
+  if (io.ok() && io.bytes > 0) {
+    if (io.bytes < buffer.size()) inner_.readable = inner_.hung_up;
+    return io.bytes;
   }
   inner_.readable = false;
-  if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) out_.end_read = true;
+  if (!io.would_block()) out_.end_read = true;
   return 0;
 }
 
 size_t Connection::WriteInner(const char* data, size_t size) {
-  ssize_t sent;
-  do {
-    sent = ::send(inner_.fd.get(), data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-  } while (sent < 0 && errno == EINTR);
-  if (sent >= 0) {
-    if (static_cast<size_t>(sent) < size) inner_.writable = false;
-    return static_cast<size_t>(sent);
+  const IoResult io = SendMessage(inner_.fd, absl::MakeConstSpan(data, size), {});
+  if (io.ok()) {
+    if (io.bytes < size) inner_.writable = false;
+    return io.bytes;
   }
   inner_.writable = false;
-  if (errno != EAGAIN && errno != EWOULDBLOCK) in_.closed = true;  // gRPC has closed its end.
+  if (!io.would_block()) in_.closed = true;  // gRPC has closed its end.
   return 0;
 }
 
 size_t Connection::WriteOuter(const char* data, size_t size) {
-  size_t written = SendDescriptors(data, size);
-  if (ended_ || out_.closed) return written;
-  while (written < size && outer_.writable && leaving_ == nullptr) {
-    const IoResult io =
-        SendMessage(outer_.fd, absl::MakeConstSpan(data + written, size - written), {});
-    if (io.ok()) {
-      written += io.bytes;
-      if (written < size) outer_.writable = false;
-    } else if (io.would_block()) {
-      outer_.writable = false;
-    } else if (io.error == ENOBUFS || io.error == ENOMEM) {
-      RetryLater(io.error);
-      break;
-    } else {
-      out_.closed = true;  // The peer is gone. What it wrote before is still read.
-      break;
-    }
+  size_t written = 0;
+  while (written < size && outer_.writable && !ended_ && !out_.closed) {
+    // Looked at after the bytes were read: what is queued from here on belongs to later bytes.
+    bool is_last = true;
+    if (leaving_ == nullptr) leaving_ = link_->queue.Pop();
+    if (leaving_ != nullptr) is_last = link_->queue.empty();
+    // One byte for each descriptor but the last, which takes all the rest along. It is one system
+    // call less, and wakes the peer once instead of twice.
+    written += SendOuter(data + written, is_last ? size - written : 1);
   }
   return written;
 }
 
-size_t Connection::SendDescriptors(const char* data, size_t size) {
-  size_t written = 0;
-  while (written < size && outer_.writable && (leaving_ != nullptr || !link_->queue.empty())) {
-    if (leaving_ == nullptr) leaving_ = link_->queue.Pop();
-    if (leaving_ == nullptr) break;
-    const int number = leaving_->get();
-    const IoResult io = SendMessage(outer_.fd, absl::MakeConstSpan(data + written, 1),
-                                    absl::MakeConstSpan(&number, 1));
-    if (io.ok()) {
-      ++written;
+size_t Connection::SendOuter(const char* data, size_t size) {
+  const int number = leaving_ == nullptr ? -1 : leaving_->get();
+  const IoResult io = SendMessage(outer_.fd, absl::MakeConstSpan(data, size),
+                                  absl::MakeConstSpan(&number, leaving_ == nullptr ? 0 : 1));
+  if (io.ok()) {
+    if (leaving_ != nullptr) {
+      // Gone, also if not all bytes are: it went with the first of them.
       link_->queue.Done(std::move(leaving_), &closing_);
       leaving_ = nullptr;
-      retry_until_ = absl::InfiniteFuture();
-    } else if (io.would_block()) {
+    }
+    retry_until_ = absl::InfiniteFuture();
+    if (io.bytes < size) outer_.writable = false;
+    return io.bytes;
+  }
+  switch (io.error) {
+    case EAGAIN:
       outer_.writable = false;
-    } else if (io.error == ETOOMANYREFS || io.error == ENOBUFS || io.error == ENOMEM) {
+      break;
+    case ETOOMANYREFS:
+    case ENOBUFS:
+    case ENOMEM:
       // The kernel counts descriptors in flight for each user; they may be other connections'. The
       // bytes wait too: a descriptor must not come after the call that it is for.
       RetryLater(io.error);
       break;
-    } else if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) {
-      out_.closed = true;
+    case EPIPE:
+    case ECONNRESET:
+    case ENOTCONN:
+      out_.closed = true;  // The peer is gone. What it wrote before is still read.
       break;
-    } else {
+    default:
+      if (leaving_ == nullptr) {
+        out_.closed = true;
+        break;
+      }
       End(absl::FailedPreconditionError(
           absl::StrCat("the connection was cut: a descriptor could not be sent to ", PeerOf(*link_),
                        " (sendmsg: ", strerror(io.error),
                        "); EPERM: the peer takes none (a server must listen with Wire::kInBand or "
-                       "kBoth); EINVAL: "
-                       "of a kind that the kernel does not pass")));
-      return written;
-    }
+                       "kBoth); EINVAL: of a kind that the kernel does not pass")));
   }
-  return written;
+  return 0;
 }
 
 void Connection::WatchForRoom(Socket* socket, bool wanted) {
@@ -334,6 +333,29 @@ void Connection::StartLinger() {
   });
 }
 
+void Connection::TidyUpInTime() {
+  const size_t unsettled = inner_stream_.unsettled();
+  if (unsettled == 0 && closing_.empty()) return;
+  if (unsettled > kMaxUnsettled || closing_.size() >= kCloseTogether || TooManyUnclosed()) {
+    return TidyUp();
+  }
+  if (untidy_) return;
+  untidy_ = true;
+  if (thread_->untidy.empty()) {
+    itimerspec once{};
+    once.it_value = absl::ToTimespec(kTidyInterval);
+    ::timerfd_settime(thread_->tidy_timer.get(), /*flags=*/0, &once, nullptr);
+  }
+  thread_->untidy.push_back(weak_from_this());
+}
+
+void Connection::TidyUp() {
+  untidy_ = false;
+  if (ended_) return;
+  inner_stream_.Settle();
+  if (!closing_.empty()) CloseLater(std::exchange(closing_, {}));
+}
+
 void Connection::Finish(const absl::Status& status) {
   const auto self = shared_from_this();
   if (ended_) return;
@@ -360,8 +382,8 @@ void Connection::End(const absl::Status& status) {
   link_->Close(std::move(closing));
   // Before anybody can notice the end by the sockets: whoever asks then is told why.
   link_->received.End(status);
-  outer_.fd.Reset();
-  inner_.fd.Reset();
+  outer_stream_.Reset();
+  inner_stream_.Close();
   if (on_end_) std::exchange(on_end_, nullptr)();
 }
 

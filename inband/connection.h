@@ -8,18 +8,17 @@
 // leads to gRPC in this process, and knows bytes only.
 //
 // What holds, and how people get it wrong:
-//  * A descriptor is kept before the byte it came with, or any byte after that, is given to gRPC.
-//  So
-//    a call finds what it names without waiting, though nothing says which call a descriptor is
-//    for.
-//  * What was queued before gRPC wrote some bytes leaves before the last of them, if there is a
-//  byte
-//    for each. The queue is looked at after the bytes were read, never before.
-//  * One descriptor, one byte, one sendmsg(2): a peer that reads with room for some descriptors
-//  only
-//    loses none. A sendmsg(2) that sends less than asked has sent its descriptors: with one byte,
-//    that question does not come up.
-//  * Nothing blocks. A side that does not read stops the other side from being read.
+//
+// A descriptor is kept before the byte it came with, or any byte after that, is given to gRPC. So a
+// call finds what it names without waiting, though nothing says which call a descriptor is for.
+//
+// What was queued before gRPC wrote some bytes leaves before the last of them, if there is a byte
+// for each. The queue is looked at after the bytes were read, never before.
+//
+// One sendmsg(2) carries one descriptor: a peer that reads with room for some descriptors only
+// loses none. One that sends less than asked has sent its descriptor, with the first byte.
+//
+// Nothing blocks. A side that does not read stops the other side from being read.
 #ifndef GRPCFD_INBAND_CONNECTION_H_
 #define GRPCFD_INBAND_CONNECTION_H_
 
@@ -41,17 +40,26 @@
 #include "grpcfd/in_band.h"
 #include "grpcfd/peer_credentials.h"
 #include "grpcfd/unique_fd.h"
+#include "inband/lazy_socket.h"
 #include "inband/received_fds.h"
 #include "inband/send_queue.h"
 
 namespace grpcfd {
 namespace internal {
 
-// One thread of a relay. The buffer is used by that thread only.
+class Connection;
+
+// One thread of a relay. All but the first two is used by that thread only.
 struct RelayThread {
   std::shared_ptr<Poller> poller;
   std::shared_ptr<Reaper> reaper;
   std::vector<char> buffer;
+
+  // Connections to be tidied up when `tidy_timer` (a timerfd) expires. Not a timer of the poller's:
+  // with one of those, each epoll_wait(2) arms and disarms a timer of the kernel's, which in a
+  // virtual machine costs more than the messages in between.
+  UniqueFd tidy_timer;
+  std::vector<std::weak_ptr<Connection>> untidy;
 };
 
 // Thread-safe. Calls keep it: what came before the connection ended can be had as long as one of
@@ -97,18 +105,23 @@ class Connection : public std::enable_shared_from_this<Connection> {
       : thread_(std::move(thread)),
         link_(std::move(link)),
         options_(options),
-        on_end_(std::move(on_end)) {
-    outer_.fd = std::move(outer);
-    inner_.fd = std::move(inner);
-  }
+        on_end_(std::move(on_end)),
+        outer_stream_(std::move(outer)),
+        inner_stream_(std::move(inner)),
+        outer_(outer_stream_),
+        inner_(inner_stream_.fd()) {}
 
   void Start();
   // Moves what can be moved at once, then ends the connection.
   void Finish(const absl::Status& status);
+  // Does what need not be done for each message.
+  void TidyUp();
 
  private:
   struct Socket {
-    UniqueFd fd;
+    explicit Socket(BorrowedFd borrowed) : fd(borrowed) {}
+
+    const BorrowedFd fd;
     Poller::Id registration = 0;
     bool readable = true;
     bool writable = true;
@@ -140,11 +153,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Returns how many of the bytes were written.
   size_t WriteInner(const char* data, size_t size);
   size_t WriteOuter(const char* data, size_t size);
-  // Sends queued descriptors with the first bytes.
-  size_t SendDescriptors(const char* data, size_t size);
+  // One sendmsg(2), with the descriptor that is leaving, if any.
+  size_t SendOuter(const char* data, size_t size);
   void WatchForRoom(Socket* socket, bool wanted);
   void RetryLater(int error);
   void StartLinger();
+  // At once if it is much, else soon.
+  void TidyUpInTime();
   void End(const absl::Status& status);
   bool TooManyUnclosed() const;
   void CloseLater(FdVector fds);
@@ -153,6 +168,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   const std::shared_ptr<Link> link_;
   const InBandOptions options_;
   std::function<void()> on_end_;
+  UniqueFd outer_stream_;
+  LazySocket inner_stream_;
   Socket outer_;
   Socket inner_;
   Direction in_{&outer_, &inner_, {}, 0, false, false};
@@ -165,6 +182,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Poller::Id retry_timer_ = 0;
   absl::Time retry_until_ = absl::InfiniteFuture();
   bool pump_posted_ = false;
+  bool untidy_ = false;  // Listed with the thread.
   bool ended_ = false;
 };
 

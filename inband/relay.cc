@@ -5,9 +5,12 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -38,6 +41,16 @@ InBandOptions Resolve(InBandOptions options) {
         std::max<rlim_t>(1, std::min<rlim_t>(nofile.rlim_cur / 8, uint32_t{1} << 20)));
   }
   return options;
+}
+
+// The timer of `thread` has expired.
+void TidyUp(RelayThread* thread) {
+  uint64_t expirations;
+  [[maybe_unused]] const ssize_t got =
+      ::read(thread->tidy_timer.get(), &expirations, sizeof(expirations));
+  for (const auto& weak : std::exchange(thread->untidy, {})) {
+    if (const auto connection = weak.lock()) connection->TidyUp();
+  }
 }
 
 }  // namespace
@@ -92,6 +105,14 @@ absl::StatusOr<std::shared_ptr<Relay>> Relay::Start(const InBandOptions& options
     thread->poller = *std::move(poller);
     thread->reaper = reaper;
     thread->buffer.resize(resolved.buffer_size);
+    thread->tidy_timer = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    if (!thread->tidy_timer.valid()) {
+      return absl::ResourceExhaustedError(absl::StrCat("timerfd_create: ", strerror(errno)));
+    }
+    // The poller's thread does not outlive the relay, and so neither does what it watches.
+    const auto watch = thread->poller->Add(
+        thread->tidy_timer, EPOLLIN, [raw = thread.get()](uint32_t /*events*/) { TidyUp(raw); });
+    if (!watch.ok()) return watch.status();
     threads.push_back(std::move(thread));
   }
   return std::shared_ptr<Relay>(new Relay(resolved, std::move(threads)));

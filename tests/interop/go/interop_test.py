@@ -225,13 +225,20 @@ def trace_of_many(run):
 
 
 def trace_of_messages(run):
-    """The message that carries a descriptor has one byte. A read of any size ends behind such a message, so that one
-    which begins with it is of one byte. Reads that begin with earlier bytes say nothing (a write of other frames may
-    come between two descriptors of a call), but were each message longer, no read could be of one byte."""
+    """How much the message with a descriptor has. Go: one byte, for each descriptor. C++: one byte for each but the last
+    that is queued, which takes along what is left to be written. A read of any size ends behind such a message, so that
+    one which begins with it is as long as it. Reads that begin with earlier bytes say nothing (a write of other frames
+    may come between two descriptors of a call), but were each message longer, no read could be of one byte."""
     recorder = record(run, "unary calls=5 send=3 receive=3", size=65536)
     for reads, side in sides(recorder):
         expect([content for _, contents in reads for content in contents], names(side, 5, 3), "order")
         expect(min(len(data) for data, contents in reads if contents), 1, f"the {side}'s shortest message with a descriptor")
+    languages = {"client": run.options.client, "server": run.options.server}
+    recorder = record(run, "unary calls=5 send=1 receive=1", size=65536)
+    for reads, side in sides(recorder):
+        expect([content for _, contents in reads for content in contents], names(side, 5, 1), "order")
+        if languages[side] == "cpp" and min(len(data) for data, contents in reads if contents) == 1:
+            raise AssertionError(f"the {side}'s only descriptor went with one byte, and the rest in another message")
 
 
 CASES = {case.__name__: case for case in (

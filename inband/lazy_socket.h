@@ -1,0 +1,62 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// LazySocket: a unix stream socket whose bytes are read at once and taken out of the kernel later.
+//
+// Why it exists: taking bytes out of a unix socket tells their sender that it has room again
+// (unix_write_space in net/unix/af_unix.c), whether or not it ever ran out of it. gRPC and Go's
+// runtime ask epoll for EPOLLOUT for the life of a connection, so each read here wakes a thread
+// there, for nothing, and that thread often runs before this one can write what it has read. So
+// small reads peek (MSG_PEEK with SO_PEEK_OFF, socket(7)), and what was peeked is taken out
+// afterwards, much of it at once.
+//
+// How people get it wrong:
+//  * They never take it out. The sender's buffer fills, and it waits for somebody who waits for it.
+//    Whoever reads must see to it that Settle() comes soon, whatever happens.
+//  * They close the socket before. The other end then gets ECONNRESET in place of the end of the
+//    stream. Close() settles first.
+#ifndef GRPCFD_INBAND_LAZY_SOCKET_H_
+#define GRPCFD_INBAND_LAZY_SOCKET_H_
+
+#include <stddef.h>
+
+#include "fdchannel/cmsg.h"
+#include "grpcfd/borrowed_fd.h"
+#include "grpcfd/unique_fd.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-compatible. Nobody else may read from the socket.
+class LazySocket {
+ public:
+  LazySocket() = default;
+  // A kernel that knows no SO_PEEK_OFF for it makes every read an ordinary one.
+  explicit LazySocket(UniqueFd fd);
+  ~LazySocket() { Close(); }
+  LazySocket(const LazySocket&) = delete;
+  LazySocket& operator=(const LazySocket&) = delete;
+
+  BorrowedFd fd() const { return fd_; }
+
+  // Receives at most `size` bytes, without waiting; 0 at the end of the stream. Descriptors that
+  // come with them are dropped: the other end must be one that sends none.
+  IoResult Receive(char* data, size_t size);
+
+  // Bytes that were received and are still in the kernel.
+  size_t unsettled() const { return unsettled_; }
+  // Takes them out.
+  void Settle();
+  void Close();
+
+ private:
+  UniqueFd fd_;
+  bool peeks_ = false;
+  bool bulk_ = false;  // Much came last time: to copy it twice costs more than to wake the sender.
+  size_t unsettled_ = 0;
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_INBAND_LAZY_SOCKET_H_
