@@ -3,10 +3,14 @@
 //
 // Calls over the in-band wire: a C++ client and a C++ server, each with its relay. Between the two
 // is what a Go peer would see.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
@@ -420,6 +424,54 @@ TEST_F(InBandTest, WithoutAServerACallFailsAndItsDescriptorsAreClosed) {
 }
 
 // --- Numbers ---
+
+// The peer speaks just enough HTTP/2 to be given a call, and dies with it.
+TEST_F(InBandTest, APeerThatDiesWithDescriptorsUnderWayFailsTheCall) {
+  TempDir dir;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = dir.File("peer");
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(0, ::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+  ASSERT_EQ(0, ::listen(listener.get(), 8));
+  int ends[2];
+  ASSERT_EQ(0, ::pipe2(ends, O_CLOEXEC));
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  std::thread peer([&] {
+    const UniqueFd connection(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const char settings[9] = {0, 0, 0, 4, 0, 0, 0, 0, 0};
+    ASSERT_EQ(9, ::send(connection.get(), settings, sizeof(settings), MSG_NOSIGNAL));
+    for (;;) {  // Without room for descriptors: the kernel says that there was one, and closes it.
+      char buffer[1024];
+      iovec vector = {buffer, sizeof(buffer)};
+      msghdr header{};
+      header.msg_iov = &vector;
+      header.msg_iovlen = 1;
+      const ssize_t got = ::recvmsg(connection.get(), &header, 0);
+      ASSERT_GT(got, 0);
+      if ((header.msg_flags & MSG_CTRUNC) != 0) break;
+    }
+  });
+  {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    auto stub = test::TestService::NewStub(grpcfd::CreateCustomChannel(
+        "unix:" + path, grpc::InsecureChannelCredentials(), arguments, {}, InBand()));
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    auto fds = FromContext(&context);
+    ASSERT_TRUE(fds->SendFd(std::move(write_end)).ok());
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, test::ExchangeRequest(), &reply);
+    EXPECT_EQ(grpc::StatusCode::UNAVAILABLE, status.error_code()) << status.error_message();
+    peer.join();
+    EXPECT_EQ(absl::StatusCode::kUnavailable, fds->RecvFd("inode://1/2").status().code());
+  }
+  char byte;
+  EXPECT_EQ(0, ::read(read_end.get(), &byte, 1));  // All closed.
+}
 
 TEST_F(InBandTest, AHundredDescriptorsInOneReply) {
   InBandOptions in_band;
