@@ -99,6 +99,21 @@ using ForwardFilter = std::function<bool(const InodeUrl& url, BorrowedFd fd)>;
 absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall* to,
                      const ForwardFilter& filter, bool keep);
 
+// For calls of the in-band wire, whose descriptors have names but no indices: they belong to the
+// connection, and nothing but the message says which are the call's.
+//
+// Passes on duplicates of what `urls` name, each once, as they come: waits for them as DupFd does.
+// Under the index that the URL has, if it has one; the others after those, under the next ones.
+//   INVALID_ARGUMENT  an index that no sender can have used
+//   others            as FdReceiver::DupFd, ForwardingCall::Claim, FdSender::SendFd
+absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, ForwardingCall* to,
+                          const ForwardFilter& filter);
+absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, FdSender* to,
+                          const ForwardFilter& filter);
+// As Forward(), to such a call.
+absl::Status ForwardWithoutIndices(ForwardingCall* from, FdSender* to, const ForwardFilter& filter,
+                                   bool keep);
+
 }  // namespace internal
 }  // namespace grpcfd
 

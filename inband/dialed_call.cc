@@ -136,6 +136,15 @@ absl::Status DialedCall::StartAttempt() {
   return absl::OkStatus();
 }
 
+bool DialedCall::AnyCame() const {
+  std::shared_ptr<LinkCall> call;
+  {
+    MutexLock lock(&mutex_);
+    call = call_;
+  }
+  return call != nullptr && call->AnyCame();
+}
+
 void DialedCall::Abandon(const absl::Status& why) {
   NamedFds queued;  // Outlives the lock.
   MutexLock lock(&mutex_);

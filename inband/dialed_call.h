@@ -60,6 +60,8 @@ class DialedCall final : public FdTransceiver {
   // must fail. A second attempt by another connection cannot bring what went with the first:
   // UNAVAILABLE.
   absl::Status StartAttempt();
+  // Whether any descriptor ever came by its connection.
+  bool AnyCame() const;
   // The call will not be made, or is over.
   void Abandon(const absl::Status& why);
 

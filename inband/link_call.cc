@@ -24,6 +24,11 @@ std::shared_ptr<Link> LinkCall::link() const {
   return link_;
 }
 
+bool LinkCall::AnyCame() const {
+  const auto link = this->link();
+  return link != nullptr && link->received.any_came();
+}
+
 bool LinkCall::IsOf(const std::shared_ptr<Link>& link) const {
   MutexLock lock(&mutex_);
   return link_ == link;

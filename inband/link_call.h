@@ -60,6 +60,8 @@ class LinkCall final : public FdTransceiver, public std::enable_shared_from_this
   // Asks `cancelled` while a RecvFd of the calling thread waits. See ServerCall.
   void AskOnThisThread(std::function<bool()> cancelled);
 
+  // Whether any descriptor ever came by its connection.
+  bool AnyCame() const;
   // Whether it is a call of `link`.
   bool IsOf(const std::shared_ptr<Link>& link) const;
 

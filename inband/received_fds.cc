@@ -96,6 +96,7 @@ void ReceivedFds::Keep(FdVector fds, FdVector* closing) {
         pushed_out_.erase(pushed_out->second);
         pushed_out_index_.erase(pushed_out);
       }
+      any_came_ = true;
       kept_.push_front(Kept{*dev_ino, std::move(fd)});
       index_[*dev_ino] = kept_.begin();
       if (!waiters_.empty()) {
@@ -222,6 +223,11 @@ FdVector ReceivedFds::TakeAll() {
   kept_.clear();
   index_.clear();
   return all;
+}
+
+bool ReceivedFds::any_came() const {
+  MutexLock lock(&mutex_);
+  return any_came_;
 }
 
 size_t ReceivedFds::size() const {

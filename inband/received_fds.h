@@ -79,6 +79,8 @@ class ReceivedFds {
   FdVector TakeAll();
 
   size_t size() const;
+  // Whether any was ever kept.
+  bool any_came() const;
 
  private:
   struct Kept {
@@ -108,6 +110,7 @@ class ReceivedFds {
 
   mutable Mutex mutex_;
   size_t limit_ ABSL_GUARDED_BY(mutex_);
+  bool any_came_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status end_ ABSL_GUARDED_BY(mutex_);
   // Most recently used first.
   std::list<Kept> kept_ ABSL_GUARDED_BY(mutex_);

@@ -26,6 +26,8 @@
 //    message is; what comes later is not. In a stream, forward after each Read, before the Write.
 //  * Sending descriptors of one's own first. They take the indices that the forwarded ones need.
 //    Forward first, then send.
+//  * Forwarding a call of the in-band wire (Wire::kInBand) without ForwardOptions::urls. There,
+//    descriptors belong to the connection, and only the message knows which are the call's.
 //  * Trusting the next hop more than the caller. Without a filter whatever a stranger sends goes
 //    on: directories, terminals, sockets.
 #ifndef GRPCFD_FORWARD_H_
@@ -35,6 +37,9 @@
 #include <grpcpp/server_context.h>
 
 #include <functional>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "grpcfd/borrowed_fd.h"
@@ -53,6 +58,16 @@ struct ForwardOptions {
   // itself, or tries a second server when the first one fails. What is kept occupies the window of
   // the session it came with until it is taken or the call ends, so streams of many must not keep.
   bool keep = false;
+
+  // What the message names: its URLs, those that it got from the previous hop. If `from` came or
+  // went by the in-band wire (docs/in-band.md) they say what to pass on, and without them nobody
+  // can: then ForwardFds says FAILED_PRECONDITION, unless nothing ever came on that connection. An
+  // empty list says that there is nothing.
+  //     options.urls.emplace(request->urls().begin(), request->urls().end());
+  // On that wire duplicates go, whatever `keep` says, and a descriptor that has not come yet is
+  // waited for as RecvFd does, which blocks. An fdchannel knows what came with a call: for its
+  // calls this is ignored, so one forwarder can serve both.
+  std::optional<std::vector<std::string>> urls;
 };
 
 // From the call that is being served to the one that is about to be made: passes on what has come
@@ -70,9 +85,13 @@ struct ForwardOptions {
 //
 // Errors, after which `to` is not to be called (descriptors that it has already are closed with
 // it):
-//   INVALID_ARGUMENT    the metadata of `from` cannot be read
+//   INVALID_ARGUMENT    the metadata of `from`, or one of ForwardOptions::urls, cannot be read
 //   FAILED_PRECONDITION one of the indices is in use: something was sent with `to` before; or `to`
-//                       has sent its one request
+//                       has sent its one request; or `from` is of the in-band wire, and there are
+//                       no ForwardOptions::urls
+//   ALREADY_EXISTS      `to` is of the in-band wire, and its connection has another open file of
+//                       the inode (docs/in-band.md). For calls that are not made yet: when they are
+//   DEADLINE_EXCEEDED   `from` is of the in-band wire, and what a URL names did not come in time
 //   RESOURCE_EXHAUSTED  this process is at RLIMIT_NOFILE, a limit of grpcfd's did not let the
 //                       descriptors come, or, in a stream, the next hop took none until the
 //                       deadline
