@@ -72,7 +72,7 @@ void Row11(Row* row) {
           test::ExchangeReply reply;
           const grpc::Status status =
               CallRaw(stub.get(), hog.session, ++hog.calls, 0, {}, &reply, /*back=*/16,
-                      hog.refused == 0 ? absl::Seconds(2) : absl::Milliseconds(20));
+                      hog.refused == 0 ? absl::Milliseconds(300) : absl::Milliseconds(20));
           if (status.ok()) {
             hog.got += 16;
             continue;
