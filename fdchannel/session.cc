@@ -820,6 +820,21 @@ bool Session::Drain(Trash* trash) {
 
 // --- Receiving ---
 
+bool Session::LookFirst(Waiter* waiter, Trash* trash) {
+  bool done = ProgressReceive(waiter, /*drained=*/false);
+  if (done || leader_) return done;
+  // The usual case: nobody else is here, and the frame is in the socket.
+  leader_ = true;
+  PumpResult result = PumpResult::kProgress;
+  // Asynchronous receives come here too, so not for long if the peer never stops sending.
+  for (int looks = 0; !done && result == PumpResult::kProgress && looks < kLooksPerDrain; ++looks) {
+    result = Pump(std::min(kMaxBatch, waiters_.size() + 1), trash);
+    done = ProgressReceive(waiter, /*drained=*/result == PumpResult::kEmpty);
+  }
+  HandOver();
+  return done;
+}
+
 absl::StatusOr<UniqueFd> Session::Receive(CallInbox* inbox, const InodeUrl& url, Op op,
                                           const WaitOptions& options) {
   Waiter waiter(Waiter::Kind::kReceive);
@@ -828,19 +843,7 @@ absl::StatusOr<UniqueFd> Session::Receive(CallInbox* inbox, const InodeUrl& url,
   waiter.op = op;
   Trash trash;
   MutexLock lock(&mutex_);
-  bool done = ProgressReceive(&waiter, /*drained=*/false);
-  // The usual case: nobody else is here, and the frame is in the socket.
-  if (!done && !leader_) {
-    leader_ = true;
-    PumpResult result = PumpResult::kProgress;
-    for (int looks = 0; !done && result == PumpResult::kProgress && looks < kLooksPerWait;
-         ++looks) {
-      result = Pump(std::min(kMaxBatch, waiters_.size() + 1), &trash);
-      done = ProgressReceive(&waiter, /*drained=*/result == PumpResult::kEmpty);
-    }
-    HandOver();
-  }
-  if (!done) RunWaiter(&waiter, options, &trash);
+  if (!LookFirst(&waiter, &trash)) RunWaiter(&waiter, options, &trash);
   Leave(&trash);
   return waiter.TakeFd();
 }
@@ -886,18 +889,23 @@ absl::StatusOr<UniqueFd> Session::ReceiveScoped(const InodeUrl& url) {
 
 void Session::ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::Time deadline,
                            FdCallback done) {
+  Waiter first(Waiter::Kind::kReceive);
+  first.inbox = inbox;
+  first.url = url;
+  first.op = op;
+  Trash trash;
+  MutexLock lock(&mutex_);
+  // By way of the poller it would take two threads.
+  if (LookFirst(&first, &trash)) {
+    Leave(&trash);
+    lock.Unlock();  // The callback may ask for more, or send.
+    done(first.TakeFd());
+    return;
+  }
   auto waiter = std::make_shared<Waiter>(Waiter::Kind::kReceive);
   waiter->inbox = inbox;
   waiter->url = url;
   waiter->op = op;
-  Trash trash;
-  MutexLock lock(&mutex_);
-  if (ProgressReceive(waiter.get(), /*drained=*/false)) {
-    Leave(&trash);
-    lock.Unlock();  // The callback may ask for more, or send.
-    done(waiter->TakeFd());
-    return;
-  }
   waiter->fd_callback = std::move(done);
   EnlistAsync(waiter, deadline, &trash);
   Leave(&trash);

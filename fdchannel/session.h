@@ -303,6 +303,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void HandOver() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Waiters.
+  // Looks for what `waiter` wants without making it one: in the table, and in the socket if nobody
+  // leads. True if it is settled.
+  bool LookFirst(Waiter* waiter, Trash* trash) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunWaiter(Waiter* waiter, const WaitOptions& options, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time deadline, Trash* trash)
