@@ -83,7 +83,8 @@ UniqueFd Duplicate(const UniqueFd& fd) {
 
 class ServingProcess {
  public:
-  ServingProcess(const std::string& program, const std::string& folder, bool tuned) {
+  ServingProcess(const std::string& program, const std::string& folder,
+                 std::vector<std::string> options = {}) {
     int in[2];
     int out[2];
     if (::pipe2(in, O_CLOEXEC) != 0 || ::pipe2(out, O_CLOEXEC) != 0) Die("pipe");
@@ -91,12 +92,10 @@ class ServingProcess {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
     posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-    std::string folder_argument = folder;
-    std::string program_argument = program;
-    std::string dir = "--dir";
-    std::string tuned_argument = "--tuned";
-    std::array<char*, 5> argv{program_argument.data(), dir.data(), folder_argument.data(),
-                              tuned ? tuned_argument.data() : nullptr, nullptr};
+    options.insert(options.begin(), {program, "--dir", folder});
+    std::vector<char*> argv;
+    for (std::string& option : options) argv.push_back(option.data());
+    argv.push_back(nullptr);
     errno = ::posix_spawn(&pid_, program.c_str(), &actions, nullptr, argv.data(), environ);
     if (errno != 0) Die("start " + program);
     posix_spawn_file_actions_destroy(&actions);
@@ -147,24 +146,33 @@ struct GrpcCallOptions {
   // of the size of grpcfd's.
   bool bind = false;
   bool entry = false;
+  // Without gRPC's filters for compression, message sizes and the like, and without retries.
+  bool lean = false;
 };
 
-std::shared_ptr<grpc::Channel> GrpcfdChannel(const std::string& target, bool urls_in_metadata) {
-  ChannelOptions options;
-  options.interceptor.urls_in_metadata = urls_in_metadata;
-  options.fd_channel.limits.max_fds_per_call = 253;
-  options.fd_channel.limits.session_window = 1024;
+grpc::ChannelArguments Arguments(bool lean) {
   grpc::ChannelArguments arguments;
   // gRPC shares connections between channels of equal arguments, and so their load.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments, {}, options);
+  if (lean) {
+    arguments.SetInt(GRPC_ARG_MINIMAL_STACK, 1);
+    arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  }
+  return arguments;
+}
+
+std::shared_ptr<grpc::Channel> GrpcfdChannel(const std::string& target,
+                                             const GrpcCallOptions& call = {}) {
+  ChannelOptions options;
+  options.interceptor.urls_in_metadata = call.urls_in_metadata;
+  options.fd_channel.limits.max_fds_per_call = 253;
+  options.fd_channel.limits.session_window = 1024;
+  return CreateCustomChannel(target, grpc::InsecureChannelCredentials(), Arguments(call.lean), {},
+                             options);
 }
 
 std::shared_ptr<grpc::Channel> StockChannel(const std::string& target) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetMaxSendMessageSize(-1);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), Arguments(false));
 }
 
 class GrpcCaller final : public Caller {
@@ -284,8 +292,7 @@ std::unique_ptr<Instances> MakeGrpc(const Setup& setup, const std::string& kind,
   const auto make = [&](const char* instance) {
     const std::string target = setup.Target(kind, instance);
     return std::make_unique<GrpcCaller>(
-        kind == "stock" ? StockChannel(target) : GrpcfdChannel(target, options.urls_in_metadata),
-        options);
+        kind == "stock" ? StockChannel(target) : GrpcfdChannel(target, options), options);
   };
   return std::make_unique<Instances>(make("a"), make("b"));
 }
@@ -359,6 +366,10 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   add_grpc("urls", {1}, "sync", with_urls);
   add_grpc("reply", {0}, "sync", with_reply);
   add_grpc("borrowed", {1}, "sync", with_borrowed);
+  GrpcCallOptions with_less;
+  with_less.lean = true;
+  add_grpc("lean", {0, 1}, "sync", with_less);
+  add_grpc("lean async", {0, 1}, "async", with_less);
   add_grpc("callback", {0, 1}, "callback", {});
   add_grpc("async", {0, 1}, "async", {});
   add("raw", {0, 1, 16, 64, 253}, [&] {
@@ -396,6 +407,10 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   extra("reply_extra_1fd_us", "reply 0", "sync 0");
   extra("borrowed_extra_1fd_us", "borrowed 1", "sync 0");
   whole("default_1fd_us", "sync 1");
+  whole("lean_plain_us", "lean 0");
+  whole("lean_1fd_us", "lean 1");
+  whole("lean_async_plain_us", "lean async 0");
+  whole("lean_async_1fd_us", "lean async 1");
   for (const char* server : {"callback", "async"}) {
     whole(absl::StrCat(server, "_plain_us"), absl::StrCat(server, " 0"));
     whole(absl::StrCat(server, "_1fd_us"), absl::StrCat(server, " 1"));
@@ -448,9 +463,9 @@ double CallsPerSecond(const std::shared_ptr<grpc::Channel>& channel, int threads
 }
 
 void MeasureThroughput(const Setup& setup, Extent extent, Figures* figures) {
-  const auto channel = GrpcfdChannel(setup.Target("sync", "a"), false);
+  const auto channel = GrpcfdChannel(setup.Target("sync", "a"));
   int repeats = 7;
-  double seconds = 1;
+  double seconds = 0.7;
   std::vector<int> thread_counts{1, 2, 4, 8, 16};
   if (extent != Extent::kFull) {
     repeats = extent == Extent::kQuick ? 5 : 1;
@@ -570,7 +585,7 @@ std::shared_ptr<grpc::Channel> StreamChannel(const Setup& setup, bool large_wind
 
 void MeasureMemory(const Setup& setup, Extent extent, Figures* figures,
                    std::map<std::string, std::string>* notes) {
-  const auto channel = GrpcfdChannel(setup.Target("sync", "a"), false);
+  const auto channel = GrpcfdChannel(setup.Target("sync", "a"));
   const auto stub = Bench::NewStub(channel);
   const int repeats = extent == Extent::kFull ? 7 : extent == Extent::kQuick ? 3 : 1;
   constexpr uint64_t kGibibyte = 1ull << 30;
@@ -686,7 +701,7 @@ void MeasureSessions(const std::string& server, const std::string& folder, Figur
   Setup setup;
   setup.folder = folder + "/sessions";
   if (::mkdir(setup.folder.c_str(), 0700) != 0) Die("make " + setup.folder);
-  const ServingProcess serving(server, setup.folder, false);
+  const ServingProcess serving(server, setup.folder);
   const auto stub = Bench::NewStub(StockChannel(setup.Target("sync", "a")));
   std::vector<UniqueFd> sessions;
   // The first ones touch code and fill pools that all will share.
@@ -703,7 +718,7 @@ void MeasureSessions(const std::string& server, const std::string& folder, Figur
 
 void CountLeaks(const Setup& setup, int calls, Figures* figures) {
   constexpr int kThreads = 8;
-  const auto channel = GrpcfdChannel(setup.Target("sync", "a"), false);
+  const auto channel = GrpcfdChannel(setup.Target("sync", "a"));
   const auto stub = Bench::NewStub(channel);
   std::atomic<int> left{1000};
   const auto go_on = [&left] { return left.fetch_sub(1) > 0; };
@@ -863,11 +878,15 @@ int Main(int argc, char** argv) {
   app.add_option("--json", json, "Where to write the figures, as one flat JSON object");
   app.add_flag("--quick", quick, "Fewer rounds; within a minute");
   app.add_flag("--smoke", smoke, "Hardly any calls: for tests of this program");
-  app.add_option("--part", part, "Only this one: pinned or tuned");
+  app.add_option("--part", part,
+                 "Only this one: pinned, tuned, unpinned, threads, memory, sessions or leaks");
   app.add_option(
       "--only", only,
       "With --part: only these variants, \"sync 1\" say, for profiling and for looking at "
       "one thing at a time");
+  std::vector<std::string> serve_with;
+  app.add_option("--serve-with", serve_with,
+                 "Options for the serving program, each on its own: --serve-with=--lean");
   app.add_option("--rounds", plan.rounds, "How many blocks of each variant");
   CLI11_PARSE(app, argc, argv);
 
@@ -918,49 +937,56 @@ int Main(int argc, char** argv) {
     for (const auto& field : object.fields()) figures[field.first] = field.second.number_value();
   };
 
-  if (!part.empty()) {
-    const bool tuned = part == "tuned";
-    if (!tuned && part != "pinned") Die("no part " + part);
-    if (tuned) {
+  if (part == "pinned" || part == "tuned") {
+    if (part == "tuned") {
       absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
       plan.prefix = "tuned_";
+      serve_with.emplace_back("--tuned");
     }
     const PinnedToOneCore pinned;
-    const ServingProcess serving(server, folder, tuned);
+    const ServingProcess serving(server, folder, serve_with);
     MeasureCalls(setup, plan, &figures);
     if (!json.empty()) WriteJson(figures, json);
     return 0;
   }
 
-  const std::vector<std::string> tuned{"sync 0", "sync 1", "async 0", "async 1", "callback 1"};
-  run_part("pinned", {}, plan.rounds);
-  run_part("tuned", tuned, plan.rounds);
-  // Of the configurations tried: which server, with abseil's deadlock detection and without.
-  double best = INFINITY;
-  for (const char* name : {"tuned_default_1fd_us", "tuned_async_1fd_us", "tuned_callback_1fd_us",
-                           "async_1fd_us", "callback_1fd_us", "default_1fd_us"}) {
-    if (figures[name] >= best) continue;
-    best = figures[name];
-    notes["tuned_1fd_us"] = absl::StrCat("best of six: ", name);
+  const std::vector<std::string> tuned{"sync 0",  "sync 1",     "async 0",
+                                       "async 1", "callback 1", "lean async 1"};
+  if (part.empty()) {
+    run_part("pinned", {}, plan.rounds);
+    run_part("tuned", tuned, plan.rounds);
+    // Of the configurations tried: which server, with all filters of gRPC's and without some, with
+    // abseil's deadlock detection and without.
+    double best = INFINITY;
+    for (const char* name : {"tuned_default_1fd_us", "tuned_async_1fd_us", "tuned_callback_1fd_us",
+                             "tuned_lean_async_1fd_us", "async_1fd_us", "callback_1fd_us",
+                             "lean_1fd_us", "lean_async_1fd_us", "default_1fd_us"}) {
+      if (figures[name] >= best) continue;
+      best = figures[name];
+      notes["tuned_1fd_us"] = absl::StrCat("best of nine: ", name);
+    }
+    figures["tuned_1fd_us"] = best;
   }
-  figures["tuned_1fd_us"] = best;
 
-  const ServingProcess serving(server, folder, false);
+  const ServingProcess serving(server, folder, serve_with);
   plan.prefix = "unpinned_";
   if (plan.extent != Extent::kFull) {
     plan.only = {"stock 0", "sync 0",  "sync 1",  "sync 16", "raw 0",   "raw 1",
                  "raw 16",  "sdbus 0", "sdbus 1", "capnp 0", "capnp 1", "capnp 16"};
   }
   plan.rounds = std::max(1, plan.rounds / 2);
-  MeasureCalls(setup, plan, &figures);
-  MeasureThroughput(setup, plan.extent, &figures);
-  MeasureMemory(setup, plan.extent, &figures, &notes);
-  MeasureSessions(server, folder, &figures);
-  CountLeaks(setup, plan.extent == Extent::kSmoke ? 1000 : 100000, &figures);
+  const auto wanted = [&part](const char* name) { return part.empty() || part == name; };
+  if (wanted("unpinned")) MeasureCalls(setup, plan, &figures);
+  if (wanted("threads")) MeasureThroughput(setup, plan.extent, &figures);
+  if (wanted("memory")) MeasureMemory(setup, plan.extent, &figures, &notes);
+  if (wanted("sessions")) MeasureSessions(server, folder, &figures);
+  if (wanted("leaks")) {
+    CountLeaks(setup, plan.extent == Extent::kSmoke ? 1000 : 100000, &figures);
+  }
 
   Print(figures, notes);
   if (!json.empty()) WriteJson(figures, json);
-  return Complete(figures) ? 0 : 1;
+  return !part.empty() || Complete(figures) ? 0 : 1;
 }
 
 }  // namespace

@@ -32,6 +32,10 @@ namespace grpcfd {
 namespace benchmarks {
 namespace {
 
+// For what servers are to be started with; see Main.
+bool g_lean = false;
+int g_max_pollers = 0;
+
 size_t OpenFds() {
   size_t count = 0;
   for (int fd = 0; fd < 20000; ++fd) count += ::fcntl(fd, F_GETFD) >= 0 ? 1 : 0;
@@ -237,6 +241,10 @@ class AsyncCall {
 
 // A gRPC server with its service; they live as long as the process.
 std::unique_ptr<grpc::Server> Start(grpc::ServerBuilder* builder, const std::string& path) {
+  if (g_lean) builder->AddChannelArgument(GRPC_ARG_MINIMAL_STACK, 1);
+  if (g_max_pollers > 0) {
+    builder->SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, g_max_pollers);
+  }
   builder->SetMaxReceiveMessageSize(-1);
   std::unique_ptr<grpc::Server> server = builder->BuildAndStart();
   if (server == nullptr) Die("start a server at " + path);
@@ -261,6 +269,8 @@ int Main(int argc, char** argv) {
   bool tuned = false;
   app.add_option("--dir", folder, "Folder of the sockets")->required();
   app.add_flag("--tuned", tuned, "Without abseil's search for mutex deadlocks");
+  app.add_flag("--lean", g_lean, "Without gRPC's filters for compression, message sizes and so on");
+  app.add_option("--max-pollers", g_max_pollers, "Of the synchronous servers; gRPC's default is 2");
   CLI11_PARSE(app, argc, argv);
   if (tuned) absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
 
