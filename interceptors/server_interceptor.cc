@@ -280,8 +280,8 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
     if (!decision.ok()) {
       // Closes what has come, and what is still to come as it comes.
       server_call->End();
-      return new SessionCall(RefusedByAuthorizer(info->method(), found->handle->peer(), decision),
-                             std::move(found->handle), synchronous);
+      absl::Status refusal = RefusedByAuthorizer(info->method(), found->handle->peer(), decision);
+      return new SessionCall(std::move(refusal), std::move(found->handle), synchronous);
     }
   }
   return new SessionCall(std::move(server_call), std::move(found->handle), synchronous);
