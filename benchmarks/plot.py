@@ -14,7 +14,7 @@ import sys
 
 HEADER = """
 set terminal svg size 720,400 font 'sans-serif,13' background rgb 'white'
-set key left top
+set key below
 set grid
 set style data linespoints
 """
