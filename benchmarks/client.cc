@@ -901,7 +901,7 @@ int Main(int argc, char** argv) {
   std::map<std::string, std::string> notes;
   plan.only = {only.begin(), only.end()};
   plan.extent = smoke ? Extent::kSmoke : quick ? Extent::kQuick : Extent::kFull;
-  if (plan.rounds == 0) plan.rounds = smoke ? 2 : quick ? 30 : 400;
+  if (plan.rounds == 0) plan.rounds = smoke ? 2 : quick ? 20 : 400;
 
   // gRPC makes as many threads as it sees processors when it starts, so each setting has a pair of
   // processes of its own: this program runs itself.
