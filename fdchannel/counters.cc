@@ -7,6 +7,26 @@
 namespace grpcfd {
 namespace internal {
 
+InBandStats ToInBandStats(const InBandCounters& counters) {
+  const auto load = [](const std::atomic<uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
+  InBandStats stats;
+  stats.connections_now = load(counters.connections_now);
+  stats.connections = load(counters.connections);
+  stats.cut_flood = load(counters.cut_flood);
+  stats.cut_truncated = load(counters.cut_truncated);
+  stats.cut_unsendable = load(counters.cut_unsendable);
+  stats.fds_received = load(counters.fds_received);
+  stats.fds_repeated = load(counters.fds_repeated);
+  stats.fds_pushed_out = load(counters.fds_pushed_out);
+  stats.fds_sent = load(counters.fds_sent);
+  stats.fds_unsent = load(counters.fds_unsent);
+  stats.sends_refused = load(counters.sends_refused);
+  stats.asks_refused_policy = load(counters.asks_refused_policy);
+  return stats;
+}
+
 SessionStats ToSessionStats(const CounterValues& values) {
   const auto at = [&values](Counter counter) { return values[static_cast<size_t>(counter)]; };
   SessionStats stats;

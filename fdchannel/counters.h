@@ -98,6 +98,11 @@ class CounterSum : public std::enable_shared_from_this<CounterSum> {
   absl::flat_hash_set<const Counters*> open_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Each event counts by itself; nothing is ordered by these.
+inline void Count(std::atomic<uint64_t>* counter, uint64_t n = 1) {
+  counter->fetch_add(n, std::memory_order_relaxed);
+}
+
 // Of a server's listeners. See FdServerStats.
 struct ListenerCounters {
   std::atomic<uint64_t> half_open_now{0};
@@ -113,6 +118,23 @@ struct ListenerCounters {
   // Hellos by their answer, a HelloStatus.
   std::array<std::atomic<uint64_t>, 8> hellos{};
 };
+
+// Of the relays of a server's ports, or of a channel. See InBandStats.
+struct InBandCounters {
+  std::atomic<uint64_t> connections_now{0};
+  std::atomic<uint64_t> connections{0};
+  std::atomic<uint64_t> cut_flood{0};
+  std::atomic<uint64_t> cut_truncated{0};
+  std::atomic<uint64_t> cut_unsendable{0};
+  std::atomic<uint64_t> fds_received{0};
+  std::atomic<uint64_t> fds_repeated{0};
+  std::atomic<uint64_t> fds_pushed_out{0};
+  std::atomic<uint64_t> fds_sent{0};
+  std::atomic<uint64_t> fds_unsent{0};
+  std::atomic<uint64_t> sends_refused{0};
+  std::atomic<uint64_t> asks_refused_policy{0};
+};
+InBandStats ToInBandStats(const InBandCounters& counters);
 
 }  // namespace internal
 }  // namespace grpcfd

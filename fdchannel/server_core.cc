@@ -35,11 +35,6 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 // already, and no longer, for no other can come.
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
 
-// Each event counts by itself; nothing is ordered by these.
-void Count(std::atomic<uint64_t>* counter, uint64_t n = 1) {
-  counter->fetch_add(n, std::memory_order_relaxed);
-}
-
 std::string PeerName(const PeerCredentials& credentials) {
   return absl::StrCat("pid ", credentials.pid, ", uid ", credentials.uid);
 }
@@ -146,6 +141,7 @@ FdServerStats ServerCore::stats() const {
   stats.sessions_now = session_count();
   stats.fds_held_now = ledger_->held_total();
   stats.fds_in_flight_now = in_flight_->Look();
+  stats.in_band = ToInBandStats(*in_band_counters_);
 
   const ListenerCounters& counters = listener_counters_;
   const auto load = [](const std::atomic<uint64_t>& counter) {

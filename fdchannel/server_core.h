@@ -79,6 +79,8 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
 
   size_t session_count() const;
   FdServerStats stats() const;
+  // For the relays of its ports.
+  const std::shared_ptr<InBandCounters>& in_band_counters() const { return in_band_counters_; }
   const std::shared_ptr<QuotaLedger>& ledger() const { return ledger_; }
   const std::shared_ptr<InFlightBudget>& in_flight() const { return in_flight_; }
 
@@ -115,6 +117,7 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   unsigned look_ = kLookNothing;
   const std::shared_ptr<CounterSum> session_counters_ = std::make_shared<CounterSum>();
   ListenerCounters listener_counters_;
+  const std::shared_ptr<InBandCounters> in_band_counters_ = std::make_shared<InBandCounters>();
 
   mutable Mutex mutex_;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;

@@ -187,9 +187,11 @@ size_t Connection::ReadOuter() {
     size += message.size;
     flood_ -= std::min(flood_, message.size);
     if (!message.fds.empty()) {
+      Count(&thread_->counters->fds_received, message.fds.size());
       flood_ += kBytesPerFd * message.fds.size();
       link_->received.Keep(std::move(message.fds), &closing_);
       if (flood_ > kBytesPerFd * options_.max_fds_burst) {
+        Count(&thread_->counters->cut_flood);
         End(absl::ResourceExhaustedError(absl::StrFormat(
             "the connection was cut: %s sent more than max_fds_burst = %d descriptors beyond one "
             "for each %d bytes (InBandOptions): raise it if that was meant",
@@ -203,6 +205,7 @@ size_t Connection::ReadOuter() {
     }
     if (message.control_truncated) {
       // Nobody can tell which one is missing.
+      Count(&thread_->counters->cut_truncated);
       End(absl::ResourceExhaustedError(
           absl::StrCat("the connection was cut: a descriptor of ", PeerOf(*link_),
                        " was lost on the way in (this process is at RLIMIT_NOFILE: raise it; or a "
@@ -257,6 +260,7 @@ size_t Connection::SendOuter(const char* data, size_t size) {
   if (io.ok()) {
     if (leaving_ != nullptr) {
       // Gone, also if not all bytes are: it went with the first of them.
+      Count(&thread_->counters->fds_sent);
       link_->queue.Done(std::move(leaving_), &closing_);
       leaving_ = nullptr;
     }
@@ -285,6 +289,7 @@ size_t Connection::SendOuter(const char* data, size_t size) {
         out_.closed = true;
         break;
       }
+      Count(&thread_->counters->cut_unsendable);
       End(absl::FailedPreconditionError(
           absl::StrCat("the connection was cut: a descriptor could not be sent to ", PeerOf(*link_),
                        " (sendmsg: ", strerror(io.error),
@@ -305,6 +310,7 @@ void Connection::RetryLater(int error) {
   const absl::Time now = absl::Now();
   if (retry_until_ == absl::InfiniteFuture()) retry_until_ = now + options_.linger;
   if (now >= retry_until_) {
+    Count(&thread_->counters->cut_unsendable);
     return End(absl::ResourceExhaustedError(
         absl::StrCat("the connection was cut: the kernel took no descriptor for ", PeerOf(*link_),
                      " from this user for ", absl::FormatDuration(options_.linger),
@@ -376,7 +382,10 @@ void Connection::End(const absl::Status& status) {
     if (timer != 0) thread_->poller->CancelTimer(timer);
   }
   FdVector closing = link_->queue.End(status);
-  if (leaving_ != nullptr) link_->queue.Done(std::move(leaving_), &closing);
+  if (leaving_ != nullptr) {
+    Count(&thread_->counters->fds_unsent);
+    link_->queue.Done(std::move(leaving_), &closing);
+  }
   for (UniqueFd& fd : closing_) closing.push_back(std::move(fd));
   closing_.clear();
   link_->Close(std::move(closing));

@@ -35,6 +35,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "fdchannel/cmsg.h"
+#include "fdchannel/counters.h"
 #include "fdchannel/poller.h"
 #include "fdchannel/reaper.h"
 #include "grpcfd/in_band.h"
@@ -49,10 +50,11 @@ namespace internal {
 
 class Connection;
 
-// One thread of a relay. All but the first two is used by that thread only.
+// One thread of a relay. All but the first three is used by that thread only.
 struct RelayThread {
   std::shared_ptr<Poller> poller;
   std::shared_ptr<Reaper> reaper;
+  std::shared_ptr<InBandCounters> counters;
   std::vector<char> buffer;
 
   // Connections to be tidied up when `tidy_timer` (a timerfd) expires. Not a timer of the poller's:
@@ -68,8 +70,8 @@ class Link : public std::enable_shared_from_this<Link> {
  public:
   Link(std::shared_ptr<RelayThread> thread, const InBandOptions& options, size_t max_fds,
        PeerCredentials peer_credentials, absl::Status refused)
-      : received(max_fds),
-        queue(options.max_queued_fds, max_fds),
+      : received(max_fds, thread->counters),
+        queue(options.max_queued_fds, max_fds, thread->counters),
         peer(std::move(peer_credentials)),
         refusal(std::move(refused)),
         thread_(std::move(thread)) {}
@@ -83,6 +85,7 @@ class Link : public std::enable_shared_from_this<Link> {
   // Closes on a thread that may wait for it.
   void Close(FdVector fds);
   void SetLimit(size_t max_fds);
+  InBandCounters& counters() const { return *thread_->counters; }
 
   ReceivedFds received;
   SendQueue queue;
@@ -109,7 +112,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
         outer_stream_(std::move(outer)),
         inner_stream_(std::move(inner)),
         outer_(outer_stream_),
-        inner_(inner_stream_.fd()) {}
+        inner_(inner_stream_.fd()) {
+    Count(&thread_->counters->connections_now);
+  }
+  ~Connection() { thread_->counters->connections_now.fetch_sub(1, std::memory_order_relaxed); }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
 
   void Start();
   // Moves what can be moved at once, then ends the connection.

@@ -92,8 +92,9 @@ absl::StatusOr<UniqueFd> LinkCall::Judge(const DevIno& dev_ino, absl::StatusOr<U
     if (it == judged_.end() && index < config_.policy->max_fds()) judged_.push_back(dev_ino);
   }
   absl::Status status = config_.policy->Check(*fd, static_cast<uint32_t>(index));
-  if (!status.ok()) return status;
-  return fd;
+  if (status.ok()) return fd;
+  if (const auto link = this->link()) Count(&link->counters().asks_refused_policy);
+  return status;
 }
 
 absl::StatusOr<UniqueFd> LinkCall::DupFd(const InodeUrl& url, absl::Time deadline) {

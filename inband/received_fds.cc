@@ -65,6 +65,7 @@ void ReceivedFds::CallBack(const Waiters& waiters) {
 
 void ReceivedFds::Shrink(FdVector* closing) {
   while (kept_.size() > limit_) {
+    Count(&counters_->fds_pushed_out);
     Kept& oldest = kept_.back();
     pushed_out_.push_back(oldest.dev_ino);
     pushed_out_index_[oldest.dev_ino] = std::prev(pushed_out_.end());
@@ -87,6 +88,7 @@ void ReceivedFds::Keep(FdVector fds, FdVector* closing) {
       const auto known = dev_ino.ok() ? index_.find(*dev_ino) : index_.end();
       if (!dev_ino.ok() || known != index_.end()) {
         // The first of an inode stays. It counts as used: the peer has just named it again.
+        Count(&counters_->fds_repeated);
         if (known != index_.end()) kept_.splice(kept_.begin(), kept_, known->second);
         closing->push_back(std::move(fd));
         continue;

@@ -27,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "fdchannel/cmsg.h"
+#include "fdchannel/counters.h"
 #include "fdchannel/mutex.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
@@ -47,7 +48,9 @@ class ReceivedFds {
   };
 
   // Keeps at most `limit` (1 or more).
-  explicit ReceivedFds(size_t limit) : limit_(limit) {}
+  explicit ReceivedFds(
+      size_t limit, std::shared_ptr<InBandCounters> counters = std::make_shared<InBandCounters>())
+      : counters_(std::move(counters)), limit_(limit) {}
 
   // Keeps `fds`, gives those who wait their duplicates, and moves into `*closing` what must be
   // closed: the second of an inode, and the least recently used above the limit.
@@ -108,6 +111,7 @@ class ReceivedFds {
   Waiters Finish(const Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static void CallBack(const Waiters& waiters);
 
+  const std::shared_ptr<InBandCounters> counters_;
   mutable Mutex mutex_;
   size_t limit_ ABSL_GUARDED_BY(mutex_);
   bool any_came_ ABSL_GUARDED_BY(mutex_) = false;

@@ -94,7 +94,8 @@ std::string InnerNameOfPeer(const std::string& peer) {
   return absl::StartsWith(peer, prefix) ? peer.substr(sizeof(kPeerPrefix) - 1) : std::string();
 }
 
-absl::StatusOr<std::shared_ptr<Relay>> Relay::Start(const InBandOptions& options) {
+absl::StatusOr<std::shared_ptr<Relay>> Relay::Start(
+    const InBandOptions& options, const std::shared_ptr<InBandCounters>& counters) {
   const InBandOptions resolved = Resolve(options);
   auto reaper = std::make_shared<Reaper>();
   std::vector<std::shared_ptr<RelayThread>> threads;
@@ -104,6 +105,7 @@ absl::StatusOr<std::shared_ptr<Relay>> Relay::Start(const InBandOptions& options
     auto thread = std::make_shared<RelayThread>();
     thread->poller = *std::move(poller);
     thread->reaper = reaper;
+    thread->counters = counters;
     thread->buffer.resize(resolved.buffer_size);
     thread->tidy_timer = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (!thread->tidy_timer.valid()) {
@@ -151,6 +153,8 @@ std::shared_ptr<Link> Relay::Add(const std::string& name, UniqueFd outer, Unique
     connections_[name] = Entry{link, connection, thread.get()};
     Divide();
   }
+  Count(&thread->counters->connections);
+  Count(&thread->counters->fds_received, arrived.size());
   FdVector closing;
   link->received.Keep(std::move(arrived), &closing);
   link->Close(std::move(closing));

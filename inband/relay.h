@@ -23,6 +23,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/cmsg.h"
+#include "fdchannel/counters.h"
 #include "fdchannel/mutex.h"
 #include "grpcfd/in_band.h"
 #include "grpcfd/unique_fd.h"
@@ -49,7 +50,10 @@ std::string InnerNameOfPeer(const std::string& peer);
 class Relay : public std::enable_shared_from_this<Relay> {
  public:
   // RESOURCE_EXHAUSTED if the descriptors of the threads cannot be had.
-  static absl::StatusOr<std::shared_ptr<Relay>> Start(const InBandOptions& options);
+  // Several relays may share `counters`.
+  static absl::StatusOr<std::shared_ptr<Relay>> Start(
+      const InBandOptions& options,
+      const std::shared_ptr<InBandCounters>& counters = std::make_shared<InBandCounters>());
   ~Relay() { Stop(); }
 
   // Relays between `outer` and `inner`, non-blocking stream sockets. `arrived` came with bytes that

@@ -68,10 +68,12 @@ absl::Status SendQueue::Check(const NamedFds& fds, Checked* checked) const {
   MutexLock lock(&mutex_);
   absl::Status status = CheckRoom(fds.size());
   if (status.ok()) status = CheckFiles(fds);
-  if (status.ok()) {
-    checked->queue_ = this;
-    checked->generation_ = generation_;
+  if (!status.ok()) {
+    Count(&counters_->sends_refused);
+    return status;
   }
+  checked->queue_ = this;
+  checked->generation_ = generation_;
   return status;
 }
 
@@ -82,6 +84,7 @@ absl::Status SendQueue::Push(NamedFds fds, const Checked& checked, FdVector* clo
     status = CheckFiles(fds);
   }
   if (!status.ok()) {
+    Count(&counters_->sends_refused);
     for (NamedFd& one : fds) closing->push_back(std::move(one.fd));
     return status;
   }
@@ -147,6 +150,7 @@ FdVector SendQueue::End(const absl::Status& status) {
   FdVector all;
   MutexLock lock(&mutex_);
   if (end_.ok()) end_ = status;
+  Count(&counters_->fds_unsent, queue_.size());
   for (auto& [name, entry] : memory_) {
     SharedFd queued = std::move(entry.fd);
     (void)name;

@@ -20,11 +20,13 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "fdchannel/cmsg.h"
+#include "fdchannel/counters.h"
 #include "fdchannel/mutex.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
@@ -46,8 +48,9 @@ class SendQueue {
   // A descriptor that several hold: the queue, the memory. Closed with the last.
   using SharedFd = std::shared_ptr<UniqueFd>;
 
-  SendQueue(size_t max_queued, size_t max_remembered)
-      : max_queued_(max_queued), max_remembered_(max_remembered) {}
+  SendQueue(size_t max_queued, size_t max_remembered,
+            std::shared_ptr<InBandCounters> counters = std::make_shared<InBandCounters>())
+      : counters_(std::move(counters)), max_queued_(max_queued), max_remembered_(max_remembered) {}
 
   // That some descriptors were compared with what a queue had seen by then.
   class Checked {
@@ -98,6 +101,7 @@ class SendQueue {
   // lock, so the count is exact.
   static void LetGo(SharedFd&& fd, FdVector* closing);
 
+  const std::shared_ptr<InBandCounters> counters_;
   const size_t max_queued_;
   std::atomic<size_t> size_{0};
 

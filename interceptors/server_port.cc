@@ -125,7 +125,7 @@ absl::Status ServerPort::BindSocket() {
   wires.fdchannel = options_.wire != Wire::kInBand;
   wires.in_band = in_band();
   if (in_band()) {
-    auto relay = Relay::Start(options_.in_band);
+    auto relay = Relay::Start(options_.in_band, fd_server_->core()->in_band_counters());
     if (!relay.ok()) return relay.status();
     relay_ = *std::move(relay);
   }

@@ -54,9 +54,35 @@ struct SessionStats {
   uint64_t frames_refused = 0;      // Of those, what broke the protocol. Each costs its session.
 };
 
+// The relayed connections of a server's ports that speak the in-band wire (Wire::kInBand, kBoth),
+// ended ones included. Their descriptors are in no SessionStats.
+//
+// Every descriptor that came is kept until its connection and the calls of it are gone, unless it
+// is in fds_repeated or fds_pushed_out.
+struct InBandStats {
+  uint64_t connections_now = 0;  // A level.
+
+  // --- Counters: connections ---
+  uint64_t connections = 0;
+  uint64_t cut_flood = 0;       // Beyond max_fds_burst.
+  uint64_t cut_truncated = 0;   // A descriptor was lost in recvmsg(2), MSG_CTRUNC: RLIMIT_NOFILE.
+  uint64_t cut_unsendable = 0;  // The kernel took a descriptor for the peer not at all, or not
+                                // within InBandOptions::linger.
+
+  // --- Counters: descriptors ---
+  uint64_t fds_received = 0;    // Installed in this process.
+  uint64_t fds_repeated = 0;    // Closed: not the first of their inode on the connection.
+  uint64_t fds_pushed_out = 0;  // Closed: max_fds_per_connection or max_fds_total.
+  uint64_t fds_sent = 0;        // Given to the kernel for the peer.
+  uint64_t fds_unsent = 0;      // Queued when their connection ended.
+  uint64_t sends_refused = 0;   // ALREADY_EXISTS, or max_queued_fds; or the connection had ended.
+  uint64_t asks_refused_policy = 0;  // A call asked for one that its receive policy refuses.
+};
+
 // An FdServer.
 struct FdServerStats {
   SessionStats sessions;
+  InBandStats in_band;
 
   // --- Levels ---
   uint64_t sessions_now = 0;

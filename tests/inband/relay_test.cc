@@ -454,6 +454,72 @@ TEST(RelayTest, SentDescriptorsAreRememberedInABoundedNumber) {
   EXPECT_EQ(3u, c.link->queue.remembered());
 }
 
+// --- Counters ---
+
+TEST(RelayTest, CountsWhatCameWhatWasClosedAndWhatLeft) {
+  const auto counters = std::make_shared<InBandCounters>();
+  InBandOptions options;
+  options.max_fds_per_connection = 2;
+  options.max_queued_fds = 2;
+  auto relay = StartRelay(options, counters);
+  {
+    RelayedConnection c(relay);
+    const auto files = MakeFiles(3);
+    for (const size_t i : {0, 0, 1, 2}) {
+      SendWithFd(c.peer, 'x', files[i]);
+      ASSERT_EQ("x", ReadSome(c.grpc, 1));
+    }
+    InBandStats stats = ToInBandStats(*counters);
+    EXPECT_EQ(1u, stats.connections_now);
+    EXPECT_EQ(4u, stats.fds_received);
+    EXPECT_EQ(1u, stats.fds_repeated);
+    EXPECT_EQ(1u, stats.fds_pushed_out);
+    EXPECT_EQ(0u, stats.fds_sent);
+
+    ASSERT_TRUE(c.Push(MakeFile("sent")).ok());
+    WriteAll(c.grpc, "x");
+    EXPECT_EQ(1u, ReadOnce(c.peer).fds.size());
+    ASSERT_TRUE(c.Push(MakeFile("never sent")).ok());
+    ASSERT_TRUE(c.Push(MakeFile("nor this")).ok());
+    EXPECT_EQ(kExhausted, c.Push(MakeFile("one too many")).code());
+    c.peer.Reset();
+    EXPECT_TRUE(Eventually([&] { return relay->connection_count() == 0; }));
+    stats = ToInBandStats(*counters);
+    EXPECT_EQ(1u, stats.fds_sent);
+    EXPECT_EQ(2u, stats.fds_unsent);
+    EXPECT_EQ(1u, stats.sends_refused);
+  }
+  EXPECT_TRUE(Eventually([&] { return ToInBandStats(*counters).connections_now == 0; }));
+  EXPECT_EQ(1u, ToInBandStats(*counters).connections);
+}
+
+TEST(RelayTest, CountsWhyConnectionsAreCut) {
+  const auto counters = std::make_shared<InBandCounters>();
+  InBandOptions options;
+  options.max_fds_burst = 1;
+  auto relay = StartRelay(options, counters);
+  const auto files = MakeFiles(3);
+  {
+    RelayedConnection flooding(relay);
+    int numbers[3] = {files[0].get(), files[1].get(), files[2].get()};
+    ASSERT_TRUE(SendMessage(flooding.peer, Bytes("x"), numbers).ok());
+    EXPECT_TRUE(IsCut(flooding.peer));
+  }
+  RelayedConnection truncated(relay);
+  SendWithFd(truncated.peer, 'x', files[0]);
+  ASSERT_EQ("x", ReadSome(truncated.grpc, 1));
+  {
+    ScopedFdRoom room(0);
+    SendWithFd(truncated.peer, 'y', files[1]);
+    EXPECT_TRUE(IsCut(truncated.peer));
+  }
+  const InBandStats stats = ToInBandStats(*counters);
+  EXPECT_EQ(1u, stats.cut_flood);
+  EXPECT_EQ(1u, stats.cut_truncated);
+  EXPECT_EQ(0u, stats.cut_unsendable);
+  EXPECT_EQ(2u, stats.connections);
+}
+
 // --- Back-pressure ---
 
 size_t WriteUntilFull(BorrowedFd socket, std::string* written) {

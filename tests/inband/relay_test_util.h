@@ -32,8 +32,10 @@ inline std::pair<UniqueFd, UniqueFd> StreamPair() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-inline std::shared_ptr<Relay> StartRelay(const InBandOptions& options = {}) {
-  auto relay = Relay::Start(options);
+inline std::shared_ptr<Relay> StartRelay(
+    const InBandOptions& options = {},
+    const std::shared_ptr<InBandCounters>& counters = std::make_shared<InBandCounters>()) {
+  auto relay = Relay::Start(options, counters);
   EXPECT_TRUE(relay.ok()) << relay.status();
   return *std::move(relay);
 }

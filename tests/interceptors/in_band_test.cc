@@ -632,10 +632,12 @@ TEST_F(InBandTest, PerRpcCredentialsBringTheirSetWithEachCall) {
 // --- Policies ---
 
 TEST_F(InBandTest, TheReceivePoliciesHold) {
-  TestServer server([](grpc::ServerBuilder*, ListenOptions* options) {
-    FdServerOptions fd_server;
-    fd_server.receive_policy = ReceivePolicy::Strict();
-    options->fd_server = *FdServer::Create(fd_server);
+  std::shared_ptr<FdServer> fd_server;
+  TestServer server([&fd_server](grpc::ServerBuilder*, ListenOptions* options) {
+    FdServerOptions strict;
+    strict.receive_policy = ReceivePolicy::Strict();
+    fd_server = *FdServer::Create(strict);
+    options->fd_server = fd_server;
     options->wire = Wire::kInBand;
   });
   AnswerAll(&server.service);
@@ -662,6 +664,11 @@ TEST_F(InBandTest, TheReceivePoliciesHold) {
     ASSERT_EQ(1, reply.urls_size());
     EXPECT_EQ(absl::StatusCode::kPermissionDenied, fds->RecvFd(reply.urls(0)).status().code());
   }
+  const InBandStats stats = fd_server->Stats().in_band;
+  EXPECT_EQ(1u, stats.connections);
+  EXPECT_EQ(2u, stats.fds_received);
+  EXPECT_EQ(1u, stats.fds_sent);
+  EXPECT_EQ(1u, stats.asks_refused_policy);
 }
 
 // --- Callbacks and completion queues ---
