@@ -408,7 +408,10 @@ void CancelAt(int stage, test::TestService::Stub* stub, std::mt19937* random,
       (void)fds->RecvFd(reply.urls(0));
       break;
     case 7:
-      EXPECT_TRUE(status.ok() || status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED)
+      // RESOURCE_EXHAUSTED: it passed while the call waited for the peer to take what the calls
+      // before had sent.
+      EXPECT_TRUE(status.ok() || status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ||
+                  status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED)
           << status.error_code() << " " << status.error_message();
       break;
     case 8:
