@@ -263,7 +263,7 @@ TEST(InFlightTest, ManyThreadsNeverExceedTheTotal) {
 // A client of the wire that reads no frames, and gives credit all the same.
 class Silent {
  public:
-  explicit Silent(TestServer* server) : server_(server), token_(MintToken()) {
+  explicit Silent(TestServer* server) : token_(MintToken()) {
     Answer answer = SayHello(server->address(), HelloWith(token_));
     status_ = answer.status();
     if (status_ != HelloStatus::kOk || answer.fds.size() != 1) return;
@@ -316,7 +316,6 @@ class Silent {
   }
 
  private:
-  TestServer* const server_;
   const Token token_;
   HelloStatus status_ = HelloStatus::kRefused;
   UniqueFd end_;
