@@ -146,6 +146,10 @@ struct GrpcCallOptions {
   // of the size of grpcfd's.
   bool bind = false;
   bool entry = false;
+  // Where a program sends descriptors on a socket of its own, with nothing that says which call
+  // they belong to.
+  bool by_hand = false;
+  std::string by_hand_path;
   // Without gRPC's filters for compression, message sizes and the like, and without retries.
   bool lean = false;
 };
@@ -178,7 +182,9 @@ std::shared_ptr<grpc::Channel> StockChannel(const std::string& target) {
 class GrpcCaller final : public Caller {
  public:
   GrpcCaller(const std::shared_ptr<grpc::Channel>& channel, const GrpcCallOptions& options)
-      : stub_(Bench::NewStub(channel)), options_(options) {}
+      : stub_(Bench::NewStub(channel)), options_(options) {
+    if (options.by_hand) by_hand_ = Connect(options.by_hand_path, SOCK_SEQPACKET);
+  }
 
   void Call(std::vector<UniqueFd> fds) override { Send(std::move(fds), false); }
 
@@ -193,6 +199,11 @@ class GrpcCaller final : public Caller {
     Request request;
     request.set_verify(verify);
     request.set_reply_with_fd(options_.reply_with_fd);
+    if (by_hand_.valid() && !fds.empty()) {
+      SendByHand(by_hand_, fds);
+      fds.clear();
+      request.set_by_hand(true);
+    }
     std::shared_ptr<FdTransceiver> transceiver;
     if (!fds.empty() || options_.reply_with_fd || options_.bind) {
       transceiver = FromContext(&context);
@@ -217,6 +228,7 @@ class GrpcCaller final : public Caller {
 
   const std::unique_ptr<Bench::Stub> stub_;
   const GrpcCallOptions options_;
+  UniqueFd by_hand_;
 };
 
 // --- Variants ---
@@ -288,9 +300,11 @@ struct Setup {
 };
 
 std::unique_ptr<Instances> MakeGrpc(const Setup& setup, const std::string& kind,
-                                    const GrpcCallOptions& options) {
+                                    const GrpcCallOptions& common) {
   const auto make = [&](const char* instance) {
     const std::string target = setup.Target(kind, instance);
+    GrpcCallOptions options = common;
+    if (common.by_hand) options.by_hand_path = setup.Path(absl::StrCat("by_hand_", instance));
     return std::make_unique<GrpcCaller>(
         kind == "stock" ? StockChannel(target) : GrpcfdChannel(target, options), options);
   };
@@ -362,6 +376,9 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   add_grpc("stock", {0}, "stock", {});
   add_grpc("entry", {0}, "stock", with_entry);
   add_grpc("bound", {0}, "sync", with_binding);
+  GrpcCallOptions with_own_socket;
+  with_own_socket.by_hand = true;
+  add_grpc("by hand", {1, 16, 253}, "stock", with_own_socket);
   add_grpc("sync", {0, 1, 2, 4, 16, 64, 253}, "sync", {});
   add_grpc("urls", {1}, "sync", with_urls);
   add_grpc("reply", {0}, "sync", with_reply);
@@ -400,6 +417,10 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   }
   for (const int count : {1, 2, 4, 16, 64, 253}) {
     extra(absl::StrCat("extra_", count, "fd_us"), absl::StrCat("sync ", count), "sync 0");
+  }
+  for (const int count : {1, 16, 253}) {
+    extra(absl::StrCat("by_hand_extra_", count, "fd_us"), absl::StrCat("by hand ", count),
+          "stock 0");
   }
   extra("part_metadata_entry_us", "entry 0", "stock 0");
   extra("part_bound_us", "bound 0", "sync 0");

@@ -35,6 +35,11 @@ class Caller {
 std::unique_ptr<Caller> ConnectRaw(const std::string& path);
 void ServeRaw(const std::string& path);
 
+// One message of it, with descriptors; and one that is there already, whose descriptors are
+// inspected as below, and closed.
+void SendByHand(const UniqueFd& socket, const std::vector<UniqueFd>& fds);
+void TakeByHand(const UniqueFd& socket, std::vector<std::string>* contents);
+
 // sd-bus, peer to peer, without a bus daemon.
 std::unique_ptr<Caller> ConnectSdBus(const std::string& path);
 void ServeSdBus(const std::string& path);

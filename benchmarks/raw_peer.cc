@@ -93,6 +93,16 @@ std::unique_ptr<Caller> ConnectRaw(const std::string& path) {
   return std::make_unique<RawCaller>(Connect(path, SOCK_SEQPACKET));
 }
 
+void SendByHand(const UniqueFd& socket, const std::vector<UniqueFd>& fds) {
+  static const std::string text(kMessageSize, 'h');
+  Send(socket, text, fds);
+}
+
+void TakeByHand(const UniqueFd& socket, std::vector<std::string>* contents) {
+  std::array<char, 65536> buffer;
+  Receive(socket, &buffer, [contents](int fd) { Inspect(fd, contents); });
+}
+
 void ServeRaw(const std::string& path) {
   const UniqueFd listener = Listen(path, SOCK_SEQPACKET);
   for (;;) {

@@ -13,11 +13,13 @@
 #include <grpcpp/support/server_callback.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <fstream>
+#include <future>
 #include <string>
 #include <thread>
 #include <vector>
@@ -78,7 +80,16 @@ class SyncService final : public Bench::Service {
 
   void set_fd_server(std::shared_ptr<FdServer> fd_server) { fd_server_ = std::move(fd_server); }
 
+  // Where the descriptors come of calls that are made by hand.
+  void TakeFrom(UniqueFd socket) { by_hand_.set_value(std::move(socket)); }
+
   grpc::Status Call(grpc::ServerContext* context, const Request* request, Reply* reply) override {
+    if (request->by_hand()) {
+      std::vector<std::string> contents;
+      TakeByHand(socket_.get(), request->verify() ? &contents : nullptr);
+      for (std::string& content : contents) reply->add_contents(std::move(content));
+      return grpc::Status::OK;
+    }
     if (request->urls().empty() && !request->reply_with_fd()) return grpc::Status::OK;
     auto fds = FromContext(context);
     if (!fds.ok()) return ToGrpcStatus(fds.status());
@@ -135,6 +146,8 @@ class SyncService final : public Bench::Service {
 
  private:
   const UniqueFd memory_;
+  std::promise<UniqueFd> by_hand_;
+  const std::shared_future<UniqueFd> socket_ = by_hand_.get_future().share();
   std::shared_ptr<FdServer> fd_server_;
 };
 
@@ -293,6 +306,10 @@ int Main(int argc, char** argv) {
       builder.AddListeningPort(path("stock"), grpc::InsecureServerCredentials());
       builder.RegisterService(services.back().get());
       servers.push_back(Start(&builder, path("stock")));
+      const std::string by_hand = absl::StrCat(folder, "/by_hand_", instance, ".sock");
+      std::thread([service = services.back().get(), listener = Listen(by_hand, SOCK_SEQPACKET)] {
+        service->TakeFrom(Accept(listener));
+      }).detach();
     }
     {
       services.push_back(std::make_unique<SyncService>());
