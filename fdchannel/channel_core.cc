@@ -84,10 +84,11 @@ std::shared_ptr<Session> ChannelCore::LivingSession() const {
   return session != nullptr && session->alive() ? session : nullptr;
 }
 
-bool ChannelCore::TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status) {
+bool ChannelCore::TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status,
+                           CallMetadata* metadata) {
   const std::shared_ptr<Session> session = LivingSession();
   if (session == nullptr) return false;
-  if (!call->TrySendQueued(session, NextKey(), status)) return false;
+  if (!call->TrySendQueued(session, NextKey(), status, metadata)) return false;
   // The server went away unnoticed. Nothing was sent, so the call can have the next session.
   return !absl::IsUnavailable(*status);
 }

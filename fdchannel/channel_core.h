@@ -64,8 +64,10 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   FdChannelStats stats() const;
 
   // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and
-  // *status says how it went. If the status is not OK, nothing was sent.
-  bool TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status);
+  // *status says how it went, and *metadata, if not null, what the RPC must say. If the status is
+  // not OK, nothing was sent.
+  bool TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status,
+                CallMetadata* metadata = nullptr);
 
   // The same, connecting first if need be. Never blocks; `done` is called once, on the poller's
   // thread. With `wait_for_ready` a server that cannot be reached is tried again until `deadline`;

@@ -68,7 +68,7 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   const auto dev_ino = FdToDevIno(fd);
   if (!dev_ino.ok()) return dev_ino.status();
   UniqueFd queued;
-  std::vector<IndexedFd> done_with;  // Outlives the lock.
+  IndexedFds done_with;  // Outlives the lock.
   {
     MutexLock lock(&mutex_);
     if (phase_ == Phase::kQueueing && adopted != nullptr) {
@@ -191,8 +191,8 @@ bool ClientCall::MustNotWait() {
   return phase_ != Phase::kQueueing;
 }
 
-absl::Status ClientCall::SendClaimed(std::vector<IndexedFd> fds) {
-  std::vector<IndexedFd> queue;
+absl::Status ClientCall::SendClaimed(IndexedFds fds) {
+  IndexedFds queue;
   MutexLock lock(&mutex_);
   if (phase_ != Phase::kQueueing) {
     return absl::FailedPreconditionError(
@@ -211,7 +211,7 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
   std::shared_ptr<Session> session;
   CallKey key;
   absl::Time deadline;
-  std::vector<IndexedFd> done_with;  // Outlives the lock.
+  IndexedFds done_with;  // Outlives the lock.
   bool kept = false;
   {
     MutexLock lock(&mutex_);
@@ -315,6 +315,14 @@ bool ClientCall::Claim(const void* transport_call) {
   return transport_call_ == transport_call;
 }
 
+bool ClientCall::ClaimBegun(const void* transport_call) {
+  if (has_carrier_) return false;
+  MutexLock lock(&mutex_);
+  if (phase_ == Phase::kQueueing || transport_call_ != nullptr) return false;
+  transport_call_ = transport_call;
+  return true;
+}
+
 std::vector<InodeUrl> ClientCall::queued_urls() const {
   MutexLock lock(&mutex_);
   std::vector<InodeUrl> urls;
@@ -327,8 +335,13 @@ std::vector<InodeUrl> ClientCall::queued_urls() const {
 
 absl::Status ClientCall::BeginStart(const Start& start) {
   MutexLock lock(&mutex_);
-  if (phase_ == Phase::kWithout && transport_call_ == nullptr) return without_;
   if (phase_ != Phase::kQueueing) {
+    if (transport_call_ == nullptr) {
+      if (start.rpc != nullptr && start_.rpc == start.rpc) {
+        return absl::AlreadyExistsError("the call was started by another factory of its channel");
+      }
+      if (phase_ == Phase::kWithout) return without_;
+    }
     return absl::FailedPreconditionError(
         "a second call was started with the descriptors of one: a ClientContext serves one call, "
         "and "
@@ -355,12 +368,14 @@ Indices ClientCall::QueuedIndices() const {
 void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey key) {
   if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/false);
   session_ = session;
-  inbox_ = std::make_shared<CallInbox>(key, session->policy());
+  // Nobody has the one before: the call has not started.
+  own_inbox_.emplace(key, session->policy());
+  inbox_ = std::shared_ptr<CallInbox>(std::shared_ptr<void>(), &*own_inbox_);
   // A server announces nothing beforehand, and the client cannot know that it has sent its last.
   session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
 }
 
-void ClientCall::FinishStart(const absl::Status& status, std::vector<IndexedFd>* done_with) {
+void ClientCall::FinishStart(const absl::Status& status, IndexedFds* done_with) {
   // The descriptors are in the socket, or will never be. Closing may block, so the caller does it
   // without the lock.
   ReleaseKept(done_with);
@@ -374,14 +389,17 @@ void ClientCall::FinishStart(const absl::Status& status, std::vector<IndexedFd>*
 }
 
 bool ClientCall::TrySendQueued(const std::shared_ptr<Session>& session, CallKey key,
-                               absl::Status* status) {
-  std::vector<IndexedFd> done_with;  // Outlives the lock.
+                               absl::Status* status, CallMetadata* metadata) {
+  IndexedFds done_with;  // Outlives the lock.
   MutexLock lock(&mutex_);
   AttachLocked(session, key);
   absl::InlinedVector<int, 16> numbers;
   for (const IndexedFd& queued : queue_) numbers.push_back(queued.fd.get());
   if (!session->TrySend(key, QueuedIndices(), numbers, status)) return false;
-  if (status->ok()) FinishStart(*status, &done_with);
+  if (status->ok()) {
+    FinishStart(*status, &done_with);
+    if (metadata != nullptr) *metadata = MetadataOf(*session, key, announced_, holes_);
+  }
   return true;
 }
 
@@ -389,7 +407,7 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
                                  std::function<void(absl::Status)> done) {
   // The session waits with numbers, so the descriptors are kept out of reach of StartWithout: it
   // may come meanwhile, and a number that it closed would be another file's by the time it is sent.
-  auto sending = std::make_shared<std::vector<IndexedFd>>();
+  auto sending = std::make_shared<IndexedFds>();
   std::vector<int> numbers;
   Indices indices = 0;
   absl::Time deadline;
@@ -410,7 +428,7 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
   session->SendAsync(
       key, indices, std::move(numbers), deadline,
       [self = shared_from_this(), sending, done = std::move(done)](absl::Status status) {
-        std::vector<IndexedFd> done_with;
+        IndexedFds done_with;
         {
           MutexLock lock(&self->mutex_);
           if (self->phase_ == Phase::kStarting) {
@@ -427,7 +445,7 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
 }
 
 void ClientCall::StartWithout(const absl::Status& why) {
-  std::vector<IndexedFd> done_with;  // Outlives the lock, as does this:
+  IndexedFds done_with;  // Outlives the lock, as does this:
   std::shared_ptr<FdTransceiver> carrier;
   MutexLock lock(&mutex_);
   carrier.swap(carrier_);
@@ -485,7 +503,7 @@ ClientCall::FormerAttempt::~FormerAttempt() {
   if (inbox != nullptr) session->End(inbox.get(), /*sent=*/false);
 }
 
-void ClientCall::ReleaseKept(std::vector<IndexedFd>* done_with) {
+void ClientCall::ReleaseKept(IndexedFds* done_with) {
   released_ = true;
   if (sending_ == 0) done_with->swap(queue_);
 }
@@ -502,7 +520,7 @@ void ClientCall::InsertByIndex(IndexedFd fd) {
   queue_.insert(at, std::move(fd));
 }
 
-void ClientCall::DoneSending(std::vector<IndexedFd>* done_with) {
+void ClientCall::DoneSending(IndexedFds* done_with) {
   if (--sending_ == 0 && released_) done_with->swap(queue_);
 }
 
@@ -577,7 +595,7 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
   session->SendAsync(inbox->key(), indices, std::move(numbers), deadline,
                      [self = shared_from_this(), session, inbox, count, holes,
                       done = std::move(done)](absl::Status sent) {
-                       std::vector<IndexedFd> done_with;  // Outlives the lock.
+                       IndexedFds done_with;  // Outlives the lock.
                        {
                          MutexLock lock(&self->mutex_);
                          self->DoneSending(&done_with);
@@ -594,7 +612,7 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
 }
 
 void ClientCall::Commit(const absl::Status& why) {
-  std::vector<IndexedFd> done_with;  // Outlives the lock.
+  IndexedFds done_with;  // Outlives the lock.
   MutexLock lock(&mutex_);
   ReleaseKept(&done_with);
   if (phase_ != Phase::kStarting) return;

@@ -24,6 +24,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,7 @@ namespace grpcfd {
 namespace internal {
 
 // Thread-safe. The call ends, and what was not taken is closed, when the last reference goes.
-class ClientCall final : public ForwardingCall, public std::enable_shared_from_this<ClientCall> {
+class ClientCall : public ForwardingCall, public std::enable_shared_from_this<ClientCall> {
  public:
   ClientCall() = default;
   ~ClientCall() override;
@@ -64,7 +65,7 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   size_t MaxAtOnce() override;
   size_t Room(size_t max_at_once) override;
   bool MustNotWait() override;
-  absl::Status SendClaimed(std::vector<IndexedFd> fds) override;
+  absl::Status SendClaimed(IndexedFds fds) override;
   void SendClaimedLater(IndexedFd fd, std::function<void()> done) override;
 
   // Puts duplicates of what a set of descriptors shared by several calls holds in front of the
@@ -100,16 +101,20 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   // another one: credentials that were copied to a second context. Addresses are reused, hence
   // begun_for() as well.
   bool Claim(const void* transport_call);
+  // The same, if the call was started, and is its own carrier: false, with nothing done, otherwise.
+  bool ClaimBegun(const void* transport_call);
   std::vector<InodeUrl> queued_urls() const;
 
   // Takes the call from "queueing" to "starting"; from here on SendFd waits until it has started.
-  // FAILED_PRECONDITION if it was started before: a context, and with it this state, serves one
-  // call. INVALID_ARGUMENT if more are queued than start.limits allow.
+  // ALREADY_EXISTS if it was started before for the same RPC, which has not claimed it yet.
+  // FAILED_PRECONDITION if for another one: a context, and with it this state, serves one call.
+  // INVALID_ARGUMENT if more are queued than start.limits allow.
   absl::Status BeginStart(const Start& start);
   // Attaches to `session` as `key` and sends what is queued without waiting. False, with nothing
-  // done, if that would have to wait. `*status` as Session::Send; if it is OK the call has started
-  // and metadata() is what the RPC must say.
-  bool TrySendQueued(const std::shared_ptr<Session>& session, CallKey key, absl::Status* status);
+  // done, if that would have to wait. `*status` as Session::Send; if it is OK the call has started,
+  // and `*metadata`, if not null, is what the RPC must say: metadata().
+  bool TrySendQueued(const std::shared_ptr<Session>& session, CallKey key, absl::Status* status,
+                     CallMetadata* metadata = nullptr);
   // The same; waits without a thread, then calls `done`, on this thread or the poller's.
   void SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
                        std::function<void(absl::Status)> done);
@@ -119,7 +124,7 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
 
   // Instead of a session: the call has started, and `carrier` does all that its methods are asked
   // for from now on. MakeCarrier is given what is queued; it must not block.
-  using MakeCarrier = std::function<std::shared_ptr<FdTransceiver>(std::vector<IndexedFd> queued)>;
+  using MakeCarrier = std::function<std::shared_ptr<FdTransceiver>(IndexedFds queued)>;
   std::shared_ptr<FdTransceiver> StartBy(const MakeCarrier& make);
   std::shared_ptr<FdTransceiver> carrier() const;
 
@@ -158,7 +163,7 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AttachLocked(const std::shared_ptr<Session>& session, CallKey key)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FinishStart(const absl::Status& status, std::vector<IndexedFd>* done_with)
+  void FinishStart(const absl::Status& status, IndexedFds* done_with)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Indices QueuedIndices() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What an attempt leaves behind; to be ended without the lock.
@@ -174,9 +179,9 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
     return start_.per_attempt && !released_;
   }
   // Keeps nothing from now on; closing is the caller's, without the lock.
-  void ReleaseKept(std::vector<IndexedFd>* done_with) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReleaseKept(IndexedFds* done_with) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ends the use of kept descriptors by their numbers, which ++sending_ began.
-  void DoneSending(std::vector<IndexedFd>* done_with) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DoneSending(IndexedFds* done_with) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether another one is more than is kept.
   bool KeptAreTooMany(const Session& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void InsertByIndex(IndexedFd fd) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -191,7 +196,7 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kQueueing;
   absl::Status without_ ABSL_GUARDED_BY(mutex_);
   // By index.
-  std::vector<IndexedFd> queue_ ABSL_GUARDED_BY(mutex_);
+  IndexedFds queue_ ABSL_GUARDED_BY(mutex_);
   ForwardedIndices indices_ ABSL_GUARDED_BY(mutex_);
   absl::Status forward_failure_ ABSL_GUARDED_BY(mutex_);
   Start start_ ABSL_GUARDED_BY(mutex_);
@@ -200,6 +205,8 @@ class ClientCall final : public ForwardingCall, public std::enable_shared_from_t
   uint32_t holes_ ABSL_GUARDED_BY(mutex_) = 0;
   // Set while starting, then unchanged; but for calls per attempt: the latest attempt's.
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  // Attempts come and go, and whoever uses the inbox of one owns it. Of other calls it is this one:
+  std::optional<CallInbox> own_inbox_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);
   // Calls per attempt only. While keeps(), queue_ holds all that was sent.
   bool released_ ABSL_GUARDED_BY(mutex_) = false;

@@ -14,14 +14,14 @@
 namespace grpcfd {
 namespace internal {
 
-std::vector<uint32_t> IndicesOf(const std::vector<IndexedFd>& fds) {
+std::vector<uint32_t> IndicesOf(const IndexedFds& fds) {
   std::vector<uint32_t> indices;
   indices.reserve(fds.size());
   for (const IndexedFd& fd : fds) indices.push_back(*fd.url.index());
   return indices;
 }
 
-std::vector<int> NumbersOf(const std::vector<IndexedFd>& fds) {
+std::vector<int> NumbersOf(const IndexedFds& fds) {
   std::vector<int> numbers;
   numbers.reserve(fds.size());
   for (const IndexedFd& fd : fds) numbers.push_back(fd.fd.get());
@@ -85,7 +85,7 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
   const bool later = to->MustNotWait();
   const bool duplicate = keep || later;
   size_t room = to->Room(from->MaxAtOnce());
-  std::vector<IndexedFd> fds;
+  IndexedFds fds;
   for (const InodeUrl& url : *urls) {
     if (room == 0) {  // The next time, when the call is made.
       to->Unclaim(*url.index());
@@ -160,7 +160,7 @@ absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, Forwardi
   status = to->Claim(&indexed);
   if (!status.ok()) return status;
   const bool later = to->MustNotWait();
-  std::vector<IndexedFd> fds;
+  IndexedFds fds;
   for (const InodeUrl& url : indexed) {
     bool passes = false;
     absl::StatusOr<UniqueFd> fd;

@@ -18,6 +18,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/indices.h"
@@ -34,6 +35,8 @@ struct IndexedFd {
   InodeUrl url;  // With an index.
   UniqueFd fd;
 };
+// Most calls have one.
+using IndexedFds = absl::InlinedVector<IndexedFd, 1>;
 
 class ForwardingCall : public FdTransceiver {
  public:
@@ -59,7 +62,7 @@ class ForwardingCall : public FdTransceiver {
   // Whether SendClaimed must not be used: see SendClaimedLater.
   virtual bool MustNotWait() = 0;
   // Sends what was claimed, by index. Waits for room as SendFd does; same errors.
-  virtual absl::Status SendClaimed(std::vector<IndexedFd> fds) = 0;
+  virtual absl::Status SendClaimed(IndexedFds fds) = 0;
   // The same for one, without waiting: as soon as there is room. For streams. What has come may be
   // ahead of the message that the forwarder has in hand, and fill the next window; only who gets
   // that message can make room there. `done` is called when it is sent, or cannot be.
@@ -85,8 +88,8 @@ class ForwardedIndices {
 };
 
 // What the two ends share in implementing this.
-std::vector<uint32_t> IndicesOf(const std::vector<IndexedFd>& fds);
-std::vector<int> NumbersOf(const std::vector<IndexedFd>& fds);
+std::vector<uint32_t> IndicesOf(const IndexedFds& fds);
+std::vector<int> NumbersOf(const IndexedFds& fds);
 std::vector<uint32_t> IndicesOf(const std::vector<InodeUrl>& urls);
 absl::Status IndicesExhausted();
 void SendForwardedLater(Session* session, const CallKey& call, IndexedFd fd, absl::Time deadline,

@@ -88,14 +88,16 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
 
 class QuotaLedger::Account final : public DescriptorQuota {
  public:
-  Account(std::shared_ptr<QuotaLedger> ledger, uid_t uid) : ledger_(std::move(ledger)), uid_(uid) {}
+  Account(std::shared_ptr<QuotaLedger> ledger, uid_t uid, User* user)
+      : ledger_(std::move(ledger)), uid_(uid), user_(user) {}
   ~Account() override { ledger_->CloseSession(uid_); }
-  absl::Status Charge(size_t n) override { return ledger_->Charge(uid_, n); }
-  void Release(size_t n) override { ledger_->Release(uid_, n); }
+  absl::Status Charge(size_t n) override { return ledger_->Charge(uid_, user_, n); }
+  void Release(size_t n) override { ledger_->Release(user_, n); }
 
  private:
   const std::shared_ptr<QuotaLedger> ledger_;
   const uid_t uid_;
+  User* const user_;
 };
 
 absl::StatusOr<std::shared_ptr<DescriptorQuota>> QuotaLedger::OpenSession(uid_t uid) {
@@ -111,22 +113,21 @@ absl::StatusOr<std::shared_ptr<DescriptorQuota>> QuotaLedger::OpenSession(uid_t 
   }
   ++user.sessions;
   ++sessions_;
-  return std::make_shared<Account>(shared_from_this(), uid);
+  return std::make_shared<Account>(shared_from_this(), uid, &user);
 }
 
-absl::Status QuotaLedger::Charge(uid_t uid, uint64_t n) {
+absl::Status QuotaLedger::Charge(uid_t uid, User* user, uint64_t n) {
   MutexLock lock(&mutex_);
   // Half of the total, rounded up, so that a total of 1 serves somebody.
   const uint64_t per_uid =
       std::min<uint64_t>(limits_.max_fds_per_uid, (uint64_t{limits_.max_fds_total} + 1) / 2);
-  User& user = users_[uid];
-  if (user.held + n > per_uid) {
+  if (user->held + n > per_uid) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("uid %d holds %d descriptors at this server that nobody took, and %d more "
                         "came; the limit is "
                         "%d (max_fds_per_uid, and never more than half of max_fds_total): take "
                         "them sooner, or raise it",
-                        uid, user.held, n, per_uid));
+                        uid, user->held, n, per_uid));
   }
   if (held_ + n > limits_.max_fds_total) {
     return absl::ResourceExhaustedError(absl::StrFormat(
@@ -134,28 +135,23 @@ absl::Status QuotaLedger::Charge(uid_t uid, uint64_t n) {
         "max_fds_total = %d: take them sooner, or raise it and RLIMIT_NOFILE",
         held_, n, limits_.max_fds_total));
   }
-  user.held += n;
+  user->held += n;
   held_ += n;
   return absl::OkStatus();
 }
 
-void QuotaLedger::Release(uid_t uid, uint64_t n) {
+void QuotaLedger::Release(User* user, uint64_t n) {
   MutexLock lock(&mutex_);
-  users_[uid].held -= n;
+  user->held -= n;
   held_ -= n;
-  ForgetIfIdle(uid);
 }
 
 void QuotaLedger::CloseSession(uid_t uid) {
   MutexLock lock(&mutex_);
-  --users_[uid].sessions;
   --sessions_;
-  ForgetIfIdle(uid);
-}
-
-void QuotaLedger::ForgetIfIdle(uid_t uid) {
-  auto it = users_.find(uid);
-  if (it != users_.end() && it->second.held == 0 && it->second.sessions == 0) users_.erase(it);
+  const auto user = users_.find(uid);
+  // What a session holds it holds by its account.
+  if (--user->second.sessions == 0) users_.erase(user);
 }
 
 uint64_t QuotaLedger::held_total() const {

@@ -16,9 +16,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include <map>
 #include <memory>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/mutex.h"
@@ -55,16 +55,16 @@ class QuotaLedger : public std::enable_shared_from_this<QuotaLedger> {
     uint64_t sessions = 0;
   };
 
-  absl::Status Charge(uid_t uid, uint64_t n);
-  void Release(uid_t uid, uint64_t n);
+  // `user` is in users_ as long as it has a session, and so has a place of its own there.
+  absl::Status Charge(uid_t uid, User* user, uint64_t n);
+  void Release(User* user, uint64_t n);
   void CloseSession(uid_t uid);
-  void ForgetIfIdle(uid_t uid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ServerLimits limits_;
   mutable Mutex mutex_;
   uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t sessions_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::flat_hash_map<uid_t, User> users_ ABSL_GUARDED_BY(mutex_);
+  std::map<uid_t, User> users_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace internal

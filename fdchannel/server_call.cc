@@ -108,7 +108,7 @@ size_t ServerCall::Room(size_t) { return std::numeric_limits<size_t>::max(); }
 
 bool ServerCall::MustNotWait() { return config_.server_streams || config_.never_block; }
 
-absl::Status ServerCall::SendClaimed(std::vector<IndexedFd> fds) {
+absl::Status ServerCall::SendClaimed(IndexedFds fds) {
   const WaitOptions options = SendOptions();
   return session_->Send(config_.key, Indices(IndicesOf(fds)), NumbersOf(fds), options);
 }

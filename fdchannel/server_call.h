@@ -65,7 +65,7 @@ class ServerCall final : public ForwardingCall, public std::enable_shared_from_t
   size_t MaxAtOnce() override;
   size_t Room(size_t max_at_once) override;
   bool MustNotWait() override;
-  absl::Status SendClaimed(std::vector<IndexedFd> fds) override;
+  absl::Status SendClaimed(IndexedFds fds) override;
   void SendClaimedLater(IndexedFd fd, std::function<void()> done) override;
 
   // The call was cancelled, or its deadline passed.

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/optimization.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -83,6 +84,7 @@ ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limit
 }
 
 std::shared_ptr<const ReceivePolicy> ServerCore::PolicyFor(absl::string_view method) const {
+  if (method_policies_.empty()) return policy_;
   const auto it = method_policies_.find(method);
   return it != method_policies_.end() ? it->second : policy_;
 }

@@ -31,7 +31,7 @@ constexpr size_t kDiscardMemory = 1024;
 constexpr uint32_t kNoIndex = 0xffffffff;
 // Taken slots that are remembered one by one.
 constexpr size_t kTakenMemory = 64;
-constexpr uint32_t kForgottenAtOnce = 32;
+constexpr uint32_t kForgottenAtOnce = 64;
 // Slots of one call, gone ones included. They are forgotten from the lowest index up, so a peer
 // that leaves one out could have the list grow for ever.
 constexpr size_t kMostSlots = 1 << 16;
@@ -65,6 +65,14 @@ void KeepLatest(size_t count, std::vector<T>* all) {
   }
 }
 
+// How much is owed before credit is sent. The sender keeps to the lower of both ends' windows, so
+// that is what it goes by. Never so much that a full call would not fit beside what is owed.
+uint64_t CreditStep(const Session::Config& config) {
+  const uint64_t window = std::min(config.local.window, config.remote.window);
+  const uint64_t call = std::min<uint64_t>(window, config.local.max_fds_per_call);
+  return std::max<uint64_t>(1, std::min(window / 4, window - call + 1));
+}
+
 // Each call ends with it, and hardly any call asks: one for all of them.
 const absl::Status& CallHasEnded() {
   static const auto* const status = new absl::Status(
@@ -75,6 +83,9 @@ const absl::Status& CallHasEnded() {
 }  // namespace
 
 CallInbox::Slot* CallInbox::Find(uint32_t index) {
+  // Nearly always they came in their order, and none is missing.
+  const uint32_t place = index - forgotten_below_;
+  if (place < slots_.size() && slots_[place].index == index) return &slots_[place];
   auto it = std::lower_bound(slots_.begin(), slots_.end(), index,
                              [](const Slot& slot, uint32_t i) { return slot.index < i; });
   return it != slots_.end() && it->index == index ? &*it : nullptr;
@@ -228,6 +239,7 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
 Session::Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead)
     : socket_(std::move(socket)),
       config_(std::move(config)),
+      credit_step_(CreditStep(config_)),
       counters_(config_.counters != nullptr ? config_.counters : std::make_shared<Counters>()),
       on_dead_(std::move(on_dead)) {}
 
@@ -288,11 +300,6 @@ Session::~Session() {
   } else {
     on_dead();
   }
-}
-
-bool Session::alive() const {
-  MutexLock lock(&mutex_);
-  return dead_.ok() && !peer_gone_;
 }
 
 uint32_t Session::held() const {
@@ -1068,7 +1075,10 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
     trash->AddUncharged(&message->fds, count);
     return absl::OkStatus();
   }
-  for (size_t i = 0; i < count; ++i) {
+  const bool above_all =
+      inbox->slots_.empty() ? frame.first_index >= inbox->forgotten_below_
+                            : frame.first_index > inbox->slots_.back().index;
+  for (size_t i = 0; !above_all && i < count; ++i) {
     const uint32_t index = frame.first_index + static_cast<uint32_t>(i);
     if (index < inbox->forgotten_below_ || inbox->Find(index) != nullptr) {
       return absl::InvalidArgumentError(
@@ -1128,6 +1138,10 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
                          std::move(message->fds[i])};
     // Early ones are judged when their call comes, and says by which policy.
     if (inbox->attached_) ApplyPolicy(inbox, &slot, trash);
+    if (above_all) {
+      inbox->slots_.push_back(std::move(slot));
+      continue;
+    }
     auto at = inbox->slots_.end();
     while (at != inbox->slots_.begin() && std::prev(at)->index > slot.index) --at;
     inbox->slots_.insert(at, std::move(slot));
@@ -1334,6 +1348,7 @@ absl::Status Session::SendError(int error) const {
 
 void Session::PeerGone() {
   peer_gone_ = true;
+  usable_.store(false, std::memory_order_release);
   // A peer that has shut down one direction only is to see that this end is done with it too: it
   // would take the token for that of a living session otherwise.
   socket_->ShutDown();
@@ -1540,12 +1555,7 @@ void Session::SendDiscards() {
 void Session::Disposed(size_t n) { disposed_total_ += n; }
 
 void Session::SendCreditIfDue() {
-  // The sender keeps to the lower of both ends' windows, so that is what credit goes by. Never so
-  // much that a full call would not fit beside what is owed.
-  const uint64_t window = std::min(config_.local.window, config_.remote.window);
-  const uint64_t call = std::min<uint64_t>(window, config_.local.max_fds_per_call);
-  const uint64_t step = std::max<uint64_t>(1, std::min(window / 4, window - call + 1));
-  if (disposed_total_ - credit_sent_ < step || !dead_.ok() || peer_gone_) return;
+  if (disposed_total_ - credit_sent_ < credit_step_ || !dead_.ok() || peer_gone_) return;
   const uint64_t before = credit_sent_;
   Frame frame;
   frame.type = FrameType::kCredit;
@@ -1571,6 +1581,7 @@ void Session::SendCreditIfDue() {
 void Session::MarkDead(const absl::Status& status, Counter why) {
   if (!dead_.ok()) return;
   dead_ = status;
+  usable_.store(false, std::memory_order_release);
   counters_->Add(why);
   socket_->ShutDown();
   while (!senders_.empty()) Finish(senders_.front(), dead_);

@@ -35,6 +35,7 @@
 
 #include <stdint.h>
 
+#include <atomic>
 #include <functional>
 #include <list>
 #include <memory>
@@ -43,6 +44,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -111,7 +113,7 @@ class CallInbox {
   absl::Status failure_;
   // By index. Taken ones stay, so that asking again is told apart from asking too early; below
   // `forgotten_below_` all were taken.
-  std::vector<Slot> slots_;
+  absl::InlinedVector<Slot, 1> slots_;
   uint32_t forgotten_below_ = 0;
   // For a call whose RPC has not come yet.
   absl::Time early_deadline_ = absl::InfiniteFuture();
@@ -180,7 +182,7 @@ class Session : public std::enable_shared_from_this<Session> {
   const ReceiveLimits& remote_limits() const { return config_.remote; }
   const std::string& peer() const { return config_.peer; }
   const std::shared_ptr<const ReceivePolicy>& policy() const { return config_.policy; }
-  bool alive() const;
+  bool alive() const { return usable_.load(std::memory_order_acquire); }
 
   // --- Receiving ---
 
@@ -353,6 +355,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   std::shared_ptr<FrameSocket> socket_;
   const Config config_;
+  const uint64_t credit_step_;
   const std::shared_ptr<Counters> counters_;
   // Both written once, before Create() returns, the id under the lock.
   std::shared_ptr<InFlight> in_flight_;
@@ -402,6 +405,8 @@ class Session : public std::enable_shared_from_this<Session> {
   bool watch_again_ ABSL_GUARDED_BY(mutex_) = false;
   // sendmsg said that nobody is at the other end; what came before can still be read.
   bool peer_gone_ ABSL_GUARDED_BY(mutex_) = false;
+  // Neither dead nor that: each call asks, without the lock.
+  std::atomic<bool> usable_{true};
 };
 
 }  // namespace internal

@@ -36,7 +36,5 @@ absl::StatusOr<Token> Token::Mint() {
   return token;
 }
 
-bool Token::zero() const { return bytes_ == std::array<char, kTokenSize>{}; }
-
 }  // namespace internal
 }  // namespace grpcfd

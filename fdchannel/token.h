@@ -15,6 +15,8 @@
 #define GRPCFD_FDCHANNEL_TOKEN_H_
 
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 
 #include <array>
 #include <utility>
@@ -37,17 +39,26 @@ class Token {
   static absl::StatusOr<Token> Mint();
 
   const std::array<char, kTokenSize>& bytes() const { return bytes_; }
-  bool zero() const;
+  bool zero() const { return *this == Token(); }
 
-  friend bool operator==(const Token& a, const Token& b) { return a.bytes_ == b.bytes_; }
+  friend bool operator==(const Token& a, const Token& b) { return a.Halves() == b.Halves(); }
   friend bool operator!=(const Token& a, const Token& b) { return !(a == b); }
   // Hash tables keyed by tokens leak nothing worth guessing: absl's hash is seeded per process.
   template <typename H>
   friend H AbslHashValue(H h, const Token& t) {
-    return H::combine(std::move(h), t.bytes_);
+    const auto halves = t.Halves();
+    return H::combine(std::move(h), halves[0], halves[1]);
   }
 
  private:
+  // Every call looks its token up: as two words, it takes few instructions.
+  std::array<uint64_t, 2> Halves() const {
+    std::array<uint64_t, 2> halves;
+    static_assert(sizeof(halves) == kTokenSize, "all of it");
+    memcpy(halves.data(), bytes_.data(), sizeof(halves));
+    return halves;
+  }
+
   std::array<char, kTokenSize> bytes_{};
 };
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <string>
+#include <typeinfo>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,6 +24,9 @@
 namespace grpcfd {
 namespace internal {
 namespace {
+
+// As many as calls usually run at a time.
+constexpr size_t kMostIdle = 64;
 
 // gRPC's own composite of several; null if one is of a class that gRPC cannot combine.
 std::shared_ptr<grpc::CallCredentials> Combine(
@@ -83,12 +87,17 @@ void ApplyAttempt(std::shared_ptr<DialedCall> dialed, grpc_call* call) {
   grpc_call_credentials_release(credentials);
 }
 
-}  // namespace
-
-std::string MetadataPlaceholder() {
-  const auto bytes = EncodeCallMetadata(CallMetadata());
-  return std::string(bytes.data(), bytes.size());
+// What FromContext leaves in a context's metadata, so that a factory notices when the slot was
+// replaced.
+const std::string& MetadataPlaceholder() {
+  static const auto* const placeholder = [] {
+    const auto bytes = EncodeCallMetadata(CallMetadata());
+    return new std::string(bytes.data(), bytes.size());
+  }();
+  return *placeholder;
 }
+
+}  // namespace
 
 void FlatCredentials::Add(const std::shared_ptr<grpc::CallCredentials>& credentials) {
   if (credentials == nullptr) return;
@@ -164,10 +173,71 @@ bool Credentials::ApplyToCall(grpc_call* call) {
   return true;
 }
 
+// --- A context's call ---
+
+CredentialsPool& CredentialsPool::Get() {
+  static auto* const pool = new CredentialsPool();
+  return *pool;
+}
+
+void CredentialsPool::Join() {
+  MutexLock lock(&mutex_);
+  ++users_;
+}
+
+void CredentialsPool::Quit() {
+  Idle rest;  // Destroyed without the lock.
+  MutexLock lock(&mutex_);
+  if (--users_ == 0) rest.swap(idle_);
+}
+
+std::unique_ptr<ContextCredentials> CredentialsPool::Take() {
+  {
+    MutexLock lock(&mutex_);
+    if (!idle_.empty()) {
+      auto credentials = std::move(idle_.back());
+      idle_.pop_back();
+      return credentials;
+    }
+  }
+  return std::make_unique<ContextCredentials>();
+}
+
+void CredentialsPool::Give(std::unique_ptr<ContextCredentials> credentials) {
+  // What is not kept is destroyed with the parameter, when the lock is free again.
+  MutexLock lock(&mutex_);
+  if (users_ != 0 && idle_.size() < kMostIdle) idle_.push_back(std::move(credentials));
+}
+
+ContextCall::ContextCall(std::shared_ptr<grpc::CallCredentials> inner)
+    : credentials_(CredentialsPool::Get().Take()) {
+  credentials_->call_ = this;
+  credentials_->inner_ = std::move(inner);
+}
+
+ContextCall::~ContextCall() {
+  credentials_->call_ = nullptr;
+  credentials_->inner_.reset();
+  CredentialsPool::Get().Give(std::move(credentials_));
+}
+
+ClientCall* ContextCredentials::OnlyCall(const grpc::CallCredentials* slot) {
+  if (slot == nullptr || typeid(*slot) != typeid(ContextCredentials)) return nullptr;
+  const auto* const credentials = static_cast<const ContextCredentials*>(slot);
+  return credentials->inner_ == nullptr ? credentials->call_ : nullptr;
+}
+
+bool ContextCredentials::ApplyToCall(grpc_call* call) {
+  // The usual call: a factory has sent what it brings, and nothing is left to be done.
+  if (inner_ == nullptr && call_->ClaimBegun(call)) return true;
+  return Credentials::ApplyToCall(call);
+}
+
 void ContextCredentials::Flatten(FlatCredentials* flat) const {
   flat->Add(inner_);
-  if (std::find(flat->calls.begin(), flat->calls.end(), call_) == flat->calls.end()) {
-    flat->calls.push_back(call_);
+  const auto call = call_->shared_from_this();
+  if (std::find(flat->calls.begin(), flat->calls.end(), call) == flat->calls.end()) {
+    flat->calls.push_back(call);
   }
 }
 
@@ -315,20 +385,25 @@ std::shared_ptr<FdTransceiver> FromPerRpcCredentials(
 
 std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
   const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
-  internal::FlatCredentials flat;
-  flat.Add(slot);
-  if (!flat.calls.empty()) return flat.calls.back();
-  auto call = std::make_shared<internal::ClientCall>();
-  for (const auto& set : flat.sets) {
-    absl::Status joined = set->Join(call);
-    // The call cannot be made as it was meant; it says so when it is made, and each SendFd until
-    // then.
-    if (!joined.ok()) call->StartWithout(joined);
+  std::shared_ptr<internal::ContextCall> call;
+  if (slot == nullptr) {
+    call = std::make_shared<internal::ContextCall>(nullptr);
+  } else {
+    internal::FlatCredentials flat;
+    flat.Add(slot);
+    if (!flat.calls.empty()) return flat.calls.back();
+    call = std::make_shared<internal::ContextCall>(slot);
+    for (const auto& set : flat.sets) {
+      absl::Status joined = set->Join(call);
+      // The call cannot be made as it was meant; it says so when it is made, and each SendFd until
+      // then.
+      if (!joined.ok()) call->StartWithout(joined);
+    }
   }
-  context->set_credentials(std::make_shared<internal::ContextCredentials>(call, slot));
+  context->set_credentials(call->AsCredentials());
   // Not by AddMetadata, which copies both strings.
   auto& metadata = internal::MetadataToSend(context);
-  if (metadata.count(internal::kCallMetadataKey) == 0) {
+  if (metadata.empty() || metadata.count(internal::kCallMetadataKey) == 0) {
     metadata.emplace(internal::kCallMetadataKey, internal::MetadataPlaceholder());
   }
   return call;

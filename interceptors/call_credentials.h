@@ -57,7 +57,7 @@ class Credentials : public grpc::CallCredentials {
   // Applies what is plain. Ends the call with a status that says why if it was refused, or if it
   // has descriptors and no factory of grpcfd's saw it. gRPC calls it once, when the call is made.
   // True always: false would read as CANCELLED.
-  bool ApplyToCall(grpc_call* call) final;
+  bool ApplyToCall(grpc_call* call) override;
   grpc::string DebugString() override { return "grpcfd call credentials"; }
 
   virtual void Flatten(FlatCredentials* flat) const = 0;
@@ -67,17 +67,68 @@ class Credentials : public grpc::CallCredentials {
   grpc::SecureCallCredentials* AsSecureCredentials() final { return nullptr; }
 };
 
-// A call's descriptors, and the credentials that were in the slot before.
+// A call's descriptors, and the credentials that were in the slot before. Part of a ContextCall.
 class ContextCredentials final : public Credentials {
  public:
-  ContextCredentials(std::shared_ptr<ClientCall> call, std::shared_ptr<grpc::CallCredentials> inner)
-      : call_(std::move(call)), inner_(std::move(inner)) {}
+  bool ApplyToCall(grpc_call* call) override;
   void Flatten(FlatCredentials* flat) const override;
-  const std::shared_ptr<ClientCall>& call() const { return call_; }
+
+  // The call, if its descriptors are all that the slot holds. Null if there is more, or less.
+  static ClientCall* OnlyCall(const grpc::CallCredentials* slot);
 
  private:
-  const std::shared_ptr<ClientCall> call_;
-  const std::shared_ptr<grpc::CallCredentials> inner_;
+  friend class ContextCall;
+  ClientCall* call_ = nullptr;
+  std::shared_ptr<grpc::CallCredentials> inner_;
+};
+
+// Credentials between two calls.
+//
+// Why it exists: to make and destroy an object of grpc::CallCredentials takes gRPC's global lock,
+// twice (it calls grpc_init and grpc_shutdown), which is as much work as all else that FromContext
+// does. Every call has one, so they are used again.
+//
+// They keep gRPC initialized, which a program may count on not to be once it has no channel: so
+// none are kept then. Thread-safe.
+class CredentialsPool {
+ public:
+  // Keeps the pool in use. Each channel has one.
+  class User {
+   public:
+    User() { Get().Join(); }
+    ~User() { Get().Quit(); }
+    User(const User&) = delete;
+    User& operator=(const User&) = delete;
+  };
+
+  static CredentialsPool& Get();
+
+  std::unique_ptr<ContextCredentials> Take();
+  void Give(std::unique_ptr<ContextCredentials> credentials);
+
+ private:
+  using Idle = std::vector<std::unique_ptr<ContextCredentials>>;
+  void Join();
+  void Quit();
+
+  Mutex mutex_;
+  int users_ ABSL_GUARDED_BY(mutex_) = 0;
+  Idle idle_ ABSL_GUARDED_BY(mutex_);
+};
+
+// What FromContext makes: a call, and the credentials that stand for it in the slot.
+class ContextCall final : public ClientCall {
+ public:
+  explicit ContextCall(std::shared_ptr<grpc::CallCredentials> inner);
+  ~ContextCall() override;
+
+  // They keep the call.
+  std::shared_ptr<grpc::CallCredentials> AsCredentials() {
+    return std::shared_ptr<grpc::CallCredentials>(shared_from_this(), credentials_.get());
+  }
+
+ private:
+  std::unique_ptr<ContextCredentials> credentials_;
 };
 
 class ChainedCredentials final : public Credentials {
@@ -164,10 +215,6 @@ class PerRpcCredentialsImpl final : public Credentials {
   const std::shared_ptr<SharedSet> set_ = std::make_shared<SharedSet>();
   const std::shared_ptr<grpc::CallCredentials> inner_;
 };
-
-// The placeholder of the call's metadata that FromContext leaves in a context, so that a factory
-// notices when the slot was replaced.
-std::string MetadataPlaceholder();
 
 }  // namespace internal
 }  // namespace grpcfd

@@ -51,6 +51,11 @@ using grpc::experimental::InterceptorBatchMethods;
 
 void SetOnlyEntry(std::multimap<std::string, std::string>* metadata, const char* key,
                   absl::string_view value) {
+  // The usual call has no other entries.
+  if (metadata->size() == 1 && metadata->begin()->first == key) {
+    metadata->begin()->second.assign(value.data(), value.size());
+    return;
+  }
   auto range = metadata->equal_range(key);
   if (range.first == range.second) {
     metadata->emplace(key, std::string(value));
@@ -62,9 +67,9 @@ void SetOnlyEntry(std::multimap<std::string, std::string>* metadata, const char*
 }
 
 // What the RPC says so that the server finds the descriptors.
-void WriteMetadata(const ClientCall& call, const std::string& urls,
+void WriteMetadata(const CallMetadata& call, const std::string& urls,
                    std::multimap<std::string, std::string>* metadata) {
-  const auto bytes = EncodeCallMetadata(call.metadata());
+  const auto bytes = EncodeCallMetadata(call);
   SetOnlyEntry(metadata, kCallMetadataKey, absl::string_view(bytes.data(), bytes.size()));
   if (!urls.empty()) SetOnlyEntry(metadata, kUrlsMetadataKey, urls);
 }
@@ -178,7 +183,7 @@ class DeferredStart final : public Interceptor {
       // function until it returns.
       const std::unique_ptr<grpc::Alarm> done = std::move(alarm);
       if (status.ok()) {
-        WriteMetadata(*call, urls, methods->GetSendInitialMetadata());
+        WriteMetadata(call->metadata(), urls, methods->GetSendInitialMetadata());
       } else {
         const bool had_descriptors = call->has_queued();
         call->StartWithout(status);
@@ -273,39 +278,12 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     std::multimap<std::string, std::string>& metadata = MetadataToSend(context);
     if (slot == nullptr && metadata.empty()) return nullptr;  // The plain call.
 
-    FlatCredentials flat;
-    flat.Add(slot);
-    if (!flat.refusal.ok()) return nullptr;
-    if (flat.calls.empty() && flat.sets.empty()) {
-      if (metadata.count(kCallMetadataKey) != 0) {
-        Refuse(context,
-               absl::FailedPreconditionError(
-                   "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
-                   "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
-                   "with it: set credentials before FromContext, or use "
-                   "grpcfd::ChainCallCredentials(context.credentials(), more)"));
-      }
-      return nullptr;
-    }
-    if (flat.calls.size() > 1) {
-      Refuse(context, absl::FailedPreconditionError(
-                          "the call's credentials hold the descriptors of two contexts"));
-      return nullptr;
-    }
-
-    const std::shared_ptr<ClientCall> call =
-        flat.calls.empty() ? std::make_shared<ClientCall>() : flat.calls.front();
-    if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
-    for (const auto& set : flat.sets) {
-      absl::Status joined = set->Join(call);
-      if (!joined.ok()) {
-        Refuse(context, joined);
-        return nullptr;
-      }
-    }
-    // Only sets: the call's copies of them take their place in the slot, around what was there.
-    if (flat.calls.empty()) {
-      context->set_credentials(std::make_shared<ContextCredentials>(call, slot));
+    std::shared_ptr<ClientCall> call;
+    if (ClientCall* const only = ContextCredentials::OnlyCall(slot.get())) {
+      call = only->shared_from_this();
+    } else {
+      call = FindCall(info, slot);
+      if (call == nullptr) return nullptr;
     }
 
     ClientCall::Start start;
@@ -317,8 +295,8 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
                         (options_.send_per_attempt || WaitsForReady(context));
     start.deadline = ToAbslTime(context->deadline());
     start.limits = fd_channel_ != nullptr ? fd_channel_->core()->options().limits : limits_;
-    const bool had_descriptors = call->has_queued();
     absl::Status status = call->BeginStart(start);
+    if (absl::IsAlreadyExists(status)) return nullptr;  // A second factory of the same channel.
     if (status.ok() && dialer_ != nullptr) {
       status = StartInBand(call, start);
       // No entry names a session: the peer may be Go.
@@ -327,7 +305,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     }
     if (status.ok() && fd_channel_ == nullptr) {
       call->StartWithout(without_);
-      if (had_descriptors) Refuse(context, without_);
+      if (call->has_descriptors()) Refuse(context, without_);
       return nullptr;
     }
     if (!status.ok()) {
@@ -353,22 +331,62 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     }
 
     std::string urls;
-    if (options_.urls_in_metadata && had_descriptors) {
-      urls = EncodeMetadataUrls(call->queued_urls());
-    }
-    if (!fd_channel_->core()->TryStart(call, &status)) {
+    if (options_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
+    CallMetadata said;
+    if (!fd_channel_->core()->TryStart(call, &status, &said)) {
       return new DeferredStart(fd_channel_->core(), call, context, info->type(), std::move(urls));
     }
     if (!status.ok()) {
       call->StartWithout(status);
-      if (had_descriptors) Refuse(context, status);
+      if (call->has_descriptors()) Refuse(context, status);
       return nullptr;
     }
-    WriteMetadata(*call, urls, &metadata);
+    WriteMetadata(said, urls, &metadata);
     return info->type() == ClientRpcInfo::Type::UNARY ? nullptr : new EndWatch(call, info->type());
   }
 
  private:
+  // The call that a slot stands for which holds more than a call's descriptors, or none. Null if
+  // there is nothing to be started: no call of grpcfd's, or one that was refused here or before.
+  std::shared_ptr<ClientCall> FindCall(ClientRpcInfo* info,
+                                       const std::shared_ptr<grpc::CallCredentials>& slot) const {
+    grpc::ClientContext* const context = info->client_context();
+    FlatCredentials flat;
+    flat.Add(slot);
+    if (!flat.refusal.ok()) return nullptr;
+    if (flat.calls.empty() && flat.sets.empty()) {
+      if (MetadataToSend(context).count(kCallMetadataKey) != 0) {
+        Refuse(context,
+               absl::FailedPreconditionError(
+                   "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
+                   "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
+                   "with it: set credentials before FromContext, or use "
+                   "grpcfd::ChainCallCredentials(context.credentials(), more)"));
+      }
+      return nullptr;
+    }
+    if (flat.calls.size() > 1) {
+      Refuse(context, absl::FailedPreconditionError(
+                          "the call's credentials hold the descriptors of two contexts"));
+      return nullptr;
+    }
+
+    std::shared_ptr<ContextCall> made;
+    if (flat.calls.empty()) made = std::make_shared<ContextCall>(slot);
+    const std::shared_ptr<ClientCall> call = made != nullptr ? made : flat.calls.front();
+    if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
+    for (const auto& set : flat.sets) {
+      absl::Status joined = set->Join(call);
+      if (!joined.ok()) {
+        Refuse(context, joined);
+        return nullptr;
+      }
+    }
+    // Only sets: the call's copies of them take their place in the slot, around what was there.
+    if (made != nullptr) context->set_credentials(made->AsCredentials());
+    return call;
+  }
+
   absl::Status StartInBand(const std::shared_ptr<ClientCall>& call,
                            const ClientCall::Start& start) const {
     DialedCall::Config config;
@@ -378,7 +396,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     config.max_fds_per_call = start.limits.max_fds_per_call;
     config.policy = policy_;
     std::shared_ptr<DialedCall> dialed;
-    call->StartBy([&](std::vector<IndexedFd> queued) {
+    call->StartBy([&](IndexedFds queued) {
       NamedFds named;
       named.reserve(queued.size());
       for (IndexedFd& one : queued) {
@@ -394,6 +412,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     context->set_credentials(std::make_shared<RefusingCredentials>(status, context->credentials()));
   }
 
+  const CredentialsPool::User pool_user_;
   const std::shared_ptr<FdChannel> fd_channel_;
   const absl::Status without_;
   const ClientInterceptorOptions options_;

@@ -7,28 +7,16 @@
 #include <utility>
 #include <vector>
 
-#include "absl/types/span.h"
-#include "fdchannel/call_metadata.h"
 #include "fdchannel/forwarding.h"
 #include "grpcfd/client.h"
 #include "grpcfd/server.h"
 #include "inband/dialed_call.h"
 #include "inband/link_call.h"
 #include "interceptors/call_credentials.h"
+#include "interceptors/server_interceptor.h"
 
 namespace grpcfd {
 namespace {
-
-// Whether the client said that its call may have descriptors. One that said so of a call that has
-// no session (bound) can neither send nor get any.
-bool MayHaveFds(const grpc::ServerContextBase& context) {
-  const auto& metadata = context.client_metadata();
-  const auto entry = metadata.find(internal::kCallMetadataKey);
-  if (entry == metadata.end()) return false;
-  const auto call =
-      internal::DecodeCallMetadata(absl::MakeConstSpan(entry->second.data(), entry->second.size()));
-  return !call.ok() || call->bound();
-}
 
 absl::StatusOr<std::vector<InodeUrl>> Parse(const std::vector<std::string>& urls) {
   std::vector<InodeUrl> parsed;
@@ -93,7 +81,7 @@ absl::Status Forward(const End& from, const End& to, const ForwardOptions& optio
 
 absl::Status ForwardFds(grpc::ServerContextBase* from, grpc::ClientContext* to,
                         const ForwardOptions& options) {
-  const bool announced = MayHaveFds(*from);
+  const bool announced = internal::MayHaveFds(from);
   const bool named = options.urls.has_value() && !options.urls->empty();
   // A message that names nothing, by whatever wire.
   if (!announced && options.urls.has_value() && !named) return absl::OkStatus();

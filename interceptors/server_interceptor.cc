@@ -51,10 +51,7 @@ class CallState : public Interceptor {
   void Intercept(InterceptorBatchMethods* methods) final {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
       Metadata* metadata = methods->GetRecvInitialMetadata();
-      if (metadata != nullptr) {
-        metadata->emplace(grpc::string_ref(kStateKey, kStateKeyLength),
-                          grpc::string_ref(reinterpret_cast<const char*>(this), 0));
-      }
+      if (metadata != nullptr) AddTo(metadata);
     }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE)) Cancel();
     methods->Proceed();
@@ -81,6 +78,9 @@ class CallState : public Interceptor {
   virtual absl::StatusOr<std::shared_ptr<FdSession>> Session() = 0;
   virtual absl::StatusOr<PeerCredentials> Peer(grpc::ServerContextBase* context) = 0;
 
+  // Whether the client said that the call may have descriptors.
+  virtual bool announced() const = 0;
+
  protected:
   explicit CallState(bool synchronous) : synchronous_(synchronous) {}
 
@@ -94,6 +94,21 @@ class CallState : public Interceptor {
   }
 
  private:
+  void AddTo(Metadata* metadata) const {
+    const grpc::string_ref key(kStateKey, kStateKeyLength);
+    const grpc::string_ref value(reinterpret_cast<const char*>(this), 0);
+    // The client's entry has been read, and says nothing to the program: its place will do, and
+    // nothing is allocated. It is gone if the server has several factories.
+    auto node = metadata->extract(kCallMetadataKey);
+    if (node.empty()) {
+      metadata->emplace(key, value);
+      return;
+    }
+    node.key() = key;
+    node.mapped() = value;
+    metadata->insert(std::move(node));
+  }
+
   // Whether the call came to this state's FdServer.
   virtual bool Belongs(grpc::ServerContextBase* context) = 0;
   virtual void Cancel() = 0;
@@ -104,10 +119,14 @@ class CallState : public Interceptor {
 // A call whose descriptors come by a session.
 class SessionCall final : public CallState {
  public:
-  // `session` is null if the call names none that is there.
+  // `session` is null if the call names none that is there, and `bound` false if it says that it
+  // has none.
   SessionCall(absl::StatusOr<std::shared_ptr<ServerCall>> call, std::shared_ptr<FdSession> session,
-              bool synchronous)
-      : CallState(synchronous), call_(std::move(call)), session_(std::move(session)) {}
+              bool synchronous, bool bound = true)
+      : CallState(synchronous),
+        call_(std::move(call)),
+        session_(std::move(session)),
+        bound_(bound) {}
   ~SessionCall() override {
     if (call_.ok()) (*call_)->End();
   }
@@ -124,6 +143,7 @@ class SessionCall final : public CallState {
     if (session_ == nullptr) return call_.status();
     return session_->peer().Dup();
   }
+  bool announced() const override { return bound_; }
 
  private:
   bool Belongs(grpc::ServerContextBase*) override { return session_ != nullptr; }
@@ -133,6 +153,7 @@ class SessionCall final : public CallState {
 
   const absl::StatusOr<std::shared_ptr<ServerCall>> call_;
   const std::shared_ptr<FdSession> session_;
+  const bool bound_;
 };
 
 // A call whose connection may carry descriptors itself. Nothing in its metadata says so: that is
@@ -179,6 +200,7 @@ class InBandCall final : public CallState {
     if (!link.ok()) return link.status();
     return (*link)->peer.Dup();
   }
+  bool announced() const override { return false; }
 
  private:
   absl::StatusOr<std::shared_ptr<Link>> FindLink(grpc::ServerContextBase* context) {
@@ -231,6 +253,16 @@ std::shared_ptr<Link> ServerFactory::FindLink(const std::string& peer) const {
   return nullptr;
 }
 
+bool MayHaveFds(grpc::ServerContextBase* context) {
+  if (const CallState* state = CallState::Find(context)) return state->announced();
+  // The server has no factory.
+  const auto entry = context->client_metadata().find(kCallMetadataKey);
+  if (entry == context->client_metadata().end()) return false;
+  const auto call =
+      DecodeCallMetadata(absl::MakeConstSpan(entry->second.data(), entry->second.size()));
+  return !call.ok() || call->bound();
+}
+
 Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   grpc::ServerContextBase* context = info->server_context();
   const Metadata& metadata = context->client_metadata();
@@ -241,8 +273,8 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   // and that is asynchronous.
   const auto method = methods_.find(absl::string_view(info->method()));
   const bool synchronous = method != methods_.end() && method->second == ApiType::SYNC;
-  const auto refuse = [synchronous](absl::Status status) {
-    return new SessionCall(std::move(status), /*session=*/nullptr, synchronous);
+  const auto refuse = [synchronous](absl::Status status, bool bound = true) {
+    return new SessionCall(std::move(status), /*session=*/nullptr, synchronous, bound);
   };
   if (range.first == range.second) return new InBandCall(this, info, synchronous);
   if (std::next(range.first) != range.second) {
@@ -253,9 +285,11 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   const auto call = DecodeCallMetadata(absl::MakeConstSpan(entry.data(), entry.size()));
   if (!call.ok()) return refuse(call.status());
   if (!call->bound()) {
-    return refuse(absl::FailedPreconditionError(
-        "the client used grpcfd::FromContext, but had no session for the call: its channel has no "
-        "grpcfd factory, or could not reach this server's fdchannel"));
+    return refuse(
+        absl::FailedPreconditionError("the client used grpcfd::FromContext, but had no session for "
+                                      "the call: its channel has no grpcfd factory, or could not "
+                                      "reach this server's fdchannel"),
+        /*bound=*/false);
   }
   auto found = fd_server_->core()->FindEntry(call->token, call->session_id);
   if (!found.ok()) return refuse(found.status());

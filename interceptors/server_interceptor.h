@@ -63,6 +63,10 @@ class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryI
   bool in_band_ = false;  // One of the ports is.
 };
 
+// Whether the client said that the call may have descriptors. One that said so of a call that has
+// no session (CallMetadata::bound) can neither send nor get any.
+bool MayHaveFds(grpc::ServerContextBase* context);
+
 }  // namespace internal
 }  // namespace grpcfd
 

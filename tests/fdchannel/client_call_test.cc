@@ -152,6 +152,27 @@ TEST_F(ClientCallTest, BelongsToTheTransportCallThatClaimedIt) {
   EXPECT_FALSE(call->begun_for(nullptr));
 }
 
+TEST_F(ClientCallTest, ASecondFactoryOfTheSameRpcIsToldApartFromASecondRpc) {
+  ClientCall call;
+  const int rpc = 0;
+  const int other = 0;
+  ClientCall::Start start;
+  start.rpc = &rpc;
+  EXPECT_EQ(absl::OkStatus(), call.BeginStart(start));
+  EXPECT_EQ(absl::StatusCode::kAlreadyExists, call.BeginStart(start).code());
+  ClientCall::Start second;
+  second.rpc = &other;
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, call.BeginStart(second).code());
+  // Once the transport has it, an RPC at the same address is another one.
+  EXPECT_TRUE(call.ClaimBegun(&call));
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, call.BeginStart(start).code());
+  EXPECT_FALSE(call.ClaimBegun(&call)) << "Claim() knows whether it is the same one";
+  EXPECT_TRUE(call.Claim(&call));
+  ClientCall fresh;
+  EXPECT_FALSE(fresh.ClaimBegun(&call));
+  EXPECT_TRUE(fresh.Claim(&other)) << "nothing was claimed before";
+}
+
 TEST_F(ClientCallTest, ASetsDescriptorsComeFirstOrNotAtAll) {
   std::vector<UniqueFd> set;
   set.push_back(MakeFile("of the set"));

@@ -48,5 +48,45 @@ TEST(UnaryTest, ADescriptorEachWay) {
   }
 }
 
+// A proxy that copies what it is shown must not send a second entry of grpcfd's, and a log of
+// metadata must not have the token.
+TEST(UnaryTest, AHandlerIsNotShownTheEntryThatBindsTheCall) {
+  TestServer server;
+  server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
+                               test::ExchangeReply* reply) {
+    for (const auto& [key, value] : context->client_metadata()) {
+      EXPECT_NE("grpcfd-bin", std::string(key.data(), key.size()));
+      EXPECT_LT(value.size(), 100u);
+    }
+    reply->set_number(context->client_metadata().count("x-own"));
+    // Found all the same, and more than once.
+    for (const std::string& url : request->urls()) {
+      auto fds = FromContext(context);
+      if (!fds.ok()) return ToGrpcStatus(fds.status());
+      auto fd = (*fds)->RecvFd(url);
+      if (!fd.ok()) return ToGrpcStatus(fd.status());
+      reply->set_payload(reply->payload() + Content(*fd));
+    }
+    return grpc::Status::OK;
+  };
+  auto stub = server.Stub();
+  grpc::ClientContext context;
+  SetDeadline(&context, 10);
+  context.AddMetadata("x-own", "1");
+  context.AddMetadata("a-first-one", "2");
+  test::ExchangeRequest request;
+  test::ExchangeReply reply;
+  auto fds = FromContext(&context);
+  for (const char* content : {"one", "two"}) {
+    auto url = fds->SendFd(MemoryFile(content));
+    ASSERT_TRUE(url.ok()) << url.status();
+    request.add_urls(url->ToString());
+  }
+  const grpc::Status status = stub->Exchange(&context, request, &reply);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ("onetwo", reply.payload());
+  EXPECT_EQ(1, reply.number());
+}
+
 }  // namespace
 }  // namespace grpcfd

@@ -32,8 +32,8 @@ mutation 'owner before check' 03 fdchannel/cmsg.cc \
   'if \(owned\.valid\(\)\) \{\n' \
   'if (message->data_truncated) {\n          (void)owned.Release();  // Looked at first, owned later.\n        } else if (owned.valid()) {\n'
 mutation 'quota of a uid' 12 fdchannel/quota.cc \
-  'if \(user\.held \+ n > per_uid\) \{' \
-  'if (user.held + n > 4 * per_uid) {'
+  'if \(user->held \+ n > per_uid\) \{' \
+  'if (user->held + n > 4 * per_uid) {'
 mutation 'token' 24 fdchannel/server_core.cc \
   'auto it = sessions_\.find\(token\);\n    if \(it != sessions_\.end\(\) && it->second\.session->id\(\) == session_id\) return it->second;' \
   'for (const auto\& [any, entry] : sessions_) {\n      if (entry.session->id() == session_id) return entry;\n    }\n    (void)token;'
