@@ -1075,9 +1075,8 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
     trash->AddUncharged(&message->fds, count);
     return absl::OkStatus();
   }
-  const bool above_all =
-      inbox->slots_.empty() ? frame.first_index >= inbox->forgotten_below_
-                            : frame.first_index > inbox->slots_.back().index;
+  const bool above_all = inbox->slots_.empty() ? frame.first_index >= inbox->forgotten_below_
+                                               : frame.first_index > inbox->slots_.back().index;
   for (size_t i = 0; !above_all && i < count; ++i) {
     const uint32_t index = frame.first_index + static_cast<uint32_t>(i);
     if (index < inbox->forgotten_below_ || inbox->Find(index) != nullptr) {
