@@ -25,9 +25,6 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// As many as calls usually run at a time.
-constexpr size_t kMostIdle = 64;
-
 // gRPC's own composite of several; null if one is of a class that gRPC cannot combine.
 std::shared_ptr<grpc::CallCredentials> Combine(
     absl::Span<const std::shared_ptr<grpc::CallCredentials>> credentials) {
@@ -173,69 +170,22 @@ bool Credentials::ApplyToCall(grpc_call* call) {
   return true;
 }
 
-// --- A context's call ---
-
-CredentialsPool& CredentialsPool::Get() {
-  static auto* const pool = new CredentialsPool();
-  return *pool;
-}
-
-void CredentialsPool::Join() {
-  MutexLock lock(&mutex_);
-  ++users_;
-}
-
-void CredentialsPool::Quit() {
-  Idle rest;  // Destroyed without the lock.
-  MutexLock lock(&mutex_);
-  if (--users_ == 0) rest.swap(idle_);
-}
-
-std::unique_ptr<ContextCredentials> CredentialsPool::Take() {
-  {
-    MutexLock lock(&mutex_);
-    if (!idle_.empty()) {
-      auto credentials = std::move(idle_.back());
-      idle_.pop_back();
-      return credentials;
-    }
-  }
-  return std::make_unique<ContextCredentials>();
-}
-
-void CredentialsPool::Give(std::unique_ptr<ContextCredentials> credentials) {
-  // What is not kept is destroyed with the parameter, when the lock is free again.
-  MutexLock lock(&mutex_);
-  if (users_ != 0 && idle_.size() < kMostIdle) idle_.push_back(std::move(credentials));
-}
-
-ContextCall::ContextCall(std::shared_ptr<grpc::CallCredentials> inner)
-    : credentials_(CredentialsPool::Get().Take()) {
-  credentials_->call_ = this;
-  credentials_->inner_ = std::move(inner);
-}
-
-ContextCall::~ContextCall() {
-  credentials_->call_ = nullptr;
-  credentials_->inner_.reset();
-  CredentialsPool::Get().Give(std::move(credentials_));
-}
-
-ClientCall* ContextCredentials::OnlyCall(const grpc::CallCredentials* slot) {
+ClientCall* ContextCredentials::OnlyCall(grpc::CallCredentials* slot) {
   if (slot == nullptr || typeid(*slot) != typeid(ContextCredentials)) return nullptr;
-  const auto* const credentials = static_cast<const ContextCredentials*>(slot);
-  return credentials->inner_ == nullptr ? credentials->call_ : nullptr;
+  auto* const credentials = static_cast<ContextCredentials*>(slot);
+  return credentials->inner_ == nullptr ? credentials : nullptr;
 }
 
 bool ContextCredentials::ApplyToCall(grpc_call* call) {
   // The usual call: a factory has sent what it brings, and nothing is left to be done.
-  if (inner_ == nullptr && call_->ClaimBegun(call)) return true;
+  if (inner_ == nullptr && ClaimBegun(call)) return true;
   return Credentials::ApplyToCall(call);
 }
 
 void ContextCredentials::Flatten(FlatCredentials* flat) const {
   flat->Add(inner_);
-  const auto call = call_->shared_from_this();
+  // What is not to be changed is the chain, not the call in it.
+  const auto call = const_cast<ContextCredentials*>(this)->shared_from_this();
   if (std::find(flat->calls.begin(), flat->calls.end(), call) == flat->calls.end()) {
     flat->calls.push_back(call);
   }
@@ -385,14 +335,14 @@ std::shared_ptr<FdTransceiver> FromPerRpcCredentials(
 
 std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
   const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
-  std::shared_ptr<internal::ContextCall> call;
+  std::shared_ptr<internal::ContextCredentials> call;
   if (slot == nullptr) {
-    call = std::make_shared<internal::ContextCall>(nullptr);
+    call = std::make_shared<internal::ContextCredentials>(nullptr);
   } else {
     internal::FlatCredentials flat;
     flat.Add(slot);
     if (!flat.calls.empty()) return flat.calls.back();
-    call = std::make_shared<internal::ContextCall>(slot);
+    call = std::make_shared<internal::ContextCredentials>(slot);
     for (const auto& set : flat.sets) {
       absl::Status joined = set->Join(call);
       // The call cannot be made as it was meant; it says so when it is made, and each SendFd until
@@ -400,7 +350,7 @@ std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
       if (!joined.ok()) call->StartWithout(joined);
     }
   }
-  context->set_credentials(call->AsCredentials());
+  context->set_credentials(call);
   // Not by AddMetadata, which copies both strings.
   auto& metadata = internal::MetadataToSend(context);
   if (metadata.empty() || metadata.count(internal::kCallMetadataKey) == 0) {

@@ -67,68 +67,20 @@ class Credentials : public grpc::CallCredentials {
   grpc::SecureCallCredentials* AsSecureCredentials() final { return nullptr; }
 };
 
-// A call's descriptors, and the credentials that were in the slot before. Part of a ContextCall.
-class ContextCredentials final : public Credentials {
+// A call's descriptors, and the credentials that were in the slot before. One object, as each call
+// has one.
+class ContextCredentials final : public Credentials, public ClientCall {
  public:
+  explicit ContextCredentials(std::shared_ptr<grpc::CallCredentials> inner)
+      : inner_(std::move(inner)) {}
   bool ApplyToCall(grpc_call* call) override;
   void Flatten(FlatCredentials* flat) const override;
 
   // The call, if its descriptors are all that the slot holds. Null if there is more, or less.
-  static ClientCall* OnlyCall(const grpc::CallCredentials* slot);
+  static ClientCall* OnlyCall(grpc::CallCredentials* slot);
 
  private:
-  friend class ContextCall;
-  ClientCall* call_ = nullptr;
-  std::shared_ptr<grpc::CallCredentials> inner_;
-};
-
-// Credentials between two calls.
-//
-// Why it exists: to make and destroy an object of grpc::CallCredentials takes gRPC's global lock,
-// twice (it calls grpc_init and grpc_shutdown), which is as much work as all else that FromContext
-// does. Every call has one, so they are used again.
-//
-// They keep gRPC initialized, which a program may count on not to be once it has no channel: so
-// none are kept then. Thread-safe.
-class CredentialsPool {
- public:
-  // Keeps the pool in use. Each channel has one.
-  class User {
-   public:
-    User() { Get().Join(); }
-    ~User() { Get().Quit(); }
-    User(const User&) = delete;
-    User& operator=(const User&) = delete;
-  };
-
-  static CredentialsPool& Get();
-
-  std::unique_ptr<ContextCredentials> Take();
-  void Give(std::unique_ptr<ContextCredentials> credentials);
-
- private:
-  using Idle = std::vector<std::unique_ptr<ContextCredentials>>;
-  void Join();
-  void Quit();
-
-  Mutex mutex_;
-  int users_ ABSL_GUARDED_BY(mutex_) = 0;
-  Idle idle_ ABSL_GUARDED_BY(mutex_);
-};
-
-// What FromContext makes: a call, and the credentials that stand for it in the slot.
-class ContextCall final : public ClientCall {
- public:
-  explicit ContextCall(std::shared_ptr<grpc::CallCredentials> inner);
-  ~ContextCall() override;
-
-  // They keep the call.
-  std::shared_ptr<grpc::CallCredentials> AsCredentials() {
-    return std::shared_ptr<grpc::CallCredentials>(shared_from_this(), credentials_.get());
-  }
-
- private:
-  std::unique_ptr<ContextCredentials> credentials_;
+  const std::shared_ptr<grpc::CallCredentials> inner_;
 };
 
 class ChainedCredentials final : public Credentials {

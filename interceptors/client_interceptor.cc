@@ -371,8 +371,8 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       return nullptr;
     }
 
-    std::shared_ptr<ContextCall> made;
-    if (flat.calls.empty()) made = std::make_shared<ContextCall>(slot);
+    std::shared_ptr<ContextCredentials> made;
+    if (flat.calls.empty()) made = std::make_shared<ContextCredentials>(slot);
     const std::shared_ptr<ClientCall> call = made != nullptr ? made : flat.calls.front();
     if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
     for (const auto& set : flat.sets) {
@@ -383,7 +383,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       }
     }
     // Only sets: the call's copies of them take their place in the slot, around what was there.
-    if (made != nullptr) context->set_credentials(made->AsCredentials());
+    if (made != nullptr) context->set_credentials(made);
     return call;
   }
 
@@ -412,7 +412,6 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     context->set_credentials(std::make_shared<RefusingCredentials>(status, context->credentials()));
   }
 
-  const CredentialsPool::User pool_user_;
   const std::shared_ptr<FdChannel> fd_channel_;
   const absl::Status without_;
   const ClientInterceptorOptions options_;

@@ -3,7 +3,6 @@
 #include "grpcfd/credentials.h"
 
 #include <gmock/gmock.h>
-#include <grpc/grpc.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
 #include <gtest/gtest.h>
@@ -904,32 +903,7 @@ TEST_F(PerRpcTest, MoreThanACallMayHaveFailTheCall) {
   }
 }
 
-// --- What is used again ---
-
-TEST(ContextCredentialsTest, AreUsedAgainByTheNextContextWhileThereIsAChannel) {
-  const auto channel =
-      grpcfd::CreateChannel("unix:/nonexistent/grpcfd.sock", grpc::InsecureChannelCredentials());
-  const grpc::CallCredentials* first;
-  {
-    grpc::ClientContext context;
-    FromContext(&context);
-    first = context.credentials().get();
-  }
-  grpc::ClientContext context;
-  const auto fds = FromContext(&context);
-  EXPECT_EQ(first, context.credentials().get());
-  // Nothing of the former call is left.
-  EXPECT_EQ(0u, fds->SendFd(MemoryFile("fresh"))->index());
-
-  // Two at a time are two.
-  grpc::ClientContext other;
-  EXPECT_NE(fds, FromContext(&other));
-  EXPECT_NE(context.credentials(), other.credentials());
-}
-
 TEST(ContextCredentialsTest, WhatTheSlotHeldGoesWithTheContext) {
-  const auto channel =
-      grpcfd::CreateChannel("unix:/nonexistent/grpcfd.sock", grpc::InsecureChannelCredentials());
   const auto inner = std::make_shared<UserCredentials>(nullptr);
   {
     grpc::ClientContext context;
@@ -938,30 +912,6 @@ TEST(ContextCredentialsTest, WhatTheSlotHeldGoesWithTheContext) {
     EXPECT_LT(1, inner.use_count());
   }
   EXPECT_EQ(1, inner.use_count());
-}
-
-TEST(ContextCredentialsTest, KeepGrpcInitializedNoLongerThanTheLastChannel) {
-  // Those of other tests, if they run in this process too.
-  const bool initialized = grpc_is_initialized() != 0;
-  {
-    const auto channel =
-        grpcfd::CreateChannel("unix:/nonexistent/grpcfd.sock", grpc::InsecureChannelCredentials());
-    std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
-    for (int i = 0; i < 100; ++i) {
-      contexts.push_back(std::make_unique<grpc::ClientContext>());
-      FromContext(contexts.back().get());
-    }
-  }
-  {
-    grpc::ClientContext late;
-    FromContext(&late);
-  }
-  // gRPC ends on a thread of its own.
-  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!initialized && grpc_is_initialized() != 0 && std::chrono::steady_clock::now() < limit) {
-    std::this_thread::yield();
-  }
-  EXPECT_EQ(initialized, grpc_is_initialized() != 0);
 }
 
 }  // namespace
