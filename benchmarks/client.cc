@@ -146,9 +146,11 @@ struct GrpcCallOptions {
   // of the size of grpcfd's.
   bool bind = false;
   bool entry = false;
-  // Where a program sends descriptors on a socket of its own, with nothing that says which call
-  // they belong to.
+  // A program sends descriptors on a socket of its own, with nothing that says which call they
+  // belong to; or with an entry and a URL each that could say it, credentials that could have sent
+  // them, and an interceptor that could end the call: but nobody looks at any of it.
   bool by_hand = false;
+  bool named = false;
   std::string by_hand_path;
   // Without gRPC's filters for compression, message sizes and the like, and without retries.
   bool lean = false;
@@ -179,6 +181,15 @@ std::shared_ptr<grpc::Channel> StockChannel(const std::string& target) {
   return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), Arguments(false));
 }
 
+// Where a program could keep what belongs to a call.
+class IdleCredentials final : public grpc::CallCredentials {
+ public:
+  bool ApplyToCall(grpc_call* /*call*/) override { return true; }
+
+ private:
+  grpc::SecureCallCredentials* AsSecureCredentials() override { return nullptr; }
+};
+
 class GrpcCaller final : public Caller {
  public:
   GrpcCaller(const std::shared_ptr<grpc::Channel>& channel, const GrpcCallOptions& options)
@@ -200,6 +211,15 @@ class GrpcCaller final : public Caller {
     request.set_verify(verify);
     request.set_reply_with_fd(options_.reply_with_fd);
     if (by_hand_.valid() && !fds.empty()) {
+      if (options_.named) {
+        context.AddMetadata(kIdleEntry, std::string(kIdleEntrySize, '\x17'));
+        context.set_credentials(std::make_shared<IdleCredentials>());
+        for (size_t i = 0; i < fds.size(); ++i) {
+          const auto dev_ino = FdToDevIno(fds[i]);
+          if (!dev_ino.ok()) Die(dev_ino.status().ToString());
+          request.add_urls(InodeUrl(*dev_ino, static_cast<uint32_t>(i)).ToString());
+        }
+      }
       SendByHand(by_hand_, fds);
       fds.clear();
       request.set_by_hand(true);
@@ -208,7 +228,7 @@ class GrpcCaller final : public Caller {
     if (!fds.empty() || options_.reply_with_fd || options_.bind) {
       transceiver = FromContext(&context);
     }
-    if (options_.entry) context.AddMetadata("bench-bin", std::string(48, '\x17'));
+    if (options_.entry) context.AddMetadata(kIdleEntry, std::string(kIdleEntrySize, '\x17'));
     for (UniqueFd& fd : fds) {
       absl::StatusOr<InodeUrl> url =
           options_.borrow ? transceiver->SendFd(fd) : transceiver->SendFd(std::move(fd));
@@ -304,9 +324,12 @@ std::unique_ptr<Instances> MakeGrpc(const Setup& setup, const std::string& kind,
   const auto make = [&](const char* instance) {
     const std::string target = setup.Target(kind, instance);
     GrpcCallOptions options = common;
-    if (common.by_hand) options.by_hand_path = setup.Path(absl::StrCat("by_hand_", instance));
+    if (common.by_hand) {
+      options.by_hand_path = setup.Path(absl::StrCat("by_hand_", kind, "_", instance));
+    }
+    const bool stock = kind == "stock" || kind == "idle";
     return std::make_unique<GrpcCaller>(
-        kind == "stock" ? StockChannel(target) : GrpcfdChannel(target, options), options);
+        stock ? StockChannel(target) : GrpcfdChannel(target, options), options);
   };
   return std::make_unique<Instances>(make("a"), make("b"));
 }
@@ -379,6 +402,8 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   GrpcCallOptions with_own_socket;
   with_own_socket.by_hand = true;
   add_grpc("by hand", {1, 16, 253}, "stock", with_own_socket);
+  with_own_socket.named = true;
+  add_grpc("named", {1, 16, 253}, "idle", with_own_socket);
   add_grpc("sync", {0, 1, 2, 4, 16, 64, 253}, "sync", {});
   add_grpc("urls", {1}, "sync", with_urls);
   add_grpc("reply", {0}, "sync", with_reply);
@@ -421,6 +446,7 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   for (const int count : {1, 16, 253}) {
     extra(absl::StrCat("by_hand_extra_", count, "fd_us"), absl::StrCat("by hand ", count),
           "stock 0");
+    extra(absl::StrCat("named_extra_", count, "fd_us"), absl::StrCat("named ", count), "stock 0");
   }
   extra("part_metadata_entry_us", "entry 0", "stock 0");
   extra("part_bound_us", "bound 0", "sync 0");
@@ -808,6 +834,8 @@ void Print(const Figures& figures, const std::map<std::string, std::string>& not
     row(prefix, "sd-bus, peer to peer", "sdbus_plain_us", "sdbus_");
     row(prefix, "Cap'n Proto RPC", "capnp_plain_us", "capnp_");
     row(prefix, "gRPC, stock", "plain_us", "none_");
+    row(prefix, "  descriptors by hand, unnamed", "plain_us", "by_hand_");
+    row(prefix, "  by hand, named", "plain_us", "named_");
     row(prefix, "grpcfd, sync server", "intercepted_us", "");
     row(prefix, "  the descriptor in the reply", "intercepted_us", "reply_");
     row(prefix, "  a duplicate sent", "intercepted_us", "borrowed_");

@@ -48,6 +48,10 @@ void ServeSdBus(const std::string& path);
 std::unique_ptr<Caller> ConnectCapnp(const std::string& path);
 void ServeCapnp(const std::string& path);
 
+// The metadata of calls that are named by hand: as much as grpcfd's own.
+inline constexpr char kIdleEntry[] = "bench-bin";
+inline constexpr size_t kIdleEntrySize = 48;
+
 // --- The work ---
 
 // The receiver's part for one descriptor: fstat(2), and its content if asked. The caller closes.

@@ -73,6 +73,24 @@ grpc::Status Read(const MemoryRequest& request, UniqueFd fd, Sum* sum) {
   return grpc::Status::OK;
 }
 
+// For servers that tell the end of a call by an interceptor, and do nothing with it.
+class IdleInterceptor final : public grpc::experimental::Interceptor {
+ public:
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    methods->Proceed();
+  }
+};
+
+class IdleFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override {
+    // As grpcfd's: none for a plain call.
+    const bool plain = info->server_context()->client_metadata().count(kIdleEntry) == 0;
+    return plain ? nullptr : new IdleInterceptor();
+  }
+};
+
 // What a synchronous handler does; stock servers get no URLs.
 class SyncService final : public Bench::Service {
  public:
@@ -86,6 +104,9 @@ class SyncService final : public Bench::Service {
   grpc::Status Call(grpc::ServerContext* context, const Request* request, Reply* reply) override {
     if (request->by_hand()) {
       std::vector<std::string> contents;
+      for (const std::string& url : request->urls()) {
+        if (!InodeUrl::Parse(url).ok()) Die("parse " + url);
+      }
       TakeByHand(socket_.get(), request->verify() ? &contents : nullptr);
       for (std::string& content : contents) reply->add_contents(std::move(content));
       return grpc::Status::OK;
@@ -300,13 +321,18 @@ int Main(int argc, char** argv) {
     const auto path = [&](const char* kind) {
       return absl::StrCat("unix:", folder, "/", kind, "_", instance, ".sock");
     };
-    {
+    for (const char* kind : {"stock", "idle"}) {
       services.push_back(std::make_unique<SyncService>());
       grpc::ServerBuilder builder;
-      builder.AddListeningPort(path("stock"), grpc::InsecureServerCredentials());
+      builder.AddListeningPort(path(kind), grpc::InsecureServerCredentials());
       builder.RegisterService(services.back().get());
-      servers.push_back(Start(&builder, path("stock")));
-      const std::string by_hand = absl::StrCat(folder, "/by_hand_", instance, ".sock");
+      if (kind == std::string("idle")) {
+        std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> idle;
+        idle.push_back(std::make_unique<IdleFactory>());
+        builder.experimental().SetInterceptorCreators(std::move(idle));
+      }
+      servers.push_back(Start(&builder, path(kind)));
+      const std::string by_hand = absl::StrCat(folder, "/by_hand_", kind, "_", instance, ".sock");
       std::thread([service = services.back().get(), listener = Listen(by_hand, SOCK_SEQPACKET)] {
         service->TakeFrom(Accept(listener));
       }).detach();
