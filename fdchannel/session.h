@@ -314,6 +314,8 @@ class Session : public std::enable_shared_from_this<Session> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enlist(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressReceive(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The descriptor of `slot`, which has one.
+  UniqueFd Take(CallInbox* inbox, CallInbox::Slot* slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressScoped(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressSend(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ProgressAll(uint64_t before_epoch, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
