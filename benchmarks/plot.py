@@ -60,6 +60,7 @@ def main():
          "set xlabel 'descriptors in a call'\nset ylabel 'extra time, microseconds'\n"
          "set logscale xy",
          [("grpcfd", points_of(figures, r"extra_(\d+)fd_us")),
+          ("by hand over gRPC, named", points_of(figures, r"named_extra_(\d+)fd_us")),
           ("raw SCM\\_RIGHTS", points_of(figures, r"raw_extra_(\d+)fd_us")),
           ("sd-bus", points_of(figures, r"sdbus_extra_(\d+)fd_us")),
           ("Cap''n Proto", points_of(figures, r"capnp_extra_(\d+)fd_us"))])
