@@ -10,6 +10,12 @@
 
 namespace grpcfd {
 namespace internal {
+namespace {
+
+// Whether StartThread made the thread that asks.
+thread_local bool made_here = false;
+
+}  // namespace
 
 std::thread StartThread(const char* name, std::function<void()> body) {
   sigset_t all, before;
@@ -19,6 +25,7 @@ std::thread StartThread(const char* name, std::function<void()> body) {
   // close-on-exec, and a program that is executed at that moment inherits it.
   std::thread thread([name = std::string(name), body = std::move(body)] {
     pthread_setname_np(pthread_self(), name.c_str());
+    made_here = true;
     body();
   });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -27,7 +34,7 @@ std::thread StartThread(const char* name, std::function<void()> body) {
 
 void JoinOrLeave(std::thread* thread) {
   if (!thread->joinable()) return;
-  if (thread->get_id() == std::this_thread::get_id()) {
+  if (made_here) {
     thread->detach();
   } else {
     thread->join();

@@ -16,9 +16,11 @@ namespace internal {
 // and a name of at most 15 bytes, as `ps -L` and debuggers show it.
 std::thread StartThread(const char* name, std::function<void()> body);
 
-// Joins `thread`, if it is one. Called on that very thread (an application's callback dropped the
-// last reference to the object that owns it), it cannot join: the thread is let go, and ends by
-// itself as soon as the callback returns. Its body must therefore own all it touches.
+// Joins `thread`, if it is one. Called on a thread that StartThread made, the very same one (an
+// application's callback dropped the last reference to the object that owns it) or another, it must
+// not wait: two such threads that drop each other's objects would wait for each other. The thread is
+// let go then, and ends by itself as soon as it has nothing left to do. Its body must therefore own
+// all it touches.
 void JoinOrLeave(std::thread* thread);
 
 }  // namespace internal

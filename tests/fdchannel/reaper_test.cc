@@ -110,6 +110,55 @@ TEST(ReaperTest, MayBeStoppedAndDestroyedOnItsOwnThread) {
   EXPECT_FALSE(IsOpen(number));
 }
 
+// Drops a reference, and tells when that has returned.
+template <typename T>
+class LastReference {
+ public:
+  explicit LastReference(std::shared_ptr<T> object) : object_(std::move(object)) {}
+  ~LastReference() {
+    object_.reset();
+    dropped_.set_value();
+  }
+  LastReference(const LastReference&) = delete;
+  LastReference& operator=(const LastReference&) = delete;
+  std::future<void> dropped() { return dropped_.get_future(); }
+
+ private:
+  std::shared_ptr<T> object_;
+  std::promise<void> dropped_;
+};
+
+// What is closed for a session may keep the session, and with it the poller; what lingers at a
+// poller keeps the reaper that is to close it. Each thread may come to drop the other's object.
+TEST(ReaperTest, TwoThreadsThatDropEachOthersObjectsDoNotWaitForEachOther) {
+  auto poller = *Poller::Start("reaper-test");
+  auto reaper = std::make_shared<Reaper>();
+  // Both threads are at work, and nobody else has the objects any more.
+  std::promise<void> only_they;
+  const std::shared_future<void> ready = only_they.get_future().share();
+  std::promise<void> in_poller;
+  std::promise<void> in_reaper;
+  auto of_poller = std::make_shared<LastReference<Poller>>(poller);
+  auto of_reaper = std::make_shared<LastReference<Reaper>>(reaper);
+  auto poller_dropped = of_poller->dropped();
+  auto reaper_dropped = of_reaper->dropped();
+  poller->Post([of_reaper = std::move(of_reaper), ready, &in_poller] {
+    in_poller.set_value();
+    ready.wait();
+  });
+  reaper->Close({}, [of_poller = std::move(of_poller), ready, &in_reaper] {
+    in_reaper.set_value();
+    ready.wait();
+  });
+  in_poller.get_future().wait();
+  in_reaper.get_future().wait();
+  poller.reset();
+  reaper.reset();
+  only_they.set_value();
+  EXPECT_EQ(poller_dropped.wait_for(kLong), std::future_status::ready);
+  EXPECT_EQ(reaper_dropped.wait_for(kLong), std::future_status::ready);
+}
+
 }  // namespace
 }  // namespace internal
 }  // namespace grpcfd
