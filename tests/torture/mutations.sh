@@ -22,7 +22,7 @@ mutation() {
   patterns+=("$4")
   replacements+=("$5")
 }
-mutation 'count check' 03 fdchannel/session.cc \
+mutation 'count check' 03 fdchannel/session_receive.cc \
   'if \(message->fds\.size\(\) > count \|\|\s+\(message->fds\.size\(\) < count && !message->control_truncated\)\) \{' \
   'if (message->fds.size() < count \&\& !message->control_truncated) {'
 mutation 'MSG_CTRUNC' 02 fdchannel/cmsg.cc \
