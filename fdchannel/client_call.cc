@@ -368,9 +368,14 @@ Indices ClientCall::QueuedIndices() const {
 void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey key) {
   if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/false);
   session_ = session;
-  // Nobody has the one before: the call has not started.
-  own_inbox_.emplace(key, session->policy());
-  inbox_ = std::shared_ptr<CallInbox>(std::shared_ptr<void>(), &*own_inbox_);
+  if (!own_inbox_.has_value()) {
+    own_inbox_.emplace(key, session->policy());
+    inbox_ = std::shared_ptr<CallInbox>(std::shared_ptr<void>(), &*own_inbox_);
+  } else {
+    // The first session had no room, or went. Whoever cancels the call may still be about to tell
+    // it so, and have that one's inbox.
+    inbox_ = std::make_shared<CallInbox>(key, session->policy());
+  }
   // A server announces nothing beforehand, and the client cannot know that it has sent its last.
   session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
 }

@@ -205,9 +205,10 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   uint32_t holes_ ABSL_GUARDED_BY(mutex_) = 0;
   // Set while starting, then unchanged; but for calls per attempt: the latest attempt's.
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
-  // Attempts come and go, and whoever uses the inbox of one owns it. Of other calls it is this one:
-  std::optional<CallInbox> own_inbox_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);
+  // What inbox_ points to until there is a second one: most calls have one, and it need not be
+  // allocated. Stays as long as the call.
+  std::optional<CallInbox> own_inbox_ ABSL_GUARDED_BY(mutex_);
   // Calls per attempt only. While keeps(), queue_ holds all that was sent.
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
   // How many use descriptors of queue_ by number: they must not be closed meanwhile.
