@@ -18,9 +18,9 @@ std::thread StartThread(const char* name, std::function<void()> body);
 
 // Joins `thread`, if it is one. Called on a thread that StartThread made, the very same one (an
 // application's callback dropped the last reference to the object that owns it) or another, it must
-// not wait: two such threads that drop each other's objects would wait for each other. The thread is
-// let go then, and ends by itself as soon as it has nothing left to do. Its body must therefore own
-// all it touches.
+// not wait: two such threads that drop each other's objects would wait for each other. The thread
+// is let go then, and ends by itself as soon as it has nothing left to do. Its body must therefore
+// own all it touches.
 void JoinOrLeave(std::thread* thread);
 
 }  // namespace internal
