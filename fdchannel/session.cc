@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/session.h"
 
-#include <errno.h>
 #include <sys/epoll.h>
 
 #include <algorithm>

@@ -373,7 +373,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
 
     std::shared_ptr<ContextCredentials> made;
     if (flat.calls.empty()) made = std::make_shared<ContextCredentials>(slot);
-    const std::shared_ptr<ClientCall> call = made != nullptr ? made : flat.calls.front();
+    std::shared_ptr<ClientCall> call = made != nullptr ? made : flat.calls.front();
     if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
     for (const auto& set : flat.sets) {
       absl::Status joined = set->Join(call);
