@@ -55,10 +55,11 @@ using UniqueFile = std::unique_ptr<FILE, FileCloser>;
 // included, or the error at once; after an error nothing was sent and nothing is kept. Errors of
 // all methods:
 //   INVALID_ARGUMENT    the descriptor is negative or closed, or the call already has its limit of
-//                       descriptors (Limits::max_fds_per_call)
+//                       descriptors (SessionLimits::max_fds_per_call)
 //   RESOURCE_EXHAUSTED  the peer has not taken enough of what was sent before, until the call's
 //                       deadline, or this process is at RLIMIT_NOFILE
 //   FAILED_PRECONDITION the call cannot carry descriptors (any more); the text says why
+//   ALREADY_EXISTS      on the in-band wire only: the connection has another open file of the inode
 //   UNAVAILABLE         the session with the peer is gone
 class FdSender {
  public:
@@ -103,6 +104,7 @@ class FdSender {
 //   FAILED_PRECONDITION the descriptor was taken before, or the call has ended
 //   DEADLINE_EXCEEDED   it did not come before the deadline
 //   CANCELLED           the call was cancelled
+//   PERMISSION_DENIED   the ReceivePolicy of this end refused it, and it was closed
 //   RESOURCE_EXHAUSTED  it came but this process could not take it in (RLIMIT_NOFILE, or a limit of
 //                       grpcfd)
 //   UNAVAILABLE         the session with the peer is gone, or the descriptor was lost with an
@@ -114,7 +116,8 @@ class FdReceiver {
   virtual ~FdReceiver() = default;
 
   // Takes the descriptor of `url`. Waits for it until `deadline` or the call's deadline, whichever
-  // is earlier; on a call without one until Limits::recv_timeout from now at the latest.
+  // is earlier; on a call without one until SessionLimits::recv_timeout from now at the
+  // latest.
   virtual absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) = 0;
 
   // The same, without blocking: `done` is called once with the result, on a thread of grpcfd's (or

@@ -81,7 +81,7 @@ struct ForwardOptions {
 // descriptor that finds none stays with `from` until it can go on its own, up to the deadline of
 // `to`, and the message need not wait for it; if that fails, the next ForwardFds says so. gRPC's
 // ClientContext::FromServerContext passes the deadline on where nobody can read it: without a
-// set_deadline that wait is Limits::recv_timeout.
+// set_deadline that wait is SessionLimits::recv_timeout.
 //
 // Errors, after which `to` is not to be called (descriptors that it has already are closed with
 // it):

@@ -22,8 +22,8 @@ namespace grpcfd {
 // Limits of one session; both ends have their own and tell each other in the hello. A sender obeys
 // the lower ones, so a peer that claims to hold more gets no more.
 struct SessionLimits {
-  // Descriptors a call may have sent and not yet taken, in one direction. The 17th of a call is
-  // INVALID_ARGUMENT with the default.
+  // Descriptors of a call, in one direction, taken or not: the 17th is INVALID_ARGUMENT with the
+  // default. Of a call whose messages are a stream in that direction, those sent at once.
   uint32_t max_fds_per_call = 16;
 
   // Descriptors that a session may hold and nobody has taken, in one direction. A sender at this

@@ -471,7 +471,7 @@ class Client {
 absl::Status Main(const std::vector<std::string>& arguments) {
   constexpr char kUsage[] =
       "usage: cpp_peer server|client --socket PATH [--cert FILE --key FILE] [--kept N] [--wire "
-      "in-band|fdchannel|both|none]; see tests/interop/go/README.md";
+      "in-band|fdchannel|both]; see tests/interop/go/README.md";
   Flags flags;
   if (arguments.size() % 2 == 0) return absl::InvalidArgumentError(kUsage);
   for (size_t i = 1; i + 1 < arguments.size(); i += 2) {
