@@ -25,10 +25,13 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// The kernel has no event for "the backlog has room again" (connect(2) says EAGAIN and is done),
-// nor for "a server has bound the path".
+// The kernel has no event for "a server has bound the path".
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(5);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
+// Nor for "the backlog has room again": connect(2) says EAGAIN and is done. The server is there, so
+// this does not grow: in a storm of connects room is taken again at once, and who asks seldom never
+// finds any.
+constexpr absl::Duration kBacklogInterval = absl::Milliseconds(5);
 
 bool IsSessionSocket(const UniqueFd& fd) {
   int domain = 0, type = 0;
@@ -260,7 +263,9 @@ void ChannelCore::Connect() {
   } while (result != 0 && errno == EINTR);
   if (result != 0) {
     const int error = errno;
-    if (error == EAGAIN && absl::Now() + backoff_ < attempt_deadline_) return RetryLater();
+    if (error == EAGAIN && absl::Now() + kBacklogInterval < attempt_deadline_) {
+      return RetryIn(kBacklogInterval);
+    }
     return Failed(
         absl::UnavailableError(absl::StrCat("cannot connect to ", name_, ": ", strerror(error))),
         /*may_pass=*/true);
@@ -470,8 +475,12 @@ void ChannelCore::EndAttempt() {
 }
 
 void ChannelCore::RetryLater() {
-  const absl::Time when = absl::Now() + backoff_;
+  RetryIn(backoff_);
   backoff_ = std::min(backoff_ * 2, kMaxBackoff);
+}
+
+void ChannelCore::RetryIn(absl::Duration wait) {
+  const absl::Time when = absl::Now() + wait;
   MutexLock lock(&mutex_);
   retry_timer_ = poller_->RunAt(when, [weak = weak_from_this()] {
     if (auto self = weak.lock()) {

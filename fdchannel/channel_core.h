@@ -156,6 +156,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   void Failed(const absl::Status& status, bool may_pass);
   void Expire(const Pending* pending);
   void RetryLater();
+  void RetryIn(absl::Duration wait);
 
   const std::string name_;
   // One of the two: where the server listens, or the server.

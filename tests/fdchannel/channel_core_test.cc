@@ -523,6 +523,27 @@ TEST_F(ChannelTest, FullBacklogDoesNotBlock) {
   EXPECT_EQ(call.outcome.Wait(), absl::OkStatus());
 }
 
+// In a storm room is taken again at once: who asks seldom never finds any.
+TEST_F(ChannelTest, AFullBacklogIsAskedAgainAtShortIntervals) {
+  BindOptions bind;
+  bind.backlog = 1;
+  server_ = std::make_unique<TestServer>(path_, ServerLimits(), bind);
+  std::vector<UniqueFd> waiting;
+  for (;;) {
+    UniqueFd next = Connect(server_->address(), SOCK_NONBLOCK);
+    if (!next.valid()) break;
+    waiting.push_back(std::move(next));
+  }
+  auto channel = MakeChannel(path_);
+  AsyncCall call;
+  call.Start(*channel->core(), /*wait_for_ready=*/false);
+  // More often than an interval that doubles would allow within the time to connect.
+  EXPECT_TRUE(Eventually([&] { return channel->Stats().connect_attempts >= 30; }));
+  EXPECT_EQ(call.outcome.count(), 0);
+  server_->Start();
+  EXPECT_EQ(call.outcome.Wait(), absl::OkStatus());
+}
+
 TEST_F(ChannelTest, BacklogThatStaysFullIsUnavailable) {
   BindOptions bind;
   bind.backlog = 1;
