@@ -3,8 +3,10 @@
 #include "inband/connection.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 
@@ -391,9 +393,26 @@ void Connection::End(const absl::Status& status) {
   link_->Close(std::move(closing));
   // Before anybody can notice the end by the sockets: whoever asks then is told why.
   link_->received.End(status);
-  outer_stream_.Reset();
+  CloseOuter();
   inner_stream_.Close();
   if (on_end_) std::exchange(on_end_, nullptr)();
+}
+
+void Connection::CloseOuter() {
+  if (!outer_stream_.valid()) return;
+  // The peer is to see the end now, and can send nothing from here on, so what the kernel says next
+  // stays true.
+  ::shutdown(outer_stream_.get(), SHUT_RDWR);
+  int unread = 0;
+  if (::ioctl(outer_stream_.get(), SIOCINQ, &unread) == 0 && unread == 0) {
+    // As nearly always. Not for the reaper, which may be busy: a peer that keeps it so is not to
+    // have everybody's sockets wait there.
+    return outer_stream_.Reset();
+  }
+  // Unread bytes may have descriptors, which go with the socket.
+  FdVector closing;
+  closing.push_back(std::move(outer_stream_));
+  link_->Close(std::move(closing));
 }
 
 bool Connection::TooManyUnclosed() const {

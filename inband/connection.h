@@ -115,7 +115,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
         inner_(inner_stream_.fd()) {
     Count(&thread_->counters->connections_now);
   }
-  ~Connection() { thread_->counters->connections_now.fetch_sub(1, std::memory_order_relaxed); }
+  ~Connection() {
+    CloseOuter();  // End() has, unless it never started.
+    thread_->counters->connections_now.fetch_sub(1, std::memory_order_relaxed);
+  }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
@@ -169,6 +172,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // At once if it is much, else soon.
   void TidyUpInTime();
   void End(const absl::Status& status);
+  // Where nobody waits for it, if it may hold descriptors: closing those can block.
+  void CloseOuter();
   bool TooManyUnclosed() const;
   void CloseLater(FdVector fds);
 

@@ -27,7 +27,8 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
 
 absl::StatusOr<std::shared_ptr<Dialer>> Dialer::Start(SocketAddress target,
                                                       absl::Duration connect_timeout,
-                                                      const InBandOptions& options) {
+                                                      const InBandOptions& options,
+                                                      PassRights pass_rights) {
   auto token = Token::Mint();
   if (!token.ok()) return token.status();
   // Abstract: nothing is left behind if the process is killed.
@@ -38,6 +39,7 @@ absl::StatusOr<std::shared_ptr<Dialer>> Dialer::Start(SocketAddress target,
   BindOptions bind;
   bind.allow_abstract = true;
   bind.backlog = kBacklog;
+  bind.pass_rights = pass_rights;
   auto socket = BoundSocket::Bind(*address, bind);
   if (!socket.ok()) return socket.status();
   auto relay = Relay::Start(options);
@@ -97,7 +99,13 @@ void Dialer::Accept() {
     }
     const auto peer = GetPeerCredentials(inner, /*want_pidfd=*/false);
     // A failed look-up means "refuse".
-    if (!peer.ok() || peer->pid != ::getpid()) continue;
+    if (!peer.ok() || peer->pid != ::getpid()) {
+      // Whoever it is may have sent descriptors, whose close can block.
+      FdVector closing;
+      closing.push_back(std::move(inner));
+      relay_->Discard(std::move(closing));
+      continue;
+    }
     if (Dial(&inner)) continue;
     if (waiting_.empty()) {
       relay_->poller()->RunAt(absl::Now() + kRetryInterval, [weak = weak_from_this()] {

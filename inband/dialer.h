@@ -26,6 +26,7 @@
 #include "absl/time/time.h"
 #include "fdchannel/bind.h"
 #include "fdchannel/mutex.h"
+#include "fdchannel/pass_rights.h"
 #include "fdchannel/poller.h"
 #include "fdchannel/socket_address.h"
 #include "grpcfd/in_band.h"
@@ -38,10 +39,12 @@ namespace internal {
 class Dialer : public std::enable_shared_from_this<Dialer> {
  public:
   // Listens for gRPC. Nothing is connected yet. RESOURCE_EXHAUSTED and others if the address or the
-  // thread cannot be had.
+  // thread cannot be had. `pass_rights`: whether who connects may send descriptors; gRPC sends
+  // none.
   static absl::StatusOr<std::shared_ptr<Dialer>> Start(SocketAddress target,
                                                        absl::Duration connect_timeout,
-                                                       const InBandOptions& options);
+                                                       const InBandOptions& options,
+                                                       PassRights pass_rights = PassRights::kOff);
   ~Dialer() { Stop(); }
   Dialer(const Dialer&) = delete;
   Dialer& operator=(const Dialer&) = delete;

@@ -142,7 +142,13 @@ std::shared_ptr<Link> Relay::Add(const std::string& name, UniqueFd outer, Unique
   std::shared_ptr<RelayThread> thread;
   {
     MutexLock lock(&mutex_);
-    if (stopped_) return nullptr;
+    if (stopped_) {
+      lock.Unlock();
+      arrived.push_back(std::move(outer));  // What is unread in it may block on close, too.
+      Discard(std::move(arrived));
+      lock.Lock();
+      return nullptr;
+    }
     thread = threads_[next_thread_++ % threads_.size()];
     link = std::make_shared<Link>(thread, options_, Share(connections_.size() + 1), std::move(peer),
                                   std::move(refusal));

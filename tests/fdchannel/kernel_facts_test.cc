@@ -356,6 +356,28 @@ TEST(KernelFactsTest, OutOfBandBytesAreForStreamsAlone) {
 }
 
 // A session is drained to its end before it counts as dead.
+// Connection::CloseOuter of inband/: after shutdown(2) nothing comes any more, and SIOCINQ says
+// whether anything is left that closing the socket would close.
+TEST(KernelFactsTest, AStreamThatWasShutDownTakesNothingMoreAndSaysWhatIsUnread) {
+  const SocketPair pair = MakePair(SOCK_STREAM);
+  const UniqueFd file = MakeFile("x");
+  const auto unread = [&pair] {
+    int bytes = -1;
+    EXPECT_EQ(::ioctl(pair.b.get(), SIOCINQ, &bytes), 0);
+    return bytes;
+  };
+  EXPECT_EQ(unread(), 0);
+  EXPECT_EQ(RawSend(pair.a, "x", {{file.get()}}), 1);
+  ASSERT_EQ(::shutdown(pair.b.get(), SHUT_RDWR), 0);
+  EXPECT_EQ(unread(), 1);
+  EXPECT_EQ(RawSend(pair.a, "y", {{file.get()}}), -1);
+  EXPECT_EQ(errno, EPIPE);
+  EXPECT_EQ(unread(), 1);
+  char buffer[8];
+  EXPECT_EQ(::recv(pair.b.get(), buffer, sizeof(buffer), 0), 1);
+  EXPECT_EQ(unread(), 0);
+}
+
 TEST(KernelFactsTest, WhatAClosedPeerSentCanStillBeRead) {
   SocketPair pair = MakePair(SOCK_SEQPACKET);
   const UniqueFd file = MakeFile("late");

@@ -5,7 +5,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/sockios.h>
-#include <netinet/in.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -21,6 +20,7 @@
 
 #include "fdchannel/server_core.h"
 #include "grpcfd/testing/fd_leak_checker.h"
+#include "tests/fdchannel/lingering_socket.h"
 #include "tests/fdchannel/server_test_util.h"
 
 namespace grpcfd {
@@ -479,35 +479,18 @@ TEST_F(ListenerTest, DescriptorsThatNobodyReadsAreClosedToo) {
 TEST_F(ListenerTest, DescriptorThatIsSlowToCloseHoldsNobodyUp) {
   server_ = std::make_unique<TestServer>(path_, ServerLimits(), OldKernel());
   TestServer& server = *server_;
-  // A TCP connection whose peer does not read, and that lingers.
-  UniqueFd acceptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ASSERT_EQ(::bind(acceptor.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(::listen(acceptor.get(), 1), 0);
-  ASSERT_EQ(::getsockname(acceptor.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
-  UniqueFd slow(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(::connect(slow.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
-  UniqueFd peer(::accept4(acceptor.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  const std::string bulk(1 << 20, 'x');
-  while (::send(slow.get(), bulk.data(), bulk.size(), MSG_DONTWAIT) > 0) {
-  }
-  linger forever = {1, 60};
-  ASSERT_EQ(::setsockopt(slow.get(), SOL_SOCKET, SO_LINGER, &forever, sizeof(forever)), 0);
-
+  LingeringSocket slow;
   const UniqueFd client = Connect(server.address());
-  const int number = slow.get();
+  const int number = slow.socket.get();
   ASSERT_TRUE(SendMessage(client, Bytes("P"), absl::MakeConstSpan(&number, 1)).ok());
   // Not the last reference, so this does not linger. That one is in flight, and the server's as
   // soon as it reads.
-  slow.Reset();
+  slow.socket.Reset();
   server.Start();
   const absl::Time before = absl::Now();
   EXPECT_EQ(SayHello(server.address(), HelloWith(MintToken())).status(), HelloStatus::kOk);
   EXPECT_LT(absl::Now() - before, absl::Seconds(15));
-  peer.Reset();  // Lets the close go on.
+  slow.peer.Reset();  // Lets the close go on.
 }
 
 // --- Those who say nothing ---

@@ -9,10 +9,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "tests/fdchannel/lingering_socket.h"
 #include "tests/inband/relay_test_util.h"
 
 namespace grpcfd {
@@ -131,6 +133,61 @@ TEST_F(DialerTest, OtherProcessesAreTurnedAway) {
   EXPECT_EQ(nullptr, dialer->current());
   // The target has seen nobody.
   EXPECT_LT(::accept4(server_->fd().get(), nullptr, nullptr, SOCK_CLOEXEC), 0);
+}
+
+// A kernel before Linux 6.16 lets anybody send descriptors to the dialer's address. What is unread
+// there goes with the connection, and closing that can block for as long as its sender likes.
+TEST_F(DialerTest, ADescriptorOfAnotherProcessThatIsSlowToCloseHoldsNobodyUp) {
+  LingeringSocket slow;
+  Listen();
+  auto started = Dialer::Start(Address(path_), kPatience, {}, PassRights::kLeave);
+  ASSERT_TRUE(started.ok()) << started.status();
+  auto dialer = *std::move(started);
+  auto address = SocketAddress::Parse(dialer->address());
+  ASSERT_TRUE(address.ok());
+  sockaddr_un sockaddr;
+  const socklen_t length = address->ToSockaddr(&sockaddr);
+  const UniqueFd grpc = Dial(*dialer);
+  const UniqueFd peer = Accept();
+  WriteAll(grpc, "hello");
+  EXPECT_EQ("hello", ReadSome(peer, 5));
+  // The dialer's thread has something else to do until the descriptor is on its way and nobody has
+  // it any more.
+  const auto link = dialer->current();
+  ASSERT_NE(nullptr, link);
+  const UniqueFd file = MakeFile("x");
+  ReceivedFds::Caller caller;
+  std::promise<void> busy;
+  std::promise<void> go_on;
+  link->ReceiveAsync(NameOf(file), &caller, absl::InfiniteFuture(),
+                     [&](const absl::StatusOr<UniqueFd>&) {
+                       busy.set_value();
+                       go_on.get_future().wait();
+                     });
+  SendWithFd(peer, 'x', file);
+  busy.get_future().wait();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    // Only what is safe after fork().
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const char byte = 'x';
+    const int number = slow.socket.get();
+    if (::connect(fd, reinterpret_cast<const struct sockaddr*>(&sockaddr), length) != 0) _exit(2);
+    const IoResult sent =
+        SendMessage(BorrowedFd(fd), absl::MakeConstSpan(&byte, 1), absl::MakeConstSpan(&number, 1));
+    _exit(sent.ok() ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(child, ::waitpid(child, &status, 0));
+  EXPECT_EQ(0, status);
+  slow.socket.Reset();  // Not the last reference: that one is in flight.
+  go_on.set_value();
+  // Whoever comes next is served.
+  const UniqueFd next = Dial(*dialer);
+  const UniqueFd next_peer = Accept();
+  WriteAll(next, "fine");
+  EXPECT_EQ("fine", ReadSome(next_peer, 4));
+  slow.peer.Reset();  // Lets the close go on.
 }
 
 TEST_F(DialerTest, StoppedItLeavesNothing) {

@@ -23,6 +23,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "grpcfd/testing/same_file.h"
+#include "tests/fdchannel/lingering_socket.h"
 #include "tests/inband/relay_test_util.h"
 
 namespace grpcfd {
@@ -318,6 +319,31 @@ TEST(RelayTest, AFloodIsCut) {
   EXPECT_TRUE(Eventually([&] { return relay->connection_count() == 1; }));
   WriteAll(other.peer, "fine");
   EXPECT_EQ("fine", ReadSome(other.grpc, 4));
+}
+
+// What is unread in the socket of a connection that is cut goes with the socket, and closing that
+// can block for as long as its sender likes.
+TEST(RelayTest, AnUnreadDescriptorThatIsSlowToCloseHoldsNobodyUp) {
+  LingeringSocket slow;
+  InBandOptions options;
+  options.max_fds_burst = 1;
+  auto relay = StartRelay(options);
+  RelayedConnection other(relay);
+  auto outer = StreamPair();
+  const UniqueFd file = MakeFile("flood");
+  const int flood[] = {file.get(), file.get()};
+  ASSERT_TRUE(SendMessage(outer.first, Bytes("x"), absl::MakeConstSpan(flood)).ok());
+  SendWithFd(outer.first, 'y', slow.socket);
+  slow.socket.Reset();  // Not the last reference: that one is in flight.
+  auto inner = MakeInnerPair();
+  ASSERT_TRUE(inner.ok()) << inner.status();
+  relay->Add(inner->name, std::move(outer.second), std::move(inner->relay_end), {});
+  EXPECT_TRUE(IsCut(outer.first));
+  EXPECT_TRUE(IsCut(inner->grpc_end));
+  EXPECT_TRUE(Eventually([&] { return relay->Find(inner->name) == nullptr; }));
+  WriteAll(other.peer, "fine");
+  EXPECT_EQ("fine", ReadSome(other.grpc, 4));
+  slow.peer.Reset();  // Lets the close go on.
 }
 
 // As many as in a flood, but with the bytes of calls in between.
