@@ -77,6 +77,9 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   // Cuts all sessions and refuses new ones.
   void ShutDown();
 
+  // On a thread where it holds nobody up. Once there is a Listener.
+  void CloseLater(FdVector fds);
+
   size_t session_count() const;
   FdServerStats stats() const;
   // For the relays of its ports.
@@ -90,8 +93,6 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   ServerCore(const FdServerOptions& options, const ServerLimits& limits);
 
   absl::StatusOr<std::shared_ptr<Poller>> StartPoller();
-  // On a thread where it holds nobody up. After StartPoller().
-  void CloseLater(FdVector fds);
 
   // Makes a session for a hello. On success `*client_end` is to be sent with the reply. On the
   // poller's thread: calls the program's functions.

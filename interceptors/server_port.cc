@@ -131,10 +131,13 @@ absl::Status ServerPort::BindSocket() {
   }
   auto listener = Listener::Create(
       fd_server_->core(), *std::move(socket), wires,
-      [weak = weak_from_this()](UniqueFd connection, const std::string& first_bytes, FdVector fds) {
+      [weak = weak_from_this(), core = fd_server_->core()](
+          UniqueFd connection, const std::string& first_bytes, FdVector fds) {
         if (auto self = weak.lock()) {
-          self->HandOver(std::move(connection), first_bytes, std::move(fds));
+          return self->HandOver(std::move(connection), first_bytes, std::move(fds));
         }
+        fds.push_back(std::move(connection));
+        core->CloseLater(std::move(fds));
       });
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
@@ -174,8 +177,8 @@ std::shared_ptr<Link> ServerPort::FindLink(const std::string& peer) const {
 void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes, FdVector fds) {
   if (relay_ == nullptr) {
     // It would be taken for a relayed connection of another port.
-    if (!HasInnerName(connection)) GiveAway(std::move(connection), first_bytes);
-    return;
+    if (HasInnerName(connection)) return CloseLater(std::move(connection));
+    return GiveAway(std::move(connection), first_bytes);
   }
   auto inner = MakeInnerPair();
   auto peer = GetPeerCredentials(connection, /*want_pidfd=*/true);
@@ -212,7 +215,13 @@ void ServerPort::GiveAway(UniqueFd connection, const std::string& first_bytes) {
   // connection's, in case it was closed after all.
   if (parameters.read_buffer.Length() == 0) return;
   const auto after = FdToDevIno(BorrowedFd(parameters.fd));
-  if (before.ok() && after.ok() && *before == *after) UniqueFd(parameters.fd).Reset();
+  if (before.ok() && after.ok() && *before == *after) CloseLater(UniqueFd(parameters.fd));
+}
+
+void ServerPort::CloseLater(UniqueFd connection) {
+  FdVector closing;
+  closing.push_back(std::move(connection));
+  fd_server_->core()->CloseLater(std::move(closing));
 }
 
 namespace {

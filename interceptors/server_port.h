@@ -96,6 +96,9 @@ class ServerPort : public std::enable_shared_from_this<ServerPort> {
   void HandOver(UniqueFd connection, const std::string& first_bytes, FdVector fds);
   // To gRPC.
   void GiveAway(UniqueFd connection, const std::string& first_bytes);
+  // What it has not read may hold descriptors, and closing those may block: not on the listener's
+  // thread.
+  void CloseLater(UniqueFd connection);
 
   const std::string address_;
   const ListenOptions options_;
