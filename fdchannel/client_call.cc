@@ -451,13 +451,17 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
 
 void ClientCall::StartWithout(const absl::Status& why) {
   IndexedFds done_with;  // Outlives the lock, as does this:
-  std::shared_ptr<FdTransceiver> carrier;
-  MutexLock lock(&mutex_);
-  carrier.swap(carrier_);
-  FinishStart(why, &done_with);
+  std::shared_ptr<CallCarrier> carrier;
+  {
+    MutexLock lock(&mutex_);
+    carrier.swap(carrier_);
+    FinishStart(why, &done_with);
+  }
+  // Somebody may wait in there.
+  if (carrier != nullptr) carrier->Abandon(why);
 }
 
-std::shared_ptr<FdTransceiver> ClientCall::StartBy(const MakeCarrier& make) {
+std::shared_ptr<CallCarrier> ClientCall::StartBy(const MakeCarrier& make) {
   MutexLock lock(&mutex_);
   carrier_ = make(std::exchange(queue_, {}));
   has_carrier_ = true;
@@ -466,13 +470,14 @@ std::shared_ptr<FdTransceiver> ClientCall::StartBy(const MakeCarrier& make) {
   return carrier_;
 }
 
-std::shared_ptr<FdTransceiver> ClientCall::carrier() const {
+std::shared_ptr<CallCarrier> ClientCall::carrier() const {
   if (!has_carrier_) return nullptr;
   MutexLock lock(&mutex_);
   return carrier_;
 }
 
 void ClientCall::OnCancelled() {
+  if (const auto other = carrier()) return other->OnCancelled();
   std::shared_ptr<Session> session;
   std::shared_ptr<CallInbox> inbox;
   {
@@ -484,6 +489,7 @@ void ClientCall::OnCancelled() {
 }
 
 void ClientCall::OnEnded() {
+  if (const auto other = carrier()) return other->OnEnded();
   std::shared_ptr<Session> session;
   std::shared_ptr<CallInbox> inbox;
   {

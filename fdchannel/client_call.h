@@ -41,6 +41,16 @@
 namespace grpcfd {
 namespace internal {
 
+// What does a call's work in place of a session, once the call is made. Thread-safe.
+class CallCarrier : public FdTransceiver {
+ public:
+  // As ClientCall's.
+  virtual void OnCancelled() = 0;
+  virtual void OnEnded() = 0;
+  // The call will not be made: all methods report `why` from now on.
+  virtual void Abandon(const absl::Status& why) = 0;
+};
+
 // Thread-safe. The call ends, and what was not taken is closed, when the last reference goes.
 class ClientCall : public ForwardingCall, public std::enable_shared_from_this<ClientCall> {
  public:
@@ -124,9 +134,9 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
 
   // Instead of a session: the call has started, and `carrier` does all that its methods are asked
   // for from now on. MakeCarrier is given what is queued; it must not block.
-  using MakeCarrier = std::function<std::shared_ptr<FdTransceiver>(IndexedFds queued)>;
-  std::shared_ptr<FdTransceiver> StartBy(const MakeCarrier& make);
-  std::shared_ptr<FdTransceiver> carrier() const;
+  using MakeCarrier = std::function<std::shared_ptr<CallCarrier>(IndexedFds queued)>;
+  std::shared_ptr<CallCarrier> StartBy(const MakeCarrier& make);
+  std::shared_ptr<CallCarrier> carrier() const;
 
   CallMetadata metadata() const;
 
@@ -213,7 +223,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
   // How many use descriptors of queue_ by number: they must not be closed meanwhile.
   int sending_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::shared_ptr<FdTransceiver> carrier_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<CallCarrier> carrier_ ABSL_GUARDED_BY(mutex_);
   // Whether there ever was one, which each method asks first.
   std::atomic<bool> has_carrier_{false};
 };

@@ -41,6 +41,7 @@ absl::StatusOr<InodeUrl> DialedCall::SendFd(UniqueFd&& fd) {
   }
   MutexLock lock(&mutex_);
   if (!abandoned_.ok()) return abandoned_;
+  if (!over_.ok()) return over_;
   if (call_ == nullptr) {
     if (queued_.size() >= config_.max_fds_per_call) {
       return absl::ResourceExhaustedError(
@@ -107,6 +108,7 @@ absl::Status DialedCall::StartAttempt() {
   {
     MutexLock lock(&mutex_);
     if (!abandoned_.ok()) return abandoned_;
+    if (!over_.ok()) return over_;
     if (link == nullptr) {
       return absl::UnavailableError(
           "the connection of the call is gone: a new call gets a new one");
@@ -145,11 +147,40 @@ bool DialedCall::AnyCame() const {
   return call != nullptr && call->AnyCame();
 }
 
+std::shared_ptr<LinkCall> DialedCall::Finish(const absl::Status& over,
+                                             const absl::Status& without) {
+  NamedFds queued;  // Outlives the lock.
+  MutexLock lock(&mutex_);
+  if (call_ != nullptr) {
+    over_ = over;
+    return call_;
+  }
+  AbandonLocked(without, &queued);
+  return nullptr;
+}
+
+void DialedCall::OnCancelled() {
+  const absl::Status cancelled = absl::CancelledError("the call was cancelled");
+  if (const auto call = Finish(cancelled, cancelled)) call->Cancel();
+}
+
+void DialedCall::OnEnded() {
+  const auto call = Finish(
+      absl::FailedPreconditionError("the call has ended: nothing can be sent with it"),
+      absl::UnavailableError("the call ended before it had a connection, and nothing can have come "
+                             "back"));
+  if (call != nullptr) call->Complete();
+}
+
 void DialedCall::Abandon(const absl::Status& why) {
   NamedFds queued;  // Outlives the lock.
   MutexLock lock(&mutex_);
+  AbandonLocked(why, &queued);
+}
+
+void DialedCall::AbandonLocked(const absl::Status& why, NamedFds* done_with) {
   if (abandoned_.ok()) abandoned_ = why;
-  queued.swap(queued_);
+  done_with->swap(queued_);
   started_.NotifyAll();
 }
 

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "fdchannel/client_call.h"
 #include "fdchannel/mutex.h"
 #include "grpcfd/fd_transceiver.h"
 #include "inband/dialer.h"
@@ -27,7 +28,7 @@ namespace grpcfd {
 namespace internal {
 
 // Thread-safe.
-class DialedCall final : public FdTransceiver {
+class DialedCall final : public CallCarrier {
  public:
   struct Config {
     bool client_streams = false;  // The client may send more during the call.
@@ -62,10 +63,18 @@ class DialedCall final : public FdTransceiver {
   absl::Status StartAttempt();
   // Whether any descriptor ever came by its connection.
   bool AnyCame() const;
-  // The call will not be made, or is over.
-  void Abandon(const absl::Status& why);
+
+  void OnCancelled() override;
+  void OnEnded() override;
+  // What is queued is closed.
+  void Abandon(const absl::Status& why) override;
 
  private:
+  // Nothing is sent any more; `over` says why. The call of the latest attempt, which has to be told
+  // as well; without one, `without` is what all methods report from now on.
+  std::shared_ptr<LinkCall> Finish(const absl::Status& over, const absl::Status& without);
+  void AbandonLocked(const absl::Status& why, NamedFds* done_with)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The call of the latest attempt; waits for it until `deadline`.
   absl::StatusOr<std::shared_ptr<LinkCall>> Started(absl::Time deadline);
 
@@ -75,6 +84,7 @@ class DialedCall final : public FdTransceiver {
   mutable Mutex mutex_;
   CondVar started_;
   absl::Status abandoned_ ABSL_GUARDED_BY(mutex_);
+  absl::Status over_ ABSL_GUARDED_BY(mutex_);  // What came can still be had.
   NamedFds queued_ ABSL_GUARDED_BY(mutex_);
   SendQueue::Checked checked_ ABSL_GUARDED_BY(mutex_);  // queued_ is.
   bool sent_ ABSL_GUARDED_BY(mutex_) = false;           // Something, with call_'s connection.

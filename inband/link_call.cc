@@ -120,6 +120,13 @@ void LinkCall::Cancel() {
   link->received.Release(&caller_, absl::CancelledError("the call was cancelled"));
 }
 
+void LinkCall::Complete() {
+  const auto link = this->link();
+  if (link == nullptr) return;
+  link->received.Release(
+      &caller_, absl::NotFoundError("the call has ended, and the descriptor had not come by then"));
+}
+
 void LinkCall::End() {
   std::shared_ptr<Link> link;
   std::function<bool()> cancelled;  // It refers to the call's context, which goes now.

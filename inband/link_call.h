@@ -55,6 +55,9 @@ class LinkCall final : public FdTransceiver, public std::enable_shared_from_this
 
   // The call was cancelled, or its deadline passed: nothing is waited for any more.
   void Cancel();
+  // At the client: the peer has ended the call. Nothing is waited for any more, but what came can
+  // still be had.
+  void Complete();
   // The call is over.
   void End();
   // Asks `cancelled` while a RecvFd of the calling thread waits. See ServerCall.

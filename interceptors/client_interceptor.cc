@@ -301,7 +301,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       status = StartInBand(call, start);
       // No entry names a session: the peer may be Go.
       metadata.erase(kCallMetadataKey);
-      if (status.ok()) return nullptr;
+      if (status.ok()) return WatchFor(call, info);
     }
     if (status.ok() && fd_channel_ == nullptr) {
       call->StartWithout(without_);
@@ -342,10 +342,15 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       return nullptr;
     }
     WriteMetadata(said, urls, &metadata);
-    return info->type() == ClientRpcInfo::Type::UNARY ? nullptr : new EndWatch(call, info->type());
+    return WatchFor(call, info);
   }
 
  private:
+  // Null for unary calls.
+  static Interceptor* WatchFor(const std::shared_ptr<ClientCall>& call, ClientRpcInfo* info) {
+    return info->type() == ClientRpcInfo::Type::UNARY ? nullptr : new EndWatch(call, info->type());
+  }
+
   // The call that a slot stands for which holds more than a call's descriptors, or none. Null if
   // there is nothing to be started: no call of grpcfd's, or one that was refused here or before.
   std::shared_ptr<ClientCall> FindCall(ClientRpcInfo* info,

@@ -44,12 +44,27 @@ struct Waiter {
   std::future<absl::Status> outcome;
 };
 
-// Whether the call is sent for each attempt, where another interceptor watches it.
-class ClientWaitersTest : public ::testing::TestWithParam<bool> {
+// How the call is made: each way has another interceptor that watches it, or another kind of
+// waiter.
+enum class Way { kOnce, kPerAttempt, kInBand };
+
+class ClientWaitersTest : public ::testing::TestWithParam<Way> {
  protected:
+  static bool in_band() { return GetParam() == Way::kInBand; }
+  static TestServer::Setup Listen() {
+    return [](grpc::ServerBuilder*, ListenOptions* options) {
+      if (in_band()) options->wire = Wire::kInBand;
+    };
+  }
+  std::shared_ptr<grpc::Channel> Channel() {
+    ChannelOptions options;
+    if (in_band()) options.wire = Wire::kInBand;
+    return server_.Channel(options);
+  }
+  std::unique_ptr<test::TestService::Stub> Stub() { return test::TestService::NewStub(Channel()); }
   void Prepare(grpc::ClientContext* context) {
     SetDeadline(context, kFarAway);
-    context->set_wait_for_ready(GetParam());
+    context->set_wait_for_ready(GetParam() == Way::kPerAttempt);
   }
   // The handler sends `last` at its very end, named to nobody, when the client is done writing.
   void ServeUntilWritesDone() {
@@ -66,14 +81,15 @@ class ClientWaitersTest : public ::testing::TestWithParam<bool> {
   }
 
   const UniqueFd last_ = MemoryFile("sent at the end");
-  TestServer server_;
+  TestServer server_{Listen()};
 };
 
-INSTANTIATE_TEST_SUITE_P(PerAttempt, ClientWaitersTest, ::testing::Bool());
+INSTANTIATE_TEST_SUITE_P(Ways, ClientWaitersTest,
+                         ::testing::Values(Way::kOnce, Way::kPerAttempt, Way::kInBand));
 
 TEST_P(ClientWaitersTest, CancellationReleasesThem) {
   ServeUntilWritesDone();
-  auto stub = server_.Stub();
+  auto stub = Stub();
   grpc::ClientContext context;
   Prepare(&context);
   auto fds = FromContext(&context);
@@ -95,7 +111,7 @@ TEST_P(ClientWaitersTest, CancellationReleasesThem) {
 
 TEST_P(ClientWaitersTest, TheEndOfTheCallReleasesThem) {
   ServeUntilWritesDone();
-  auto stub = server_.Stub();
+  auto stub = Stub();
   grpc::ClientContext context;
   Prepare(&context);
   auto fds = FromContext(&context);
@@ -121,13 +137,15 @@ TEST_P(ClientWaitersTest, TheEndOfTheCallReleasesThem) {
   auto fd = fds->RecvFd(url);
   ASSERT_TRUE(fd.ok()) << fd.status();
   EXPECT_EQ(Content(*fd), "sent at the end");
-  EXPECT_EQ(fds->RecvFd(url).status().code(), absl::StatusCode::kFailedPrecondition);
+  if (!in_band()) {  // Where each look makes a duplicate.
+    EXPECT_EQ(fds->RecvFd(url).status().code(), absl::StatusCode::kFailedPrecondition);
+  }
 }
 
 // Not a look at the socket before the status: the descriptor that comes with the very end arrives.
 TEST_P(ClientWaitersTest, WhatIsSentLastIsNotMissed) {
   ServeUntilWritesDone();
-  auto stub = server_.Stub();
+  auto stub = Stub();
   for (int i = 0; i < 200; ++i) {
     grpc::ClientContext context;
     Prepare(&context);
@@ -151,7 +169,7 @@ TEST_P(ClientWaitersTest, AnErrorOfTheServerReleasesThem) {
   server_.service.download = [](grpc::ServerContext*, const auto*, auto*) {
     return grpc::Status(grpc::StatusCode::ABORTED, "no");
   };
-  auto stub = server_.Stub();
+  auto stub = Stub();
   grpc::ClientContext context;
   Prepare(&context);
   auto fds = FromContext(&context);
@@ -161,6 +179,85 @@ TEST_P(ClientWaitersTest, AnErrorOfTheServerReleasesThem) {
   Waiter waiter(fds.get(), NeverSent(true));
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::ABORTED);
   EXPECT_EQ(waiter.Code(), absl::StatusCode::kNotFound);
+}
+
+class InBandWaitersTest : public ClientWaitersTest {};
+
+INSTANTIATE_TEST_SUITE_P(Ways, InBandWaitersTest, ::testing::Values(Way::kInBand));
+
+// Nobody is there to connect to.
+TEST_P(InBandWaitersTest, CancellationReleasesThemBeforeTheCallHasReachedAServer) {
+  server_.Stop();
+  const auto channel = Channel();
+  auto stub = test::TestService::NewStub(channel);
+  grpc::ClientContext context;
+  SetDeadline(&context, kFarAway);
+  context.set_wait_for_ready(true);
+  auto fds = FromContext(&context);
+  ASSERT_TRUE(fds->SendFd(MemoryFile("never sent")).ok());
+  std::promise<absl::StatusCode> blocked;
+  auto outcome = blocked.get_future();
+  std::promise<void> made;
+  std::thread thread([&] {
+    made.get_future().wait();
+    blocked.set_value(fds->RecvFd(NeverSent(true)).status().code());
+  });
+  // What makes the call returns before it has reached a server only in this form.
+  grpc::CompletionQueue queue;
+  auto stream = stub->PrepareAsyncChat(&context, &queue);
+  stream->StartCall(nullptr);
+  made.set_value();
+  context.TryCancel();
+  const bool released = outcome.wait_for(kSoon) == std::future_status::ready;
+  EXPECT_TRUE(released);
+  grpc::Status status;
+  stream->Finish(&status, nullptr);
+  queue.Shutdown();
+  void* tag;
+  bool ok;
+  while (queue.Next(&tag, &ok)) {
+  }
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+  thread.join();
+  EXPECT_EQ(outcome.get(), absl::StatusCode::kCancelled);
+  // A channel that goes while it connects leaves its socket behind for a while.
+  const auto soon = std::chrono::system_clock::now() + kSoon;
+  grpc_connectivity_state state;
+  while ((state = channel->GetState(false)) != GRPC_CHANNEL_TRANSIENT_FAILURE) {
+    ASSERT_TRUE(channel->WaitForStateChange(state, soon));
+  }
+}
+
+TEST_P(InBandWaitersTest, ACallThatNeverReachedAServerSaysSo) {
+  server_.Stop();
+  auto stub = Stub();
+  grpc::ClientContext context;
+  SetDeadline(&context, kFarAway);
+  auto fds = FromContext(&context);
+  auto stream = stub->Chat(&context);
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(fds->RecvFd(NeverSent(true)).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(fds->SendFd(MemoryFile("too late")).status().code(), absl::StatusCode::kUnavailable);
+}
+
+// On the in-band wire what is sent after the call would go with the next one's bytes.
+TEST_P(InBandWaitersTest, NothingIsSentAfterTheEnd) {
+  ServeUntilWritesDone();
+  auto stub = Stub();
+  for (const bool cancel : {false, true}) {
+    grpc::ClientContext context;
+    Prepare(&context);
+    auto fds = FromContext(&context);
+    auto stream = stub->Chat(&context);
+    test::ExchangeReply reply;
+    ASSERT_TRUE(stream->Read(&reply));
+    EXPECT_TRUE(fds->SendFd(MemoryFile("in time")).ok());
+    if (cancel) context.TryCancel();
+    stream->WritesDone();
+    EXPECT_EQ(stream->Finish().ok(), !cancel);
+    EXPECT_EQ(fds->SendFd(MemoryFile("too late")).status().code(),
+              cancel ? absl::StatusCode::kCancelled : absl::StatusCode::kFailedPrecondition);
+  }
 }
 
 }  // namespace
