@@ -136,6 +136,11 @@ void Poller::CancelTimer(Id id) {
   lock.Lock();
 }
 
+size_t Poller::timer_count() const {
+  MutexLock lock(&state_->mutex);
+  return state_->timers.size();
+}
+
 void Poller::Stop() {
   std::thread thread;
   {

@@ -65,6 +65,9 @@ class Poller {
   // Too late is no error: the timer may be running.
   void CancelTimer(Id id);
 
+  // How many timers wait for their time. For tests.
+  size_t timer_count() const;
+
   // Runs what was posted, then ends the thread. Handlers and timers are dropped. Idempotent.
   void Stop();
 

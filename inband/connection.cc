@@ -56,10 +56,9 @@ void Link::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl
   const uint64_t id = next_waiter_.fetch_add(1, std::memory_order_relaxed);
   absl::StatusOr<UniqueFd> result;
   if (received.ReceiveAsync(dev_ino, caller, id, done, &result)) return done(std::move(result));
-  // The timer stays when the descriptor comes: it then finds nobody.
-  thread_->poller->RunAt(deadline, [received = std::weak_ptr<Link>(weak_from_this()), id] {
-    if (auto link = received.lock()) link->received.Expire(id);
-  });
+  received.SetTimer(id, thread_->poller->RunAt(deadline, [weak = weak_from_this(), id] {
+    if (auto self = weak.lock()) self->received.Expire(id);
+  }));
 }
 
 void Link::Close(FdVector fds) {

@@ -70,7 +70,7 @@ class Link : public std::enable_shared_from_this<Link> {
  public:
   Link(std::shared_ptr<RelayThread> thread, const InBandOptions& options, size_t max_fds,
        PeerCredentials peer_credentials, absl::Status refused)
-      : received(max_fds, thread->counters),
+      : received(max_fds, thread->counters, thread->poller),
         queue(options.max_queued_fds, max_fds, thread->counters),
         peer(std::move(peer_credentials)),
         refusal(std::move(refused)),

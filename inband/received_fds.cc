@@ -59,7 +59,14 @@ ReceivedFds::Waiters ReceivedFds::Finish(const Finished& finished) {
   return callbacks;
 }
 
+void ReceivedFds::CancelTimers(const Waiters& waiters) {
+  for (const auto& waiter : waiters) {
+    if (waiter->timer != 0) poller_->CancelTimer(waiter->timer);
+  }
+}
+
 void ReceivedFds::CallBack(const Waiters& waiters) {
+  CancelTimers(waiters);
   for (const auto& waiter : waiters) waiter->callback(std::move(waiter->result));
 }
 
@@ -173,6 +180,20 @@ bool ReceivedFds::ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t i
   waiter->callback = done;
   waiters_.push_back(std::move(waiter));
   return false;
+}
+
+void ReceivedFds::SetTimer(uint64_t id, Poller::Id timer) {
+  {
+    MutexLock lock(&mutex_);
+    // From the end: it is the newest, or nearly.
+    const auto it = std::find_if(waiters_.rbegin(), waiters_.rend(),
+                                 [id](const auto& waiter) { return waiter->id == id; });
+    if (it != waiters_.rend()) {
+      (*it)->timer = timer;
+      return;
+    }
+  }
+  poller_->CancelTimer(timer);
 }
 
 void ReceivedFds::Expire(uint64_t id) {

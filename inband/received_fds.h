@@ -29,6 +29,7 @@
 #include "fdchannel/cmsg.h"
 #include "fdchannel/counters.h"
 #include "fdchannel/mutex.h"
+#include "fdchannel/poller.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
 
@@ -47,10 +48,11 @@ class ReceivedFds {
     absl::Status released_;  // Under the lock of the ReceivedFds.
   };
 
-  // Keeps at most `limit` (1 or more).
+  // Keeps at most `limit` (1 or more). `poller` has the timers of asynchronous waits.
   explicit ReceivedFds(
-      size_t limit, std::shared_ptr<InBandCounters> counters = std::make_shared<InBandCounters>())
-      : counters_(std::move(counters)), limit_(limit) {}
+      size_t limit, std::shared_ptr<InBandCounters> counters = std::make_shared<InBandCounters>(),
+      std::shared_ptr<Poller> poller = nullptr)
+      : counters_(std::move(counters)), poller_(std::move(poller)), limit_(limit) {}
 
   // Keeps `fds`, gives those who wait their duplicates, and moves into `*closing` what must be
   // closed: the second of an inode, and the least recently used above the limit.
@@ -70,6 +72,8 @@ class ReceivedFds {
   // Release, Expire or End, with what it was called for. True, with `*result`, if not.
   bool ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t id, const FdCallback& done,
                     absl::StatusOr<UniqueFd>* result);
+  // `timer` calls Expire(id). It is cancelled when the wait is over; at once if that is so.
+  void SetTimer(uint64_t id, Poller::Id timer);
   // The time of the asynchronous waiter `id` is over. It may be gone already.
   void Expire(uint64_t id);
   // From now on `caller` waits for nothing: what it waits for fails with `status`, and so does what
@@ -93,7 +97,8 @@ class ReceivedFds {
   struct Waiter {
     DevIno dev_ino;
     Caller* caller = nullptr;
-    uint64_t id = 0;      // Asynchronous ones.
+    uint64_t id = 0;  // Asynchronous ones, as the next two.
+    Poller::Id timer = 0;
     FdCallback callback;  // Unset: blocked, on `wake`.
     CondVar wake;
     bool done = false;
@@ -109,9 +114,11 @@ class ReceivedFds {
   // the others are to be called with CallBack, without the lock.
   template <typename Finished>
   Waiters Finish(const Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  static void CallBack(const Waiters& waiters);
+  void CallBack(const Waiters& waiters);
+  void CancelTimers(const Waiters& waiters);
 
   const std::shared_ptr<InBandCounters> counters_;
+  const std::shared_ptr<Poller> poller_;
   mutable Mutex mutex_;
   size_t limit_ ABSL_GUARDED_BY(mutex_);
   bool any_came_ ABSL_GUARDED_BY(mutex_) = false;

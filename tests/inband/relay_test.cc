@@ -23,6 +23,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "grpcfd/testing/same_file.h"
+#include "inband/link_call.h"
 #include "tests/fdchannel/lingering_socket.h"
 #include "tests/inband/relay_test_util.h"
 
@@ -378,6 +379,44 @@ TEST(RelayTest, ADescriptorThatIsLostOnTheWayInCutsTheConnection) {
   EXPECT_THAT(result.status().message(), HasSubstr("RLIMIT_NOFILE"));
   // What came before may still be had.
   EXPECT_EQ("file 0", ContentOf(c.Ask(NameOf(files[0]))));
+}
+
+// A wait's deadline may be the client's, who may call again and again with one that is far away.
+TEST(RelayTest, AWaitThatIsOverLeavesNoTimer) {
+  auto relay = StartRelay();
+  RelayedConnection c(relay);
+  constexpr int kWaits = 100;
+  LinkCall::Config config;
+  config.deadline = absl::Now() + absl::Hours(24 * 365);
+  const DevIno never_sent{1, 2};
+  std::atomic<int> ended{0};
+  const auto count = [&ended](const absl::StatusOr<UniqueFd>&) { ++ended; };
+  std::vector<std::shared_ptr<LinkCall>> calls;
+  for (int i = 0; i < kWaits; ++i) {
+    calls.push_back(std::make_shared<LinkCall>(c.link, config));
+    calls.back()->RecvFdAsync(InodeUrl(never_sent), absl::InfiniteFuture(), count);
+  }
+  EXPECT_EQ(relay->poller()->timer_count(), static_cast<size_t>(kWaits));
+  for (int i = 0; i < kWaits; ++i) i % 2 == 0 ? calls[i]->Cancel() : calls[i]->End();
+  EXPECT_TRUE(Eventually([&] { return ended == kWaits; }));
+  EXPECT_EQ(relay->poller()->timer_count(), 0u);
+
+  // The same when a descriptor comes, when time runs out, and when the connection ends.
+  const UniqueFd file = MakeFile("comes");
+  LinkCall call(c.link, config);
+  call.RecvFdAsync(InodeUrl(NameOf(file)), absl::InfiniteFuture(), count);
+  SendWithFd(c.peer, 'x', file);
+  EXPECT_TRUE(Eventually([&] { return ended == kWaits + 1; }));
+  EXPECT_EQ(relay->poller()->timer_count(), 0u);
+  call.RecvFdAsync(InodeUrl(never_sent), absl::Now() + absl::Milliseconds(1), count);
+  EXPECT_TRUE(Eventually([&] { return ended == kWaits + 2; }));
+  EXPECT_EQ(relay->poller()->timer_count(), 0u);
+  call.RecvFdAsync(InodeUrl(never_sent), absl::InfiniteFuture(), count);
+  c.peer.Reset();
+  c.grpc.Reset();
+  EXPECT_TRUE(Eventually([&] { return ended == kWaits + 3; }));
+  EXPECT_TRUE(Eventually([&] { return relay->connection_count() == 0; }));
+  EXPECT_EQ(relay->poller()->timer_count(), 0u);
 }
 
 TEST(RelayTest, WhatCameCanBeHadUntilTheLastCallOfAConnectionThatEnded) {
