@@ -107,6 +107,7 @@ void LinkCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback 
   if (config_.policy != nullptr) {
     done = [weak = weak_from_this(), dev_ino = url.dev_ino(),
             done = std::move(done)](absl::StatusOr<UniqueFd> fd) {
+      if (!fd.ok()) return done(std::move(fd));
       const auto self = weak.lock();
       done(self == nullptr ? Over() : self->Judge(dev_ino, std::move(fd)));
     };

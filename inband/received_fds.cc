@@ -222,7 +222,13 @@ void ReceivedFds::Release(Caller* caller, const absl::Status& status) {
       return true;
     });
   }
-  CallBack(callbacks);
+  if (callbacks.empty()) return;
+  if (poller_ == nullptr) return CallBack(callbacks);
+  // Who releases may be gRPC, in the middle of its own affairs, or a program in a destructor.
+  CancelTimers(callbacks);
+  poller_->Post([callbacks = std::move(callbacks)] {
+    for (const auto& waiter : callbacks) waiter->callback(std::move(waiter->result));
+  });
 }
 
 void ReceivedFds::End(const absl::Status& status) {

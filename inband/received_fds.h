@@ -48,7 +48,9 @@ class ReceivedFds {
     absl::Status released_;  // Under the lock of the ReceivedFds.
   };
 
-  // Keeps at most `limit` (1 or more). `poller` has the timers of asynchronous waits.
+  // Keeps at most `limit` (1 or more). `poller` has the timers of asynchronous waits,
+  // and its thread calls back those that a call of the program's ends. Null, for tests: no timers,
+  // and Release() calls back itself.
   explicit ReceivedFds(
       size_t limit, std::shared_ptr<InBandCounters> counters = std::make_shared<InBandCounters>(),
       std::shared_ptr<Poller> poller = nullptr)
@@ -69,7 +71,7 @@ class ReceivedFds {
   absl::StatusOr<UniqueFd> Receive(const DevIno& dev_ino, Caller* caller, absl::Time deadline,
                                    const std::function<bool()>* cancelled);
   // The same. False if it has to wait: then `done` is called later, on a thread that calls Keep,
-  // Release, Expire or End, with what it was called for. True, with `*result`, if not.
+  // Expire or End, or the poller's, with what it was called for. True, with `*result`, if not.
   bool ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t id, const FdCallback& done,
                     absl::StatusOr<UniqueFd>* result);
   // `timer` calls Expire(id). It is cancelled when the wait is over; at once if that is so.

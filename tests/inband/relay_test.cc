@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/sockios.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -417,6 +418,32 @@ TEST(RelayTest, AWaitThatIsOverLeavesNoTimer) {
   EXPECT_TRUE(Eventually([&] { return ended == kWaits + 3; }));
   EXPECT_TRUE(Eventually([&] { return relay->connection_count() == 0; }));
   EXPECT_EQ(relay->poller()->timer_count(), 0u);
+}
+
+// FdReceiver promises a thread of grpcfd's: who releases a call may be gRPC, in the middle of its
+// own affairs.
+TEST(RelayTest, AWaitThatIsReleasedCallsBackOnTheRelaysThread) {
+  auto relay = StartRelay();
+  RelayedConnection c(relay);
+  for (const bool cancel : {true, false}) {
+    auto call = std::make_shared<LinkCall>(c.link, LinkCall::Config());
+    std::promise<std::pair<std::string, absl::StatusCode>> told;
+    call->RecvFdAsync(InodeUrl(DevIno{1, 2}), absl::InfiniteFuture(),
+                      [&told](const absl::StatusOr<UniqueFd>& fd) {
+                        char name[16];
+                        pthread_getname_np(pthread_self(), name, sizeof(name));
+                        told.set_value({name, fd.status().code()});
+                      });
+    if (cancel) {
+      call->Cancel();
+    } else {
+      call->End();
+    }
+    call.reset();
+    const auto [thread, code] = told.get_future().get();
+    EXPECT_EQ(thread, "grpcfd-relay");
+    EXPECT_EQ(code, cancel ? absl::StatusCode::kCancelled : absl::StatusCode::kFailedPrecondition);
+  }
 }
 
 TEST(RelayTest, WhatCameCanBeHadUntilTheLastCallOfAConnectionThatEnded) {
