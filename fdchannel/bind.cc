@@ -212,8 +212,8 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
     return absl::FailedPreconditionError(
         absl::StrCat(address.ToString(),
                      " is an abstract name: no file mode protects it, and every process of the "
-                     "network namespace "
-                     "may connect; set ListenOptions::allow_abstract if that is meant"));
+                     "network namespace may connect; set ListenOptions::allow_abstract if that is "
+                     "meant"));
   }
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return absl::ErrnoToStatus(errno, "socket");

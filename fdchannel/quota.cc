@@ -57,8 +57,7 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
   if (sum > nofile) {
     return absl::FailedPreconditionError(absl::StrFormat(
         "the limits need %d descriptors (max_fds_total %d + %d x max_sessions %d + max_half_open "
-        "%d "
-        "+ %d for the server itself), RLIMIT_NOFILE is %d: lower them, or raise it (setrlimit, "
+        "%d + %d for the server itself), RLIMIT_NOFILE is %d: lower them, or raise it (setrlimit, "
         "LimitNOFILE=)",
         sum, limits.max_fds_total, kFdsPerSession, limits.max_sessions, limits.max_half_open,
         kFdsOfServer, nofile));
@@ -79,8 +78,7 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
     return absl::FailedPreconditionError(absl::StrFormat(
         "max_fds_per_call = %d is more than one session may have in flight, which is %d with "
         "max_fds_in_flight = %d and max_sessions = %d, so a full call could never be sent: lower "
-        "it, "
-        "or raise max_fds_in_flight and RLIMIT_NOFILE, which is %d",
+        "it, or raise max_fds_in_flight and RLIMIT_NOFILE, which is %d",
         session.max_fds_per_call, for_one, limits.max_fds_in_flight, limits.max_sessions, nofile));
   }
   return limits;
@@ -124,9 +122,8 @@ absl::Status QuotaLedger::Charge(uid_t uid, User* user, uint64_t n) {
   if (user->held + n > per_uid) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("uid %d holds %d descriptors at this server that nobody took, and %d more "
-                        "came; the limit is "
-                        "%d (max_fds_per_uid, and never more than half of max_fds_total): take "
-                        "them sooner, or raise it",
+                        "came; the limit is %d (max_fds_per_uid, and never more than half of "
+                        "max_fds_total): take them sooner, or raise it",
                         uid, user->held, n, per_uid));
   }
   if (held_ + n > limits_.max_fds_total) {

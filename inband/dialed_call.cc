@@ -117,8 +117,7 @@ absl::Status DialedCall::StartAttempt() {
     if (sent_) {
       return absl::UnavailableError(
           "the call's descriptors went with a connection that is gone, and this attempt has "
-          "another "
-          "one: a new call brings them anew");
+          "another one: a new call brings them anew");
     }
     queued.swap(queued_);
     sent_ = !queued.empty();

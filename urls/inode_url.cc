@@ -180,7 +180,7 @@ absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
   if (!has_slash) return Malformed(url, "a / and the inode number after the device");
   if (!ParseDecimal(rest, kMax64, &dev_ino.ino)) {
     return Malformed(
-        url, absl::StrCat("the inode in decimal digits after the device and one /, at ", "most ",
+        url, absl::StrCat("the inode in decimal digits after the device and one /, at most ",
                           kMax64, ", not ", Quote(rest)));
   }
 

@@ -42,13 +42,15 @@ namespace grpcfd {
 // Before the call SendFd only queues. If the call cannot bring the descriptors along, it fails,
 // with a status that says why, and no handler runs with a part of them:
 //   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is no unix socket, the
-//   server is no grpcfd server, or
-//                        set_credentials replaced what FromContext had set
+//                        server is no grpcfd server, or set_credentials replaced what FromContext
+//                        had set
 //   INVALID_ARGUMENT     more descriptors than a limit allows
 //   RESOURCE_EXHAUSTED   the server did not take enough of those sent before, until the deadline
 //   UNAVAILABLE          no session with the server
 std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context);
 
+// Channels of Wire::kInBand have no use for these: they send no `grpcfd-urls`, and a call's
+// descriptors go once, with the attempt that reaches a connection.
 struct ClientInterceptorOptions {
   // Also send the URLs of the first 16 descriptors in the metadata entry `grpcfd-urls`, for logs,
   // and for servers that read them there.
@@ -77,8 +79,8 @@ struct ClientInterceptorOptions {
 //   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> creators;
 //   creators.push_back(std::make_unique<MyTracing>());
 //   creators.push_back(grpcfd::MakeClientInterceptorFactory(fd_channel));
-//   auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(target, creds, args,
-//   std::move(creators));
+//   auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(
+//       target, creds, args, std::move(creators));
 //
 // It may stand anywhere in the vector, with one exception: interceptors that make calls of their
 // own through InterceptorBatchMethods::GetInterceptedChannel() (caches, say) come before it, and
@@ -103,6 +105,7 @@ struct ChannelOptions {
   // above: to register descriptors for many calls with, say. Channels may share one. With one for
   // another target calls with descriptors fail with INVALID_ARGUMENT.
   std::shared_ptr<FdChannel> shared_fd_channel;
+  // For kFdChannel.
   ClientInterceptorOptions interceptor;
 };
 

@@ -67,6 +67,9 @@ struct FdServerOptions {
   // OK closes the call's descriptors, those that a stream sends later included. The call itself is
   // served: its FromContext says PERMISSION_DENIED with the status's text. On the gRPC thread that
   // starts the call.
+  //
+  // In-band calls name no session and no descriptors. They are asked for in FromContext, on the
+  // handler's thread, with an fd_count of 0; and again in each FromContext after one was refused.
   CallAuthorizer authorize_call;
 
   // A session was made. Runs before the client learns of it, so before any call of the session. On

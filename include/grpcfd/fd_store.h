@@ -119,8 +119,8 @@ class FdStore {
   // Keeps `fd` under `key` and `url`, and returns it. What was kept there before is replaced, and
   // closed with its last user. An URL with an index and the same one without are two.
   //   INVALID_ARGUMENT    `fd` is not open, or another file than `url` says
-  //   RESOURCE_EXHAUSTED  max_fds_per_key or max_fds is reached (WhenFull::kRefuse, or a bound of
-  //   0)
+  //   RESOURCE_EXHAUSTED  max_fds_per_key or max_fds is reached (WhenFull::kRefuse, or a bound
+  //                       of 0)
   // After an error `fd` is closed, and what was kept before is kept.
   absl::StatusOr<SharedFd> Put(const Key& key, const InodeUrl& url, UniqueFd fd) {
     return core_.Put(KeyView(key), url, std::move(fd));

@@ -11,11 +11,9 @@
 // How people get it wrong: they choose it between two C++ endpoints. The wire knows connections but
 // no calls, and names but no identities, so it can do less:
 //  * A descriptor is kept, by (dev, ino), until its connection closes or newer ones push it out.
-//  Who
-//    knows its name may ask for it any number of times, in any call of the connection.
-//  * The second of two descriptors with one (dev, ino) is dropped by the receiver: all eventfds
-//  have
-//    the same, and so have both ends of a pipe. SendFd refuses it with ALREADY_EXISTS.
+//    Who knows its name may ask for it any number of times, in any call of the connection.
+//  * The second of two descriptors with one (dev, ino) is dropped by the receiver. All eventfds
+//    have the same, and so have both ends of a pipe. SendFd refuses it with ALREADY_EXISTS.
 //  * All bytes of all calls take one more step through this process.
 #ifndef GRPCFD_IN_BAND_H_
 #define GRPCFD_IN_BAND_H_

@@ -44,7 +44,8 @@ void AddFdServer(grpc::ServerBuilder* builder, std::shared_ptr<FdServer> fd_serv
 // FromContext in the handler says UNAVAILABLE. `interceptor_creators` are the program's own, in
 // their order; grpcfd's comes after them. `server` must outlive the channel, as with gRPC's; the
 // channel does not keep `fd_server`. Call credentials are not asked for their metadata on such a
-// channel; that is gRPC's way.
+// channel; that is gRPC's way. ChannelOptions::wire and in_band are ignored: there is no connection
+// whose bytes could carry descriptors.
 std::shared_ptr<grpc::Channel> InProcessChannel(
     grpc::Server* server, const std::shared_ptr<FdServer>& fd_server,
     const grpc::ChannelArguments& arguments,

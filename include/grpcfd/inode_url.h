@@ -66,9 +66,8 @@ class InodeUrl {
 
   // Parses `url`. The scheme is matched without regard to case, leading zeros are accepted, and
   // query parameters other than `fd` and `session`, as well as a fragment, are ignored. There is at
-  // most one of these two. INVALID_ARGUMENT, with
-  // the input quoted (its first 256 bytes, if longer) and what was expected, for everything else.
-  // What is accepted here, Go's parser accepts too.
+  // most one of these two. INVALID_ARGUMENT, with the input quoted (its first 256 bytes, if longer)
+  // and what was expected, for everything else. What is accepted here, Go's parser accepts too.
   static absl::StatusOr<InodeUrl> Parse(const std::string& url);
 
   const DevIno& dev_ino() const { return dev_ino_; }

@@ -15,9 +15,8 @@
 //    afterwards: the peer changes it in between (Nix CVE-2024-27297). F_SEAL_FUTURE_WRITE is not
 //    enough: mappings that exist go on writing.
 //  * Mapping whatever size fstat(2) says. A memfd may be 2^50 bytes long and hold nothing; reading
-//  a
-//    hole of it allocates the page, at the *reader's* expense. Hence a largest size, which has no
-//    default.
+//    a hole of it allocates the page, at the *reader's* expense. Hence a largest size, which has
+//    no default.
 //  * Taking seals for a property of all files. Only memfds have them. A file of a tmpfs with a size
 //    limit, or of huge pages, can raise SIGBUS at its full length too, when pages run out; these
 //    are refused.
@@ -70,11 +69,9 @@ class MappedMemory {
   // Maps the memfd `fd`, checked so that no peer can make an access to [data(), data() + size())
   // fail, or, if `frozen`, change what is read there. The mapping does not need `fd` any longer.
   //   INVALID_ARGUMENT     `fd` is closed, or a file that cannot be sealed, or a memfd of huge
-  //   pages
-  //                        (MFD_HUGETLB); or the options contradict each other
+  //                        pages (MFD_HUGETLB); or the options contradict each other
   //   FAILED_PRECONDITION  a seal is missing; the text names those there and those missing. So it
-  //   is
-  //                        for a file of a tmpfs, which can never get them
+  //                        is for a file of a tmpfs, which can never get them
   //   OUT_OF_RANGE         smaller than min_size or larger than `max_size` bytes
   //   PERMISSION_DENIED    opened write-only or O_PATH, or read-only when `writable` was asked for
   //   RESOURCE_EXHAUSTED   no memory, or no address space

@@ -16,8 +16,8 @@
 //    *this* process; a server that forwards a stranger's message would hand out its own files. Call
 //    it on messages that you filled in. It opens marked fields only, and TakeAll opens nothing.
 //  * Expecting descriptors to survive in a google.protobuf.Any. It is bytes to whoever does not
-//  know
-//    its type, and these functions do not look into it: unpack it and call them on what was in it.
+//    know its type, and these functions do not look into it: unpack it and call them on what was
+//    in it.
 //  * Keeping /proc/self/fd/N longer than TakenFds, or handing it to another process. The number is
 //    this process's.
 //

@@ -8,8 +8,8 @@
 //   builder.RegisterService(&service);
 //   auto server = builder.BuildAndStart();
 //
-//   grpc::Status Attach(grpc::ServerContext* context, const AttachRequest* request, AttachReply*
-//   reply) {
+//   grpc::Status Attach(grpc::ServerContext* context, const AttachRequest* request,
+//                       AttachReply* reply) {
 //     auto fds = grpcfd::FromContext(context);
 //     if (!fds.ok()) return grpcfd::ToGrpcStatus(fds.status());
 //     absl::StatusOr<grpcfd::UniqueFd> memory = (*fds)->RecvFd(request->memory_url());
@@ -118,7 +118,8 @@ void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
 // interceptors of their own and want to say where it stands. Give the same FdServer to
 // AddListeningPort. Put it last: hooks for what is received run from the last interceptor to the
 // first, and only those that run after grpcfd's find the call's state in the context. Calls without
-// descriptors cost nothing: it makes no interceptor for them.
+// descriptors cost nothing: it makes no interceptor for them. Only at a server that has an in-band
+// port it makes one for every call, since nothing says beforehand which of them have descriptors.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeServerInterceptorFactory(
     std::shared_ptr<FdServer> fd_server);
 

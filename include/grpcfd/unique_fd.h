@@ -10,13 +10,12 @@
 //
 // How people get it wrong:
 //  * Retrying close(2) after EINTR. On Linux the number is free again when close returns, whatever
-//  it
-//    returned (close(2), "Dealing with error returns from close()"), so a retry closes somebody
-//    else's.
+//    it returned (close(2), "Dealing with error returns from close()"), so a retry closes
+//    somebody else's.
 //  * Letting close(2) overwrite the errno of the failure that is being reported.
 //  * Implicit conversions: `if (fd)` is true for -1, and an owner that turns into an `int` by
-//  itself turns
-//    into a dangling number too. There are none here; ask with valid() and look with get().
+//    itself turns into a dangling number too. There are none here; ask with valid() and look with
+//    get().
 #ifndef GRPCFD_UNIQUE_FD_H_
 #define GRPCFD_UNIQUE_FD_H_
 
