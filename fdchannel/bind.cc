@@ -279,7 +279,8 @@ absl::StatusOr<BoundSocket> BoundSocket::Adopt(UniqueFd socket, PassRights pass_
     return absl::ErrnoToStatus(errno, "fcntl of the socket to listen on");
   }
   BoundSocket result(std::move(socket), std::string(), DevIno{});
-  result.SetRights(pass_rights);
+  // refuses_fds() stays false: those who connected before may have sent some.
+  SetPassRights(result.fd_, pass_rights);
   return result;
 }
 

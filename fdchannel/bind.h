@@ -61,7 +61,8 @@ class BoundSocket {
   ~BoundSocket() { Close(); }
 
   const UniqueFd& fd() const { return fd_; }
-  // Whether the kernel refuses descriptors that peers send to its connections.
+  // Whether the kernel refuses descriptors that peers send to its connections, and did so from the
+  // first of them on.
   bool refuses_fds() const { return refuses_fds_; }
 
   // Stops listening and removes the file, if it is still the one this socket made. Idempotent.

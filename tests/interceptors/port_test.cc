@@ -250,37 +250,43 @@ TEST_F(PortTest, AClientThatCameBeforeTheServerWaitsInTheBacklogAndIsServed) {
 // before Linux 6.16. What is unread of a client that is turned away goes with its connection, and
 // closing that can block for as long as the client likes.
 TEST_F(PortTest, AClientThatIsTurnedAwayHoldsNobodyUp) {
-  internal::LingeringSocket slow;
-  const std::string path = dir_.File("socket");
-  auto listening = std::make_shared<UniqueFd>(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address;
-  const socklen_t length = internal::SocketAddress::Parse("unix:" + path)->ToSockaddr(&address);
-  ASSERT_EQ(0, bind(listening->get(), reinterpret_cast<sockaddr*>(&address), length));
-  ASSERT_EQ(0, listen(listening->get(), 16));
-  // A name as the in-band relay gives.
-  const UniqueFd client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const std::string name = absl::StrCat("unix-abstract:grpcfd-in-band-test-", getpid());
-  sockaddr_un own;
-  const socklen_t own_length = internal::SocketAddress::Parse(name)->ToSockaddr(&own);
-  ASSERT_EQ(0, bind(client.get(), reinterpret_cast<sockaddr*>(&own), own_length));
-  ASSERT_EQ(0, connect(client.get(), reinterpret_cast<sockaddr*>(&address), length));
-  // As much as the server reads before it knows that this is no hello.
-  const std::string no_hello(internal::kHelloSize, 'P');
-  ASSERT_EQ(static_cast<ssize_t>(no_hello.size()),
-            send(client.get(), no_hello.data(), no_hello.size(), MSG_NOSIGNAL));
-  const char byte = 'x';
-  const int number = slow.socket.get();
-  ASSERT_TRUE(
-      internal::SendMessage(client, absl::MakeConstSpan(&byte, 1), absl::MakeConstSpan(&number, 1))
-          .ok());
-  slow.socket.Reset();  // Not the last reference: that one is in flight.
-  ListenOptions options;
-  options.listen_fd = listening;
-  auto server = Build("unix:" + path, options);
-  ASSERT_NE(nullptr, server) << bound_;
-  const grpc::Status status = CallEcho("unix:" + path);
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  slow.peer.Reset();  // Lets the close go on.
+  // For its name, which is as the in-band relay gives them; or for a descriptor before any session.
+  for (const bool for_its_name : {true, false}) {
+    SCOPED_TRACE(for_its_name);
+    internal::LingeringSocket slow;
+    const std::string path = dir_.File(for_its_name ? "socket" : "other");
+    auto listening = std::make_shared<UniqueFd>(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address;
+    const socklen_t length = internal::SocketAddress::Parse("unix:" + path)->ToSockaddr(&address);
+    ASSERT_EQ(0, bind(listening->get(), reinterpret_cast<sockaddr*>(&address), length));
+    ASSERT_EQ(0, listen(listening->get(), 16));
+    const UniqueFd client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (for_its_name) {
+      const std::string name = absl::StrCat("unix-abstract:grpcfd-in-band-test-", getpid());
+      sockaddr_un own;
+      const socklen_t own_length = internal::SocketAddress::Parse(name)->ToSockaddr(&own);
+      ASSERT_EQ(0, bind(client.get(), reinterpret_cast<sockaddr*>(&own), own_length));
+    }
+    ASSERT_EQ(0, connect(client.get(), reinterpret_cast<sockaddr*>(&address), length));
+    // As much as the server reads at once: it knows then that this is no hello.
+    const std::string no_hello(internal::kHelloSize, 'P');
+    const UniqueFd early = MemoryFile("early");
+    const int numbers[] = {early.get(), slow.socket.get()};
+    ASSERT_TRUE(internal::SendMessage(client, absl::MakeConstSpan(no_hello.data(), no_hello.size()),
+                                      absl::MakeConstSpan(numbers, for_its_name ? 0 : 1))
+                    .ok());
+    ASSERT_TRUE(internal::SendMessage(client, absl::MakeConstSpan("x", 1),
+                                      absl::MakeConstSpan(numbers + 1, 1))
+                    .ok());
+    slow.socket.Reset();  // Not the last reference: that one is in flight.
+    ListenOptions options;
+    options.listen_fd = listening;
+    auto server = Build("unix:" + path, options);
+    ASSERT_NE(nullptr, server) << bound_;
+    const grpc::Status status = CallEcho("unix:" + path);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    slow.peer.Reset();  // Lets the close go on.
+  }
 }
 
 TEST_F(PortTest, ShutdownWithADeadlineEndsCallsAndLeavesNothing) {
