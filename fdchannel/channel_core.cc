@@ -255,6 +255,7 @@ void ChannelCore::Connect() {
                                    "; raise this process's RLIMIT_NOFILE, or close some")),
                   /*may_pass=*/false);
   }
+  TakeOutOfBandInline(attempt_.socket);
   sockaddr_un address;
   const socklen_t length = address_->ToSockaddr(&address);
   int result;

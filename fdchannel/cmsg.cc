@@ -148,6 +148,12 @@ IoResult SendMessage(BorrowedFd socket, absl::Span<const char> data, absl::Span<
   return result;
 }
 
+void TakeOutOfBandInline(BorrowedFd socket) {
+  const int on = 1;
+  // Fails for no socket that there is.
+  (void)::setsockopt(socket.get(), SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
+}
+
 IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMessage* message) {
   Clear(message);
   IoResult result;

@@ -56,6 +56,11 @@ struct IoResult {
 // with the rest. The descriptors stay the caller's: close them only afterwards.
 IoResult SendMessage(BorrowedFd socket, absl::Span<const char> data, absl::Span<const int> fds);
 
+// Has bytes that the peer of a unix stream socket sends with MSG_OOB come in their place among the
+// others. One that is passed over is dropped within the recvmsg(2) that passes it, and descriptors
+// with it (af_unix.c, manage_oob): nobody sees them, and their close can block whoever receives.
+void TakeOutOfBandInline(BorrowedFd socket);
+
 // One received message.
 struct ReceivedMessage {
   size_t size = 0;                 // Bytes of data.

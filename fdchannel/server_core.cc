@@ -456,6 +456,7 @@ bool Listener::RejectOne() {
     return false;
   }
   Count(&core_->listener_counters_.accept_rejected);
+  TakeOutOfBandInline(connection);
   std::array<char, kHelloSize> bytes;
   ReceivedMessage message;
   const IoResult io = ReceiveMessage(connection, bytes.data(), bytes.size(), &message);
@@ -501,6 +502,7 @@ void Listener::MakeRoomForHalfOpen() {
 }
 
 void Listener::Admit(UniqueFd connection) {
+  TakeOutOfBandInline(connection);
   // A look-up that fails means "refuse": nobody is served whose user is not known.
   auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
   if (!credentials.ok()) {

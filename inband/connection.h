@@ -114,6 +114,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         outer_(outer_stream_),
         inner_(inner_stream_.fd()) {
     Count(&thread_->counters->connections_now);
+    TakeOutOfBandInline(outer_.fd);
   }
   ~Connection() {
     CloseOuter();  // End() has, unless it never started.

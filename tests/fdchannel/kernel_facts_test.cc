@@ -41,7 +41,7 @@ using ::testing::SizeIs;
 // A sendmsg(2) with one SCM_RIGHTS header for each list. Returns what the system call did, with
 // errno.
 ssize_t RawSend(BorrowedFd socket, const std::string& data,
-                const std::vector<std::vector<int>>& lists) {
+                const std::vector<std::vector<int>>& lists, int flags = 0) {
   std::string control;
   for (const std::vector<int>& fds : lists) {
     std::string entry(CMSG_SPACE(fds.size() * sizeof(int)), '\0');
@@ -59,7 +59,7 @@ ssize_t RawSend(BorrowedFd socket, const std::string& data,
   header.msg_iovlen = 1;
   header.msg_control = control.empty() ? nullptr : &control[0];
   header.msg_controllen = control.size();
-  return ::sendmsg(socket.get(), &header, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return ::sendmsg(socket.get(), &header, MSG_DONTWAIT | MSG_NOSIGNAL | flags);
 }
 
 struct RawMessage {
@@ -356,6 +356,33 @@ TEST(KernelFactsTest, OutOfBandBytesAreForStreamsAlone) {
 }
 
 // A session is drained to its end before it counts as dead.
+// Why TakeOutOfBandInline: one that is passed over takes its descriptors along, in the middle of
+// the recvmsg(2) that passes it over. Some kernels pass no descriptors with such a byte; then there
+// is none to come.
+TEST(KernelFactsTest, AnOutOfBandByteKeepsItsDescriptorsOnlyInline) {
+  for (const bool in_line : {false, true}) {
+    const SocketPair stream = MakePair(SOCK_STREAM);
+    const UniqueFd file = MakeFile("urgent");
+    const int on = in_line ? 1 : 0;
+    ASSERT_EQ(::setsockopt(stream.b.get(), SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)), 0);
+    if (RawSend(stream.a, "c", {{file.get()}}, MSG_OOB) != 1) {
+      EXPECT_EQ(errno, EOPNOTSUPP) << "a kernel without CONFIG_AF_UNIX_OOB";
+      return;
+    }
+    EXPECT_EQ(RawSend(stream.a, "d", {}), 1);
+    std::string seen;
+    std::vector<std::string> contents;
+    for (RawMessage m = RawReceive(stream.b); m.result > 0; m = RawReceive(stream.b)) {
+      seen += m.data;
+      for (const std::string& content : Contents(m.fds)) contents.push_back(content);
+    }
+    EXPECT_EQ(seen, in_line ? "cd" : "d");
+    if (!in_line) {
+      EXPECT_THAT(contents, SizeIs(0));
+    }
+  }
+}
+
 // Connection::CloseOuter of inband/: after shutdown(2) nothing comes any more, and SIOCINQ says
 // whether anything is left that closing the socket would close.
 TEST(KernelFactsTest, AStreamThatWasShutDownTakesNothingMoreAndSaysWhatIsUnread) {

@@ -348,6 +348,43 @@ TEST(RelayTest, AnUnreadDescriptorThatIsSlowToCloseHoldsNobodyUp) {
   slow.peer.Reset();  // Lets the close go on.
 }
 
+// Passed over, it would be dropped by the kernel in the middle of the relay's recvmsg(2), and its
+// descriptor with it.
+TEST(RelayTest, AnOutOfBandByteIsOneLikeTheOthers) {
+  auto relay = StartRelay();
+  auto outer = StreamPair();
+  const UniqueFd file = MakeFile("out of band");
+  std::string control(CMSG_SPACE(sizeof(int)), '\0');
+  cmsghdr head;
+  head.cmsg_level = SOL_SOCKET;
+  head.cmsg_type = SCM_RIGHTS;
+  head.cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(&control[0], &head, sizeof(head));
+  const int number = file.get();
+  memcpy(&control[CMSG_LEN(0)], &number, sizeof(number));
+  char byte = 'a';
+  iovec vector = {&byte, 1};
+  msghdr message = {};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = &control[0];
+  message.msg_controllen = control.size();
+  if (::sendmsg(outer.first.get(), &message, MSG_OOB | MSG_NOSIGNAL) != 1) {
+    EXPECT_EQ(errno, EOPNOTSUPP) << "a kernel without CONFIG_AF_UNIX_OOB";
+    return;
+  }
+  WriteAll(outer.first, "bc");
+  auto inner = MakeInnerPair();
+  ASSERT_TRUE(inner.ok()) << inner.status();
+  const auto link =
+      relay->Add(inner->name, std::move(outer.second), std::move(inner->relay_end), {});
+  EXPECT_EQ("abc", ReadSome(inner->grpc_end, 3));
+  // Kernels that pass descriptors with such a byte at all pass this one.
+  ReceivedFds::Caller caller;
+  const auto fd = link->received.Receive(NameOf(file), &caller, absl::InfinitePast(), nullptr);
+  EXPECT_THAT(ContentOf(fd), ::testing::AnyOf("out of band", HasSubstr("DEADLINE_EXCEEDED")));
+}
+
 // As many as in a flood, but with the bytes of calls in between.
 TEST(RelayTest, ManyCallsAreNoFlood) {
   InBandOptions options;
