@@ -130,9 +130,9 @@ bool Dialer::Dial(UniqueFd* inner) {
   std::string name = absl::StrCat(++next_name_);
   {
     MutexLock lock(&mutex_);
-    if (stopped_) return true;
     current_ = name;
   }
+  // After Stop() it closes them, where the target cannot hold anybody up.
   relay_->Add(name, std::move(outer), std::move(*inner), {});
   return true;
 }
