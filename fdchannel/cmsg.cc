@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -222,6 +223,33 @@ IoResult ReceiveMessages(BorrowedFd socket, char* data, size_t slot_size,
   }
   for (size_t i = result.bytes; i < count; ++i) Clear(&messages[i]);
   return result;
+}
+
+bool NothingUnread(BorrowedFd socket) {
+  int bytes = 0;
+  if (::ioctl(socket.get(), FIONREAD, &bytes) != 0 || bytes != 0) return false;
+  int type = 0;
+  socklen_t size = sizeof(type);
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_TYPE, &type, &size) != 0) return false;
+  if (type == SOCK_STREAM) return true;  // Its descriptors come with bytes.
+  // Messages of a SOCK_SEQPACKET may be empty, and have descriptors all the same. One that is
+  // looked at without room for the sender's credentials is marked; the end of the session is not.
+  const int on = 1;
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0) return false;
+  char byte;
+  iovec vector;
+  vector.iov_base = &byte;
+  vector.iov_len = sizeof(byte);
+  msghdr header{};
+  header.msg_iov = &vector;
+  header.msg_iovlen = 1;
+  ssize_t seen;
+  do {
+    header.msg_flags = 0;
+    seen = ::recvmsg(socket.get(), &header, MSG_PEEK | MSG_DONTWAIT);
+    // That the peer left something unread is reported once, and is no matter here.
+  } while (seen < 0 && (errno == EINTR || errno == ECONNRESET));
+  return seen == 0 && (header.msg_flags & MSG_CTRUNC) == 0;
 }
 
 }  // namespace internal

@@ -80,6 +80,10 @@ inline constexpr size_t kMaxBatch = 8;
 IoResult ReceiveMessages(BorrowedFd socket, char* data, size_t slot_size,
                          absl::Span<ReceivedMessage> messages);
 
+// Whether nothing is unread in a unix socket that was shut down in both directions. Nothing can
+// come any more, so closing it drops no descriptor of the peer's, and cannot block.
+bool NothingUnread(BorrowedFd socket);
+
 }  // namespace internal
 }  // namespace grpcfd
 

@@ -50,6 +50,8 @@ class FrameSocket {
 
   // Ends both directions; what was received can still be read.
   virtual void ShutDown() = 0;
+  // After ShutDown(): whether all was read, so that closing the socket cannot block.
+  virtual bool NothingUnread() { return false; }
 
   // For registration with a Poller.
   virtual BorrowedFd fd() const = 0;
@@ -69,6 +71,7 @@ class SeqpacketSocket final : public FrameSocket {
   void Wait(bool want_write, absl::Time deadline) override;
   void Wake() override;
   void ShutDown() override;
+  bool NothingUnread() override { return internal::NothingUnread(socket_); }
   BorrowedFd fd() const override { return BorrowedFd(socket_); }
 
  private:

@@ -14,14 +14,16 @@ namespace {
 constexpr absl::Duration kFirstLook = absl::Milliseconds(10);
 constexpr absl::Duration kLookEvery = absl::Seconds(1);
 
-// Closes what it holds on the reaper's thread, wherever it is dropped: what the peer sent and
-// nobody read goes with the socket, and closing that may block.
+// Closes what it holds on the reaper's thread, wherever it is dropped, unless the socket was read
+// to its end, as those of honest peers are: what the peer sent and nobody read goes with it, and
+// closing that may block.
 class Holder {
  public:
   explicit Holder(Lingering what) : what_(std::move(what)) {}
   ~Holder() {
     // Not there: it may wake sessions, through their poller, and that is for no reaper to keep.
     what_.in_flight.reset();
+    if (what_.socket->NothingUnread()) return;
     const std::shared_ptr<Reaper> reaper = std::move(what_.reaper);
     reaper->Close(FdVector(), [what = std::move(what_)] {});
   }

@@ -32,8 +32,9 @@ struct Lingering {
   std::shared_ptr<Reaper> reaper;
 };
 
-// Holds `what` until its peer has read everything, or `poller` stops, or is null or gone; then
-// closes it on the reaper's thread. Thread-safe.
+// Holds `what`, whose socket is shut down, until its peer has read everything, or `poller` stops,
+// or is null or gone; then closes it: on the reaper's thread if anything in it is unread.
+// Thread-safe.
 void Linger(const std::shared_ptr<Poller>& poller, Lingering what);
 
 }  // namespace internal

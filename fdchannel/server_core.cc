@@ -102,13 +102,19 @@ absl::StatusOr<std::shared_ptr<Poller>> ServerCore::StartPoller() {
   return poller_;
 }
 
-void ServerCore::CloseLater(FdVector fds) {
+void ServerCore::CloseLater(uid_t uid, FdVector fds) {
   std::shared_ptr<Reaper> reaper;
   {
     MutexLock lock(&mutex_);
     reaper = reaper_;
   }
-  reaper->Close(std::move(fds), /*after=*/nullptr);
+  reaper->Lane(uid)->Close(std::move(fds), /*after=*/nullptr);
+}
+
+void ServerCore::CloseClientLater(UniqueFd connection, FdVector fds) {
+  const auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  fds.push_back(std::move(connection));
+  CloseLater(credentials.ok() ? credentials->uid : Reaper::kNoUser, std::move(fds));
 }
 
 void ServerCore::ShutDown() {
@@ -292,7 +298,7 @@ std::shared_ptr<SessionHandle> ServerCore::AddSession(const Token& token,
                                                       HelloReply* reply) {
   config.id = next_session_id_++;
   config.poller = poller_;
-  config.reaper = reaper_;
+  config.reaper = reaper_->Lane(config.uid);
   reply->session_id = config.id;
   reply->limits = config.local;
   const uint64_t id = config.id;
@@ -468,10 +474,12 @@ bool Listener::RejectOne() {
     EncodeHelloReply(reply, &answer);
     (void)SendMessage(connection, answer, {});  // Whole or not at all: there is no time to wait.
   }
+  const auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  const uid_t uid = credentials.ok() ? credentials->uid : Reaper::kNoUser;
   // If descriptors may wait in it, its number is free again only a little later, and so this was
   // the only one for now.
-  if (!message.fds.empty()) core_->CloseLater(std::move(message.fds));
-  CloseConnection(std::move(connection));
+  if (!message.fds.empty()) core_->CloseLater(uid, std::move(message.fds));
+  CloseConnection(uid, std::move(connection));
   reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
   return reserve_.valid();
 }
@@ -507,7 +515,7 @@ void Listener::Admit(UniqueFd connection) {
   auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
   if (!credentials.ok()) {
     Count(&core_->listener_counters_.credentials_failed);
-    CloseConnection(std::move(connection));
+    CloseConnection(Reaper::kNoUser, std::move(connection));
     return;
   }
   MakeRoomForHalfOpen();
@@ -548,13 +556,19 @@ std::unique_ptr<Listener::HalfOpen> Listener::Detach(HalfOpen* half_open) {
   return detached;
 }
 
-void Listener::Drop(HalfOpen* half_open) { CloseConnection(std::move(Detach(half_open)->socket)); }
+void Listener::Drop(HalfOpen* half_open) {
+  const std::unique_ptr<HalfOpen> detached = Detach(half_open);
+  CloseConnection(detached->credentials.uid, std::move(detached->socket));
+}
 
-void Listener::CloseConnection(UniqueFd connection) {
+void Listener::CloseConnection(uid_t uid, UniqueFd connection) {
   if (socket_.refuses_fds()) return;  // Nothing that could block is in it.
+  // Nor is it if all was read, as after each honest hello.
+  ::shutdown(connection.get(), SHUT_RDWR);
+  if (NothingUnread(connection)) return;
   FdVector closing;
   closing.push_back(std::move(connection));
-  core_->CloseLater(std::move(closing));
+  core_->CloseLater(uid, std::move(closing));
 }
 
 void Listener::OnBytes(HalfOpen* half_open) {
@@ -564,10 +578,10 @@ void Listener::OnBytes(HalfOpen* half_open) {
       ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
                      half_open->bytes.size() - half_open->received, &message);
   // Closing descriptors may block, which must not hold up everybody else.
-  const auto close_fds = [&] {
+  const auto close_fds = [&, uid = half_open->credentials.uid] {
     if (message.fds.empty()) return;
     Count(&core_->listener_counters_.early_fds_closed, message.fds.size());
-    core_->CloseLater(std::move(message.fds));
+    core_->CloseLater(uid, std::move(message.fds));
   };
   // In a hello they have no place, and nobody who means well sends them there.
   if (message.control_truncated || (!wires_.in_band && !message.fds.empty())) {

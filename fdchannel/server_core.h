@@ -77,8 +77,10 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   // Cuts all sessions and refuses new ones.
   void ShutDown();
 
-  // On a thread where it holds nobody up. Once there is a Listener.
-  void CloseLater(FdVector fds);
+  // On a thread where it holds up nobody but `uid`, who sent them. Once there is a Listener.
+  void CloseLater(uid_t uid, FdVector fds);
+  // The same for a client's connection, and what came with it.
+  void CloseClientLater(UniqueFd connection, FdVector fds);
 
   size_t session_count() const;
   FdServerStats stats() const;
@@ -196,7 +198,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   std::unique_ptr<HalfOpen> Detach(HalfOpen* half_open);
   // Detaches and closes it, where that holds nobody up: what it has not read may hold descriptors.
   void Drop(HalfOpen* half_open);
-  void CloseConnection(UniqueFd connection);
+  void CloseConnection(uid_t uid, UniqueFd connection);
   void StopOnPoller();
 
   const std::shared_ptr<ServerCore> core_;

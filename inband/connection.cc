@@ -3,10 +3,8 @@
 #include "inband/connection.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 
@@ -62,7 +60,7 @@ void Link::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl
 }
 
 void Link::Close(FdVector fds) {
-  if (!fds.empty()) thread_->reaper->Close(std::move(fds), /*after=*/nullptr);
+  if (!fds.empty()) thread_->reaper->Lane(peer.uid)->Close(std::move(fds), /*after=*/nullptr);
 }
 
 void Link::SetLimit(size_t max_fds) {
@@ -402,8 +400,7 @@ void Connection::CloseOuter() {
   // The peer is to see the end now, and can send nothing from here on, so what the kernel says next
   // stays true.
   ::shutdown(outer_stream_.get(), SHUT_RDWR);
-  int unread = 0;
-  if (::ioctl(outer_stream_.get(), SIOCINQ, &unread) == 0 && unread == 0) {
+  if (NothingUnread(outer_stream_)) {
     // As nearly always. Not for the reaper, which may be busy: a peer that keeps it so is not to
     // have everybody's sockets wait there.
     return outer_stream_.Reset();
@@ -421,15 +418,16 @@ bool Connection::TooManyUnclosed() const {
 void Connection::CloseLater(FdVector fds) {
   const size_t count = fds.size();
   unclosed_->count += count;
-  thread_->reaper->Close(std::move(fds),
-                         [weak = weak_from_this(), unclosed = unclosed_, count, thread = thread_] {
-                           unclosed->count -= count;
-                           if (!unclosed->awaited.exchange(false)) return;
-                           thread->poller->Post([weak] {
-                             const auto self = weak.lock();
-                             if (self != nullptr && !self->ended_) self->Pump();
-                           });
-                         });
+  thread_->reaper->Lane(link_->peer.uid)
+      ->Close(std::move(fds),
+              [weak = weak_from_this(), unclosed = unclosed_, count, thread = thread_] {
+                unclosed->count -= count;
+                if (!unclosed->awaited.exchange(false)) return;
+                thread->poller->Post([weak] {
+                  const auto self = weak.lock();
+                  if (self != nullptr && !self->ended_) self->Pump();
+                });
+              });
 }
 
 }  // namespace internal

@@ -136,8 +136,7 @@ absl::Status ServerPort::BindSocket() {
         if (auto self = weak.lock()) {
           return self->HandOver(std::move(connection), first_bytes, std::move(fds));
         }
-        fds.push_back(std::move(connection));
-        core->CloseLater(std::move(fds));
+        core->CloseClientLater(std::move(connection), std::move(fds));
       });
   if (!listener.ok()) return listener.status();
   listener_ = *std::move(listener);
@@ -219,9 +218,7 @@ void ServerPort::GiveAway(UniqueFd connection, const std::string& first_bytes) {
 }
 
 void ServerPort::CloseLater(UniqueFd connection) {
-  FdVector closing;
-  closing.push_back(std::move(connection));
-  fd_server_->core()->CloseLater(std::move(closing));
+  fd_server_->core()->CloseClientLater(std::move(connection), FdVector());
 }
 
 namespace {

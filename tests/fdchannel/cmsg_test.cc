@@ -466,12 +466,8 @@ TEST_F(CmsgTest, ABatchStopsAfterTheEnd) {
   }
 }
 
-// SOCK_SEQPACKET delivers the descriptors of an empty message. A hostile peer can send one: it is
-// not the end, and what follows it is not lost.
-TEST_F(CmsgTest, AnEmptyMessageWithDescriptorsIsNotTheEnd) {
-  const SocketPair pair = MakePair(SOCK_SEQPACKET);
-  const UniqueFd file = MakeFile("file 0");
-  const int number = file.get();
+// What SendMessage refuses: a descriptor without a byte.
+void SendEmpty(BorrowedFd socket, int number) {
   char control[CMSG_SPACE(sizeof(int))] = {};
   cmsghdr head;
   head.cmsg_level = SOL_SOCKET;
@@ -482,7 +478,16 @@ TEST_F(CmsgTest, AnEmptyMessageWithDescriptorsIsNotTheEnd) {
   msghdr header = {};
   header.msg_control = control;
   header.msg_controllen = sizeof(control);
-  ASSERT_EQ(::sendmsg(pair.a.get(), &header, 0), 0);
+  EXPECT_EQ(::sendmsg(socket.get(), &header, 0), 0);
+}
+
+// SOCK_SEQPACKET delivers the descriptors of an empty message. A hostile peer can send one: it is
+// not the end, and what follows it is not lost.
+TEST_F(CmsgTest, AnEmptyMessageWithDescriptorsIsNotTheEnd) {
+  const SocketPair pair = MakePair(SOCK_SEQPACKET);
+  const UniqueFd file = MakeFile("file 0");
+  const int number = file.get();
+  SendEmpty(pair.a, number);
   Send(pair.a, "text", {number});
   ReceivedMessage messages[4];
   const IoResult result = ReceiveMessages(pair.b, data_, 16, absl::MakeSpan(messages));
@@ -491,6 +496,40 @@ TEST_F(CmsgTest, AnEmptyMessageWithDescriptorsIsNotTheEnd) {
   ExpectFiles(messages[0].fds, 1);
   EXPECT_EQ(messages[1].size, 4u);
   ExpectFiles(messages[1].fds, 1);
+}
+
+TEST_F(CmsgTest, NothingUnreadSeesWhateverMayHoldDescriptors) {
+  const UniqueFd file = MakeFile("file 0");
+  const int number = file.get();
+  for (const int type : {SOCK_STREAM, SOCK_SEQPACKET}) {
+    for (const bool peer_closes : {false, true}) {
+      SocketPair pair = MakePair(type);
+      ASSERT_TRUE(SendMessage(pair.a, Bytes("a"), absl::MakeConstSpan(&number, 1)).ok());
+      if (!peer_closes) Send(pair.b, "unread by the peer");
+      ::shutdown(pair.b.get(), SHUT_RDWR);
+      if (peer_closes) pair.a.Reset();
+      EXPECT_FALSE(NothingUnread(pair.b));
+      ExpectFiles(Receive(pair.b).fds, 1);
+      EXPECT_TRUE(NothingUnread(pair.b));
+      pair.a.Reset();  // With something unread, which its peer is told.
+      EXPECT_TRUE(NothingUnread(pair.b));
+    }
+  }
+  // Apart from the others.
+  const SocketPair urgent = MakePair(SOCK_STREAM);
+  ASSERT_EQ(::send(urgent.a.get(), "u", 1, MSG_OOB), 1);
+  ::shutdown(urgent.b.get(), SHUT_RDWR);
+  EXPECT_FALSE(NothingUnread(urgent.b));
+  // No bytes, and looks like the end of a session.
+  const SocketPair pair = MakePair(SOCK_SEQPACKET);
+  ASSERT_EQ(::send(pair.a.get(), nullptr, 0, 0), 0);
+  SendEmpty(pair.a, number);
+  ::shutdown(pair.b.get(), SHUT_RDWR);
+  EXPECT_FALSE(NothingUnread(pair.b));
+  EXPECT_THAT(Receive(pair.b).fds, IsEmpty());
+  EXPECT_FALSE(NothingUnread(pair.b));
+  EXPECT_THAT(Receive(pair.b).fds, SizeIs(1));
+  EXPECT_TRUE(NothingUnread(pair.b));
 }
 
 }  // namespace

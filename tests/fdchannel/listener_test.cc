@@ -493,6 +493,34 @@ TEST_F(ListenerTest, DescriptorThatIsSlowToCloseHoldsNobodyUp) {
   slow.peer.Reset();  // Lets the close go on.
 }
 
+// Nor is anything of those who are honest to wait for it, not even in the same user's lane: a
+// number that is lost for each hello would be the end of the server.
+TEST_F(ListenerTest, HonestHellosLeaveNothingBehindACloseThatBlocks) {
+  server_ = std::make_unique<TestServer>(path_, ServerLimits(), OldKernel());
+  TestServer& server = *server_;
+  LingeringSocket slow;
+  {
+    const UniqueFd client = Connect(server.address());
+    const int number = slow.socket.get();
+    ASSERT_TRUE(SendMessage(client, Bytes("P"), absl::MakeConstSpan(&number, 1)).ok());
+    slow.socket.Reset();  // Before the server can, whose close is to be the last.
+    server.Start();
+    ASSERT_TRUE(IsCut(client));
+  }
+  const auto hello_and_away = [&server] {
+    EXPECT_EQ(SayHello(server.address(), HelloWith(MintToken())).status(), HelloStatus::kOk);
+    EXPECT_TRUE(Eventually([&server] { return server.core().session_count() == 0; }));
+  };
+  hello_and_away();  // What is opened once is open.
+  const auto quiet = [&server] { return server.core().ledger()->sessions() == 0; };
+  EXPECT_TRUE(Eventually(quiet));
+  const size_t before = OpenFdCount();
+  for (int i = 0; i < 200; ++i) hello_and_away();
+  EXPECT_TRUE(Eventually(quiet));
+  EXPECT_TRUE(Eventually([before] { return OpenFdCount() <= before; })) << OpenFdCount() - before;
+  slow.peer.Reset();
+}
+
 // --- Those who say nothing ---
 
 TEST_F(ListenerTest, SilenceIsCutWhenTheTimeIsUp) {

@@ -2,18 +2,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/reaper.h"
 
+#include <dirent.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <fstream>
 #include <future>
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "fdchannel/poller.h"
+#include "fdchannel/quota.h"
+#include "fdchannel/session.h"
 #include "tests/fdchannel/fake_frame_socket.h"
 
 namespace grpcfd {
@@ -21,6 +28,8 @@ namespace internal {
 namespace {
 
 constexpr std::chrono::seconds kLong(20);
+constexpr uid_t kAlice = 1000;
+constexpr uid_t kBob = 2000;
 
 FdVector One(UniqueFd fd) {
   FdVector fds;
@@ -108,6 +117,169 @@ TEST(ReaperTest, MayBeStoppedAndDestroyedOnItsOwnThread) {
   queued.set_value();
   ASSERT_EQ(done.get_future().wait_for(kLong), std::future_status::ready);
   EXPECT_FALSE(IsOpen(number));
+}
+
+// --- Lanes ---
+
+// A job that blocks, as a close does that waits for the descriptor's sender.
+class Blocked {
+ public:
+  explicit Blocked(Reaper* reaper) {
+    std::promise<void> stuck;
+    reaper->Close(One(MakeFile("x")), [&stuck, released = release_.get_future().share()] {
+      stuck.set_value();
+      released.wait();
+    });
+    EXPECT_EQ(stuck.get_future().wait_for(kLong), std::future_status::ready);
+  }
+  ~Blocked() { Release(); }
+  Blocked(const Blocked&) = delete;
+  Blocked& operator=(const Blocked&) = delete;
+  void Release() {
+    if (!std::exchange(released_, true)) release_.set_value();
+  }
+
+ private:
+  std::promise<void> release_;
+  bool released_ = false;
+};
+
+// Whether what is handed over now is closed, and with it all before.
+bool Closes(Reaper* reaper) {
+  const auto done = std::make_shared<std::promise<void>>();
+  reaper->Close({}, [done] { done->set_value(); });
+  return done->get_future().wait_for(kLong) == std::future_status::ready;
+}
+
+size_t ReaperThreads() {
+  size_t count = 0;
+  DIR* const dir = ::opendir("/proc/self/task");
+  EXPECT_NE(dir, nullptr);
+  while (const dirent* entry = ::readdir(dir)) {
+    std::ifstream comm("/proc/self/task/" + std::string(entry->d_name) + "/comm");
+    std::string name;
+    if (std::getline(comm, name) && name == "grpcfd-reaper") ++count;
+  }
+  ::closedir(dir);
+  return count;
+}
+
+bool ReaperThreadsBecome(size_t count) {
+  const auto limit = std::chrono::steady_clock::now() + kLong;
+  while (ReaperThreads() != count) {
+    if (std::chrono::steady_clock::now() > limit) return false;
+    ::poll(nullptr, 0, 1);
+  }
+  return true;
+}
+
+TEST(ReaperTest, ALaneThatBlocksHoldsUpNoOther) {
+  const auto reaper = std::make_shared<Reaper>();
+  Blocked blocked(reaper->Lane(kAlice).get());
+  UniqueFd file = MakeFile("y");
+  const int number = file.get();
+  // Any lane of that user is the same one.
+  reaper->Lane(kAlice)->Close(One(std::move(file)), nullptr);
+  EXPECT_TRUE(Closes(reaper->Lane(kBob).get()));
+  EXPECT_TRUE(Closes(reaper.get()));
+  EXPECT_TRUE(IsOpen(number));
+  blocked.Release();
+  EXPECT_TRUE(Closes(reaper->Lane(kAlice).get()));
+  EXPECT_FALSE(IsOpen(number));
+}
+
+TEST(ReaperTest, ALaneKeepsItsOrderWhateverThreadsServeIt) {
+  const auto reaper = std::make_shared<Reaper>();
+  Blocked blocked(reaper->Lane(kAlice).get());
+  std::vector<int> order;
+  for (int i = 0; i < 5; ++i) {
+    reaper->Lane(kAlice)->Close({}, [&order, i] { order.push_back(i); });
+    EXPECT_TRUE(Closes(reaper->Lane(kBob).get()));
+  }
+  blocked.Release();
+  reaper->Stop();
+  EXPECT_THAT(order, ::testing::ElementsAre(0, 1, 2, 3, 4));
+}
+
+TEST(ReaperTest, ThereAreThreadsForTheLanesThatBlockAndOneMore) {
+  ASSERT_TRUE(ReaperThreadsBecome(0));  // Of other tests.
+  const auto reaper = std::make_shared<Reaper>();
+  for (uid_t uid = 0; uid < 50; ++uid) EXPECT_TRUE(Closes(reaper->Lane(uid).get()));
+  EXPECT_TRUE(ReaperThreadsBecome(1));
+  {
+    std::vector<std::unique_ptr<Blocked>> blocked;
+    for (uid_t uid = 0; uid < 4; ++uid) {
+      blocked.push_back(std::make_unique<Blocked>(reaper->Lane(uid).get()));
+      // More in the same lane needs no more threads.
+      reaper->Lane(uid)->Close(One(MakeFile("x")), nullptr);
+    }
+    EXPECT_EQ(ReaperThreads(), 4u);
+    EXPECT_TRUE(Closes(reaper.get()));
+    EXPECT_EQ(ReaperThreads(), 5u);
+  }
+  EXPECT_TRUE(ReaperThreadsBecome(1));
+  EXPECT_TRUE(Closes(reaper.get()));
+}
+
+TEST(ReaperTest, StopClosesWhatIsInAllLanes) {
+  const auto reaper = std::make_shared<Reaper>();
+  Blocked blocked(reaper->Lane(kAlice).get());
+  std::vector<int> numbers;
+  for (const uid_t uid : {kAlice, kBob, Reaper::kNoUser}) {
+    UniqueFd file = MakeFile("x");
+    numbers.push_back(file.get());
+    reaper->Lane(uid)->Close(One(std::move(file)), nullptr);
+  }
+  auto stopped = std::async(std::launch::async, [&reaper] { reaper->Stop(); });
+  EXPECT_EQ(stopped.wait_for(std::chrono::milliseconds(0)), std::future_status::timeout);
+  blocked.Release();
+  ASSERT_EQ(stopped.wait_for(kLong), std::future_status::ready);
+  for (const int number : numbers) EXPECT_FALSE(IsOpen(number));
+}
+
+// Else a user who keeps the reaper busy would deny sessions to all.
+TEST(ReaperTest, SessionsOfAUserEndWhileAnothersCloseBlocks) {
+  const auto reaper = std::make_shared<Reaper>();
+  Blocked blocked(reaper->Lane(kAlice).get());
+  ServerLimits limits;
+  limits.max_sessions_per_uid = 3;
+  const auto ledger = std::make_shared<QuotaLedger>(*ResolveLimits(limits, 1024));
+  for (uint32_t i = 0; i <= limits.max_sessions_per_uid; ++i) {
+    auto account = ledger->OpenSession(kBob);
+    ASSERT_TRUE(account.ok()) << account.status();
+    auto sockets = MakeSessionSockets();
+    ASSERT_TRUE(sockets.ok()) << sockets.status();
+    Session::Config config;
+    config.local.max_fds_per_call = 16;
+    config.local.window = 64;
+    config.remote = config.local;
+    config.uid = kBob;
+    config.reaper = reaper->Lane(kBob);
+    config.quota = *std::move(account);
+    auto session = Session::Create(std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
+                                   std::move(config), nullptr);
+    // One descriptor that nobody takes, and one that nobody reads: both ways to the reaper.
+    Frame frame;
+    frame.type = FrameType::kData;
+    frame.fd_count = 1;
+    FrameBuffer buffer;
+    const UniqueFd file = MakeFile("y");
+    const int number = file.get();
+    for (frame.call.id = 1; frame.call.id <= 2; ++frame.call.id) {
+      EncodeFrame(frame, &buffer);
+      ASSERT_TRUE(SendMessage(sockets->second, buffer, absl::MakeConstSpan(&number, 1)).ok());
+      if (frame.call.id == 1) session->Sweep();
+    }
+    EXPECT_EQ(session->held(), 1u);
+    session->Kill(CloseCode::kShutdown, absl::UnavailableError("test"));
+    // All is read but what the session said last.
+    sockets->second.Reset();
+    session.reset();
+    ASSERT_TRUE(Closes(reaper->Lane(kBob).get()));
+    ASSERT_TRUE(Closes(reaper->Lane(kBob).get()));  // The first one's jobs may have added some.
+    EXPECT_EQ(ledger->sessions(), 0u);
+    EXPECT_EQ(ledger->held_total(), 0u);
+  }
 }
 
 // Drops a reference, and tells when that has returned.
