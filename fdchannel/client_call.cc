@@ -191,6 +191,11 @@ bool ClientCall::MustNotWait() {
   return phase_ != Phase::kQueueing;
 }
 
+std::shared_ptr<Reaper> ClientCall::reaper() {
+  MutexLock lock(&mutex_);
+  return session_ == nullptr ? nullptr : session_->reaper();
+}
+
 absl::Status ClientCall::SendClaimed(IndexedFds fds) {
   IndexedFds queue;
   MutexLock lock(&mutex_);
@@ -227,10 +232,10 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
       if (KeptAreTooMany(*session)) ReleaseKept(&done_with);
       if (keeps()) {
         // A duplicate: what waits to be sent must not be closed with the call.
-        auto copy = BorrowedFd(fd.fd).Dup();
+        auto copy = BorrowedFd(fd.fd.get()).Dup();
         kept = copy.ok();
         if (kept) {
-          InsertByIndex(IndexedFd{fd.url, *std::move(copy)});
+          InsertByIndex(IndexedFd{fd.url, ReapedFd(*std::move(copy), fd.fd.reaper())});
         } else {
           ReleaseKept(&done_with);
         }
@@ -430,6 +435,8 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
     }
   }
   if (!given_up.ok()) return done(std::move(given_up));
+  // They are dropped on the poller's thread.
+  for (IndexedFd& one : *sending) one.fd.DefaultTo(session->reaper());
   session->SendAsync(
       key, indices, std::move(numbers), deadline,
       [self = shared_from_this(), sending, done = std::move(done)](absl::Status status) {
@@ -593,6 +600,7 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
     MutexLock lock(&mutex_);
     status = BeginAttempt(session, call_id, &former);
     if (status.ok()) {
+      for (IndexedFd& one : queue_) one.fd.DefaultTo(session->reaper());
       numbers = NumbersOf(queue_);
       indices = QueuedIndices();
       count = announced_;

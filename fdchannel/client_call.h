@@ -75,6 +75,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   size_t MaxAtOnce() override;
   size_t Room(size_t max_at_once) override;
   bool MustNotWait() override;
+  std::shared_ptr<Reaper> reaper() override;
   absl::Status SendClaimed(IndexedFds fds) override;
   void SendClaimedLater(IndexedFd fd, std::function<void()> done) override;
 

@@ -65,13 +65,23 @@ void SendForwardedLater(Session* session, const CallKey& call, IndexedFd fd, abs
                         std::function<void(absl::Status)> done) {
   const uint32_t index = *fd.url.index();
   // The session waits with the number; whoever holds the callback holds the descriptor.
-  auto sending = std::make_shared<UniqueFd>(std::move(fd.fd));
+  auto sending = std::make_shared<ReapedFd>(std::move(fd.fd));
   session->SendAsync(call, index, {sending->get()}, deadline,
                      [sending, done = std::move(done)](absl::Status status) {
-                       sending->Reset();
+                       sending->Close();
                        done(std::move(status));
                      });
 }
+
+namespace {
+
+// What the next call has by now. On a thread that may wait for it: this one may be a poller's.
+void CloseArrived(ForwardingCall* from, const InodeUrl& url) {
+  auto fd = from->RecvFd(url, absl::InfinitePast());
+  if (fd.ok()) ReapedFd(*std::move(fd), from->reaper()).Close();
+}
+
+}  // namespace
 
 absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall* to,
                      const ForwardFilter& filter, bool keep) {
@@ -85,6 +95,7 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
   const bool later = to->MustNotWait();
   const bool duplicate = keep || later;
   size_t room = to->Room(from->MaxAtOnce());
+  const std::shared_ptr<Reaper> reaper = from->reaper();
   IndexedFds fds;
   for (const InodeUrl& url : *urls) {
     if (room == 0) {  // The next time, when the call is made.
@@ -96,17 +107,19 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
     auto fd = duplicate ? from->DupFd(url, absl::InfinitePast())
                         : from->RecvFd(url, absl::InfinitePast());
     const bool passes = status.ok() && fd.ok() && (!filter || filter(url, *fd));
+    ReapedFd reaped;
+    if (fd.ok()) reaped = ReapedFd(*std::move(fd), reaper);
     if (!passes) {
       to->Unclaim(*url.index());
       if (!fd.ok() && !absl::IsFailedPrecondition(fd.status())) status.Update(fd.status());
-      if (fd.ok() && later && !keep) (void)from->RecvFd(url, absl::InfinitePast());
+      if (fd.ok() && later && !keep) CloseArrived(from.get(), url);
     } else if (later) {
-      to->SendClaimedLater(IndexedFd{url, *std::move(fd)}, [from, url, keep] {
-        if (!keep) (void)from->RecvFd(url, absl::InfinitePast());
+      to->SendClaimedLater(IndexedFd{url, std::move(reaped)}, [from, url, keep] {
+        if (!keep) CloseArrived(from.get(), url);
       });
     } else {
       --room;
-      fds.push_back(IndexedFd{url, *std::move(fd)});
+      fds.push_back(IndexedFd{url, std::move(reaped)});
     }
   }
   if (fds.empty() || !status.ok()) return status;
@@ -160,6 +173,8 @@ absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, Forwardi
   status = to->Claim(&indexed);
   if (!status.ok()) return status;
   const bool later = to->MustNotWait();
+  // The next call's, for want of their own. A call that was not made yet knows it when it is.
+  const std::shared_ptr<Reaper> reaper = to->reaper();
   IndexedFds fds;
   for (const InodeUrl& url : indexed) {
     bool passes = false;
@@ -171,9 +186,9 @@ absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, Forwardi
     if (!passes) {
       to->Unclaim(*url.index());
     } else if (later) {
-      to->SendClaimedLater(IndexedFd{url, *std::move(fd)}, [] {});
+      to->SendClaimedLater(IndexedFd{url, ReapedFd(*std::move(fd), reaper)}, [] {});
     } else {
-      fds.push_back(IndexedFd{url, *std::move(fd)});
+      fds.push_back(IndexedFd{url, ReapedFd(*std::move(fd), reaper)});
     }
   }
   if (!status.ok()) {

@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/indices.h"
+#include "fdchannel/reaper.h"
 #include "fdchannel/session.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/fd_transceiver.h"
@@ -33,7 +34,7 @@ namespace internal {
 
 struct IndexedFd {
   InodeUrl url;  // With an index.
-  UniqueFd fd;
+  ReapedFd fd;
 };
 // Most calls have one.
 using IndexedFds = absl::InlinedVector<IndexedFd, 1>;
@@ -44,6 +45,9 @@ class ForwardingCall : public FdTransceiver {
   // message that was read from it is among them. Empty for a call to which nothing can come.
   // Errors as Session::Arrived, and FAILED_PRECONDITION for a call that was not made yet.
   virtual absl::StatusOr<std::vector<InodeUrl>> Arrived() = 0;
+
+  // Who closes what came with it; null if nothing can have come.
+  virtual std::shared_ptr<Reaper> reaper() = 0;
 
   // Takes the indices of `urls` for forwarding, and removes those from the list that were taken so
   // before. FAILED_PRECONDITION, with nothing taken, if one is in use otherwise, or nothing can be

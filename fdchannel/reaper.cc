@@ -100,5 +100,14 @@ void Reaper::Run(const std::shared_ptr<State>& state) {
   lock.Lock();
 }
 
+void ReapedFd::Close() {
+  if (reaper_ != nullptr && fd_.valid()) {
+    FdVector fds;
+    fds.push_back(std::move(fd_));
+    reaper_->Close(std::move(fds), /*after=*/nullptr);
+  }
+  fd_.Reset();
+}
+
 }  // namespace internal
 }  // namespace grpcfd

@@ -31,6 +31,7 @@
 
 #include "fdchannel/cmsg.h"
 #include "fdchannel/mutex.h"
+#include "grpcfd/unique_fd.h"
 
 namespace grpcfd {
 namespace internal {
@@ -101,6 +102,41 @@ class Reaper {
 
   const std::shared_ptr<Pool> pool_;
   const uid_t uid_;
+};
+
+// A descriptor that is closed by a reaper, wherever it is dropped. For received ones that are
+// passed on: whoever is done with one last may be a poller's thread. Thread-compatible.
+class ReapedFd {
+ public:
+  ReapedFd() = default;
+  // Without a reaper it is closed in place: the program's own.
+  ReapedFd(UniqueFd fd,  // NOLINT(google-explicit-constructor)
+           std::shared_ptr<Reaper> reaper = nullptr)
+      : fd_(std::move(fd)), reaper_(std::move(reaper)) {}
+  ~ReapedFd() { Close(); }
+  ReapedFd(ReapedFd&&) = default;
+  ReapedFd& operator=(ReapedFd&& other) noexcept {
+    if (this == &other) return *this;
+    Close();
+    fd_ = std::move(other.fd_);
+    reaper_ = std::move(other.reaper_);
+    return *this;
+  }
+  ReapedFd(const ReapedFd&) = delete;
+  ReapedFd& operator=(const ReapedFd&) = delete;
+
+  int get() const { return fd_.get(); }
+  const std::shared_ptr<Reaper>& reaper() const { return reaper_; }
+  // Who closes it if nobody was named.
+  void DefaultTo(const std::shared_ptr<Reaper>& reaper) {
+    if (reaper_ == nullptr) reaper_ = reaper;
+  }
+  UniqueFd Take() { return std::move(fd_); }
+  void Close();
+
+ private:
+  UniqueFd fd_;
+  std::shared_ptr<Reaper> reaper_;
 };
 
 }  // namespace internal

@@ -65,6 +65,7 @@ class ServerCall final : public ForwardingCall, public std::enable_shared_from_t
   size_t MaxAtOnce() override;
   size_t Room(size_t max_at_once) override;
   bool MustNotWait() override;
+  std::shared_ptr<Reaper> reaper() override { return session_->reaper(); }
   absl::Status SendClaimed(IndexedFds fds) override;
   void SendClaimedLater(IndexedFd fd, std::function<void()> done) override;
 

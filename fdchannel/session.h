@@ -182,6 +182,8 @@ class Session : public std::enable_shared_from_this<Session> {
   const ReceiveLimits& remote_limits() const { return config_.remote; }
   const std::string& peer() const { return config_.peer; }
   const std::shared_ptr<const ReceivePolicy>& policy() const { return config_.policy; }
+  // Who closes what came by it.
+  const std::shared_ptr<Reaper>& reaper() const { return config_.reaper; }
   bool alive() const { return usable_.load(std::memory_order_acquire); }
 
   // --- Receiving ---

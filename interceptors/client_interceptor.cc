@@ -405,7 +405,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       NamedFds named;
       named.reserve(queued.size());
       for (IndexedFd& one : queued) {
-        named.push_back(NamedFd{one.url.dev_ino(), std::move(one.fd)});
+        named.push_back(NamedFd{one.url.dev_ino(), one.fd.Take()});
       }
       dialed = std::make_shared<DialedCall>(dialer_, std::move(named), config);
       return dialed;
