@@ -116,9 +116,7 @@ absl::StatusOr<std::shared_ptr<DescriptorQuota>> QuotaLedger::OpenSession(uid_t 
 
 absl::Status QuotaLedger::Charge(uid_t uid, User* user, uint64_t n) {
   MutexLock lock(&mutex_);
-  // Half of the total, rounded up, so that a total of 1 serves somebody.
-  const uint64_t per_uid =
-      std::min<uint64_t>(limits_.max_fds_per_uid, (uint64_t{limits_.max_fds_total} + 1) / 2);
+  const uint64_t per_uid = most_per_uid();
   if (user->held + n > per_uid) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("uid %d holds %d descriptors at this server that nobody took, and %d more "
@@ -149,6 +147,10 @@ void QuotaLedger::CloseSession(uid_t uid) {
   const auto user = users_.find(uid);
   // What a session holds it holds by its account.
   if (--user->second.sessions == 0) users_.erase(user);
+}
+
+uint64_t QuotaLedger::most_per_uid() const {
+  return std::min<uint64_t>(limits_.max_fds_per_uid, (uint64_t{limits_.max_fds_total} + 1) / 2);
 }
 
 uint64_t QuotaLedger::held_total() const {

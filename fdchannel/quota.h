@@ -44,6 +44,9 @@ class QuotaLedger : public std::enable_shared_from_this<QuotaLedger> {
   // RESOURCE_EXHAUSTED if `uid`, or the server, has too many.
   absl::StatusOr<std::shared_ptr<DescriptorQuota>> OpenSession(uid_t uid);
 
+  // The most that one user may hold: half of the total, rounded up, so that a total of 1 serves
+  // somebody; or less.
+  uint64_t most_per_uid() const;
   uint64_t held_total() const;
   uint64_t held_by(uid_t uid) const;
   uint64_t sessions() const;

@@ -33,7 +33,8 @@ constexpr int kAcceptBatch = 16;
 // process".
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 // How long what a dead session holds waits for calls: long enough for one that is in gRPC's socket
-// already, and no longer, for no other can come.
+// already, and no longer, for no other can come. The dead sessions of a user may hold a quarter of
+// what the user may; beyond it the oldest go at once, but not the one that died last.
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
 
 std::string PeerName(const PeerCredentials& credentials) {
@@ -123,6 +124,7 @@ void ServerCore::ShutDown() {
     MutexLock lock(&mutex_);
     shut_down_ = true;
     sessions.swap(sessions_);
+    dead_.clear();
   }
   for (auto& [token, entry] : sessions) {
     entry.session->Kill(CloseCode::kShutdown, absl::UnavailableError("the server was shut down"));
@@ -315,6 +317,7 @@ std::shared_ptr<SessionHandle> ServerCore::AddSession(const Token& token,
 }
 
 void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
+  std::vector<Entry> removed;  // Outlives the lock.
   std::shared_ptr<Poller> poller;
   {
     MutexLock lock(&mutex_);
@@ -322,9 +325,26 @@ void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
     if (it == sessions_.end() || it->second.session->id() != session_id) return;
     // A client may send descriptors, start the call and exit. The call comes by another socket; it
     // finds them for a moment.
-    if (it->second.session->held() != 0) poller = poller_;
+    if (it->second.session->held() == 0) {
+      removed.push_back(Take(token, session_id));
+      return;
+    }
+    poller = poller_;
+    // Not at the expense of those who are alive: what the dead of a user hold counts as the user's.
+    std::vector<Dead>& dead = dead_[it->second.handle->peer().uid];
+    const uint64_t most = ledger_->most_per_uid() / 4;
+    uint64_t held = it->second.session->held();
+    std::vector<Dead> gone;
+    for (auto one = dead.rbegin(); one != dead.rend(); ++one) {
+      const auto other = sessions_.find(one->token);
+      const uint64_t more = other == sessions_.end() ? 0 : other->second.session->held();
+      held += more;
+      // Nobody comes for what is not there, as above.
+      if (held > most || more == 0) gone.push_back(*one);
+    }
+    dead.push_back(Dead{token, session_id});
+    for (const Dead& one : gone) removed.push_back(Take(one.token, one.session_id));
   }
-  if (poller == nullptr) return RemoveSession(token, session_id);
   poller->RunAt(absl::Now() + std::min(limits_.early_timeout, kLinger),
                 [weak = weak_from_this(), token, session_id] {
                   if (auto self = weak.lock()) self->RemoveSession(token, session_id);
@@ -334,10 +354,22 @@ void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
 void ServerCore::RemoveSession(const Token& token, uint64_t session_id) {
   Entry removed;  // Outlives the lock.
   MutexLock lock(&mutex_);
+  removed = Take(token, session_id);
+}
+
+ServerCore::Entry ServerCore::Take(const Token& token, uint64_t session_id) {
   auto it = sessions_.find(token);
-  if (it == sessions_.end() || it->second.session->id() != session_id) return;
-  removed = std::move(it->second);
+  if (it == sessions_.end() || it->second.session->id() != session_id) return Entry();
+  Entry taken = std::move(it->second);
   sessions_.erase(it);
+  const auto dead = dead_.find(taken.handle->peer().uid);
+  if (dead == dead_.end()) return taken;
+  dead->second.erase(
+      std::remove_if(dead->second.begin(), dead->second.end(),
+                     [session_id](const Dead& one) { return one.session_id == session_id; }),
+      dead->second.end());
+  if (dead->second.empty()) dead_.erase(dead);
+  return taken;
 }
 
 // --- Listener ---

@@ -19,6 +19,7 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
@@ -107,6 +108,8 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   // Forgets a session that has died, a while later if calls may still come for what it holds.
   void OnSessionDead(const Token& token, uint64_t session_id);
   void RemoveSession(const Token& token, uint64_t session_id);
+  // Null if it is gone already. To be dropped without the lock.
+  Entry Take(const Token& token, uint64_t session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ServerLimits limits_;
   // Shared with the death notices of the sessions, which may come after the core's end. Its limits
@@ -128,6 +131,12 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_session_id_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<Token, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
+  // Those of sessions_ that have died, of each user, oldest first.
+  struct Dead {
+    Token token;
+    uint64_t session_id;
+  };
+  absl::flat_hash_map<uid_t, std::vector<Dead>> dead_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Thread-safe.
