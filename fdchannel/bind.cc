@@ -181,6 +181,7 @@ int BindFdWithoutUmask(const UniqueFd& fd, const SocketAddress& address) {
     if (::unshare(CLONE_FS) == 0) ::umask(0);
     error = BindFd(fd, address);
   });
+  if (!thread.joinable()) return BindFd(fd, address);  // WidenMode does the rest.
   thread.join();
   return error;
 }

@@ -54,6 +54,11 @@ absl::StatusOr<std::shared_ptr<Poller>> Poller::Start(const char* thread_name) {
   auto poller = std::shared_ptr<Poller>(new Poller(state));
   MutexLock lock(&poller->thread_mutex_);
   poller->thread_ = StartThread(thread_name, [state = std::move(state)] { Run(state); });
+  if (!poller->thread_.joinable()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the thread ", thread_name,
+                     " cannot be started: raise RLIMIT_NPROC or pids.max, or end some threads"));
+  }
   return poller;
 }
 

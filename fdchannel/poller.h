@@ -41,8 +41,8 @@ class Poller {
   // Ids are never 0 and never used twice.
   using Id = uint64_t;
 
-  // RESOURCE_EXHAUSTED if the epoll or eventfd descriptor cannot be had. `thread_name` has at most
-  // 15 bytes.
+  // RESOURCE_EXHAUSTED if the epoll or eventfd descriptor or the thread cannot be had.
+  // `thread_name` has at most 15 bytes.
   static absl::StatusOr<std::shared_ptr<Poller>> Start(const char* thread_name);
 
   ~Poller() { Stop(); }

@@ -29,7 +29,15 @@ bool Reaper::Pool::HandOver(uid_t uid, Job* job) {
       // It waits for the lock, so its entry is there before it looks for it.
       std::thread thread = StartThread("grpcfd-reaper", [state = state_] { Run(state); });
       const std::thread::id id = thread.get_id();
-      state_->threads.emplace(id, std::move(thread));
+      if (thread.joinable()) {
+        state_->threads.emplace(id, std::move(thread));
+      } else if (state_->threads.empty()) {
+        // One always stays, so there was none yet, and no other job.
+        *job = std::move(queue.jobs.back());
+        state_->queues.clear();
+        state_->ready.clear();
+        return false;
+      }
     }
   }
   // Without the lock: the thread that is woken needs it, and may be the next to run.

@@ -53,7 +53,9 @@ class Reaper {
 
   // Closes `fds` soon, after what was handed over in this lane before, then calls `after` (may be
   // empty) on the same thread. The first thread starts with the first call, so a process that never
-  // drops a descriptor never has one. After Stop() the caller's thread does the work.
+  // drops a descriptor never has one. After Stop(), and if there is no thread and none can be
+  // started, the caller's thread does the work. If there is one it will come to it, unless another
+  // can be started with a later job.
   void Close(FdVector fds, std::function<void()> after);
 
   // Closes all that was handed over in any lane, then ends the threads. Idempotent. A close that
@@ -87,7 +89,7 @@ class Reaper {
     ~Pool() { Stop(); }
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
-    // Moves the job to a thread; false, with nothing done, after Stop().
+    // Moves the job to a thread; false, with nothing done, if there is none for it.
     bool HandOver(uid_t uid, Job* job);
     void Stop();
 

@@ -6,6 +6,7 @@
 #include <signal.h>
 
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace grpcfd {
@@ -23,11 +24,16 @@ std::thread StartThread(const char* name, std::function<void()> body) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   // Each thread names itself: for another's name glibc opens a file in /proc, which is not
   // close-on-exec, and a program that is executed at that moment inherits it.
-  std::thread thread([name = std::string(name), body = std::move(body)] {
-    pthread_setname_np(pthread_self(), name.c_str());
-    made_here = true;
-    body();
-  });
+  std::thread thread;
+  try {
+    thread = std::thread([name = std::string(name), body = std::move(body)] {
+      pthread_setname_np(pthread_self(), name.c_str());
+      made_here = true;
+      body();
+    });
+  } catch (const std::system_error&) {
+    // EAGAIN. What peers do can lead here, so no caller is to be unwound.
+  }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return thread;
 }

@@ -13,7 +13,8 @@ namespace grpcfd {
 namespace internal {
 
 // A thread with all signals blocked (the application's handlers run on the application's threads)
-// and a name of at most 15 bytes, as `ps -L` and debuggers show it.
+// and a name of at most 15 bytes, as `ps -L` and debuggers show it. Not joinable if the system has
+// no thread to give (RLIMIT_NPROC, pids.max): `body` is gone then, and will not run.
 std::thread StartThread(const char* name, std::function<void()> body);
 
 // Joins `thread`, if it is one. Called on a thread that StartThread made, the very same one (an
