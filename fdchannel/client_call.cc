@@ -273,9 +273,8 @@ absl::Status ClientCall::Preload(const std::vector<UniqueFd>& fds,
   if (phase_ != Phase::kQueueing || indices_.next() != 0) {
     return absl::FailedPreconditionError(
         "the descriptors of PerRpcCredentials must be a call's first, and this call has others "
-        "already, or "
-        "has started: set the credentials before FromContext, and only one that carries "
-        "descriptors");
+        "already, or has started: set the credentials before FromContext, and only one that "
+        "carries descriptors");
   }
   for (size_t i = 0; i < copies.size(); ++i) {
     const auto url = Enqueue(urls[i].dev_ino(), std::move(copies[i]));
@@ -349,8 +348,7 @@ absl::Status ClientCall::BeginStart(const Start& start) {
     }
     return absl::FailedPreconditionError(
         "a second call was started with the descriptors of one: a ClientContext serves one call, "
-        "and "
-        "so does its FromContext; PerRpcCredentials serve many");
+        "and so does its FromContext; PerRpcCredentials serve many");
   }
   phase_ = Phase::kStarting;
   start_ = start;
@@ -359,8 +357,7 @@ absl::Status ClientCall::BeginStart(const Start& start) {
   if (indices_.used() > start.limits.max_fds_per_call) {
     return absl::InvalidArgumentError(
         absl::StrFormat("the call has %d descriptors, more than max_fds_per_call = %d of its "
-                        "channel; raise the limit "
-                        "at both ends, or use several calls",
+                        "channel; raise the limit at both ends, or use several calls",
                         indices_.used(), start.limits.max_fds_per_call));
   }
   return absl::OkStatus();
@@ -662,8 +659,7 @@ absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline
   if (session_ == nullptr) {
     return absl::FailedPreconditionError(
         "the call's descriptors go on gRPC's own connection (Wire::kInBand): what comes there "
-        "belongs "
-        "to no call, and cannot be forwarded");
+        "belongs to no call, and cannot be forwarded");
   }
   return session_;
 }

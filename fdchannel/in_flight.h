@@ -10,10 +10,10 @@
 // would take 4032, and a server with the usual limit of 1024 could send to nobody any more. So
 // there is a budget, and shares in it:
 //  - A third is divided by the number of sessions that there may be; each has its part for certain,
-//  whoever came before.
+//    whoever came before.
 //  - Of the rest a user may have three quarters of what the other users leave, and a session its
-//  window, scaled down by how much of its user's part its other sessions use. So as the budget
-//  fills every session's share shrinks alike.
+//    window, scaled down by how much of its user's part its other sessions use. So as the budget
+//    fills every session's share shrinks alike.
 //
 // How people get it wrong: they believe the peer's credit, or free what a session had in flight
 // when the session ends. It is in flight until the peer reads it or closes its end, which a hostile

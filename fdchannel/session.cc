@@ -182,8 +182,7 @@ void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended, uint
   if (announced - holes > config_.local.max_fds_per_call) {
     inbox->failure_ = absl::ResourceExhaustedError(absl::StrFormat(
         "%s from %s announces %d descriptors, max_fds_per_call is %d: raise it at both ends, or "
-        "send "
-        "fewer",
+        "send fewer",
         CallName(inbox->key_), config_.peer, announced - holes, config_.local.max_fds_per_call));
   }
   const auto [it, inserted] = calls_.try_emplace(inbox->key_, inbox);

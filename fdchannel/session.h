@@ -10,18 +10,18 @@
 // (measured: docs/decisions/0002). So whoever asks reads the socket itself: the *leader*. The
 // rules:
 //  1. Look in the table under the lock. There: take it. Session dead: UNAVAILABLE. Otherwise become
-//  a waiter.
+//     a waiter.
 //  2. If nobody leads, lead: unlock, receive one batch, own every descriptor, lock, sort it to the
-//  calls, finish their waiters.
+//     calls, finish their waiters.
 //  3. Nothing there: wait for the socket until one's own deadline; cancellation, end of call and
-//  death of the session wake it.
+//     death of the session wake it.
 //  4. A leader that leaves, for whatever reason, hands the lead to exactly one other blocked waiter
-//  in the same critical section; if only
-//     asynchronous waiters are left, the poller watches the socket for them.
+//     in the same critical section; if only asynchronous waiters are left, the poller watches the
+//     socket for them.
 //  5. Under the lock: no close, no callback, no system call that can block.
 //  6. At a hang-up what is still in the socket is read first; only then is the session dead.
 //  7. When nobody waits nobody reads. A sweep, at most ten times a second while frames come in,
-//  starts their time-outs and quotas.
+//     starts their time-outs and quotas.
 // Never are there data and waiters, but nobody who leads, is being promoted, or watches
 // (tests/fdchannel/session_model_test.cc).
 //
@@ -225,7 +225,8 @@ class Session : public std::enable_shared_from_this<Session> {
   // gives its call up then.
   //   INVALID_ARGUMENT    more than the peer's limit for a call or its window
   //   RESOURCE_EXHAUSTED  the window stayed full until the deadline, or the kernel is out of memory
-  //   or of descriptors in flight (ETOOMANYREFS) UNAVAILABLE         the session is dead
+  //                       or of descriptors in flight (ETOOMANYREFS)
+  //   UNAVAILABLE         the session is dead
   absl::Status Send(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                     const WaitOptions& options);
   // The same without waiting: false, with nothing sent, if it would have to, or if the set takes

@@ -118,7 +118,8 @@ bool Session::ProgressSend(Waiter* waiter) {
     if (!ReserveRoom(waiter->fds.size())) return false;
     waiter->reserved = true;
   }
-  // Never blocks, so it may be done under the lock; only senders that had to wait come here.
+  // Never blocks, so it may be done under the lock, where only senders come that could not send
+  // without it.
   size_t entered = waiter->sent;
   const IoResult io = SendFrames(waiter->call, waiter->indices, waiter->fds, &waiter->sent);
   while (entered < waiter->sent) {

@@ -215,8 +215,7 @@ absl::Status Session::DeadlineError(const Waiter& waiter) const {
     }
     return absl::ResourceExhaustedError(
         absl::StrFormat("%s has not taken enough of the descriptors sent before, until the "
-                        "deadline: it must take or "
-                        "drop them, or its session_window (%d) be larger",
+                        "deadline: it must take or drop them, or its session_window (%d) be larger",
                         config_.peer, config_.remote.window));
   }
   if (waiter.url.session_index().has_value()) {

@@ -19,7 +19,7 @@
 // after the kernel counts them; the count may be off by their difference then. That is why it
 // limits and does not accuse.
 //
-// Thread-compatible; the session's lock guards it.
+// Thread-compatible; InFlight's lock guards it.
 #ifndef GRPCFD_FDCHANNEL_UNREAD_FRAMES_H_
 #define GRPCFD_FDCHANNEL_UNREAD_FRAMES_H_
 

@@ -115,8 +115,7 @@ bool Credentials::ApplyToCall(grpc_call* call) {
     if (!fd_call->Claim(call)) {
       refusal = absl::FailedPreconditionError(
           "the call's credentials hold the descriptors of another call: a ClientContext serves one "
-          "call, "
-          "and so does its FromContext; PerRpcCredentials serve many");
+          "call, and so does its FromContext; PerRpcCredentials serve many");
       break;
     }
     claimed.push_back(fd_call);
@@ -135,8 +134,8 @@ bool Credentials::ApplyToCall(grpc_call* call) {
     if (refusal.ok() && !joined && !set->empty()) {
       refusal = absl::FailedPreconditionError(
           "the call's PerRpcCredentials carry descriptors, but no "
-          "grpcfd::MakeClientInterceptorFactory "
-          "of the channel saw them (it must stand after a chain factory that sets them)");
+          "grpcfd::MakeClientInterceptorFactory of the channel saw them (it must stand after a "
+          "chain factory that sets them)");
     }
   }
   std::shared_ptr<DialedCall> dialed;
