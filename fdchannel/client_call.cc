@@ -121,12 +121,13 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   lock.Lock();
   if (kept) DoneSending(&done_with);
   if (status.ok()) return url;
-  // The attempt is lost, and takes the call with it unless there is another; that one brings it.
-  if (kept && !released_ && absl::IsUnavailable(status)) return url;
+  // The attempt is lost, and takes the call with it unless there is another; that one brings it, or
+  // does so already.
+  if (kept && (inbox_ != inbox || (!released_ && absl::IsUnavailable(status)))) return url;
   // An index that was not used leaves no hole, unless another sender has the next one already.
   if (!kept || released_) {
     indices_.GiveBack(index);
-  } else if (inbox_ == inbox && sending_ == 0) {  // No attempt brings it, or is about to.
+  } else if (sending_ == 0) {  // No attempt brings it, or is about to.
     const auto at = std::find_if(queue_.begin(), queue_.end(),
                                  [&url](const IndexedFd& one) { return one.url == url; });
     done_with.push_back(std::move(*at));
@@ -214,7 +215,7 @@ absl::Status ClientCall::SendClaimed(IndexedFds fds) {
 
 void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
   std::shared_ptr<Session> session;
-  CallKey key;
+  std::shared_ptr<CallInbox> inbox;
   absl::Time deadline;
   IndexedFds done_with;  // Outlives the lock.
   bool kept = false;
@@ -227,7 +228,7 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
       forward_failure_ = started.status();
     } else {
       session = *std::move(started);
-      key = inbox_->key();
+      inbox = inbox_;
       deadline = Limit(absl::InfiniteFuture());
       if (KeptAreTooMany(*session)) ReleaseKept(&done_with);
       if (keeps()) {
@@ -245,14 +246,14 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
   if (session == nullptr) return done();
   // Not a shared_ptr: the call ends with its context, also while something waits.
   SendForwardedLater(
-      session.get(), key, std::move(fd), deadline,
-      [weak = weak_from_this(), kept, done = std::move(done)](const absl::Status& status) {
+      session.get(), inbox->key(), std::move(fd), deadline,
+      [weak = weak_from_this(), kept, inbox, done = std::move(done)](const absl::Status& status) {
         if (auto self = weak.lock(); self != nullptr && !status.ok()) {
           MutexLock lock(&self->mutex_);
           // As in Send: the next attempt brings it.
-          if (!kept || self->released_ || !absl::IsUnavailable(status)) {
-            self->forward_failure_.Update(status);
-          }
+          const bool brought =
+              kept && (self->inbox_ != inbox || (!self->released_ && absl::IsUnavailable(status)));
+          if (!brought) self->forward_failure_.Update(status);
         }
         done();
       });

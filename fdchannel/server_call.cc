@@ -44,14 +44,16 @@ absl::StatusOr<InodeUrl> ServerCall::SendFd(BorrowedFd fd) {
   const auto dev_ino = FdToDevIno(fd);
   if (!dev_ino.ok()) return dev_ino.status();
   uint32_t index;
+  std::function<bool()> cancelled;
   {
     MutexLock lock(&mutex_);
     absl::Status status = CheckSend(1);
     if (!status.ok()) return status;
     if (indices_.exhausted()) return IndicesExhausted();
     index = indices_.Take();
+    cancelled = AskedHere();
   }
-  const WaitOptions options = SendOptions();
+  const WaitOptions options = SendOptions(cancelled);
   const int number = fd.get();
   absl::Status status =
       session_->Send(config_.key, index, absl::MakeConstSpan(&number, 1), options);
@@ -79,11 +81,19 @@ absl::Status ServerCall::CheckSend(size_t n) const {
   return absl::OkStatus();
 }
 
-WaitOptions ServerCall::SendOptions() const {
-  if (!config_.never_block) return Until(absl::InfiniteFuture());
+WaitOptions ServerCall::SendOptions(const std::function<bool()>& cancelled) const {
   WaitOptions options;
-  options.deadline = absl::InfinitePast();
+  if (config_.never_block) {
+    options.deadline = absl::InfinitePast();
+  } else {
+    options = Until(absl::InfiniteFuture());
+    if (cancelled) options.cancelled = &cancelled;
+  }
   return options;
+}
+
+std::function<bool()> ServerCall::AskedHere() const {
+  return asking_thread_ == std::this_thread::get_id() ? cancelled_ : nullptr;
 }
 
 absl::StatusOr<std::vector<InodeUrl>> ServerCall::Arrived() { return session_->Arrived(&inbox_); }
@@ -109,7 +119,12 @@ size_t ServerCall::Room(size_t) { return std::numeric_limits<size_t>::max(); }
 bool ServerCall::MustNotWait() { return config_.server_streams || config_.never_block; }
 
 absl::Status ServerCall::SendClaimed(IndexedFds fds) {
-  const WaitOptions options = SendOptions();
+  std::function<bool()> cancelled;
+  {
+    MutexLock lock(&mutex_);
+    cancelled = AskedHere();
+  }
+  const WaitOptions options = SendOptions(cancelled);
   return session_->Send(config_.key, Indices(IndicesOf(fds)), NumbersOf(fds), options);
 }
 
@@ -153,7 +168,7 @@ absl::StatusOr<UniqueFd> ServerCall::Receive(const InodeUrl& url, absl::Time dea
   std::function<bool()> cancelled;
   {
     MutexLock lock(&mutex_);
-    if (cancelled_ && asking_thread_ == std::this_thread::get_id()) cancelled = cancelled_;
+    cancelled = AskedHere();
   }
   if (cancelled) options.cancelled = &cancelled;
   return session_->Receive(&inbox_, url, op, options);

@@ -73,7 +73,7 @@ class ServerCall final : public ForwardingCall, public std::enable_shared_from_t
   void Cancel();
   // The handler has returned and the call is closed.
   void End();
-  // Asks `cancelled` while a RecvFd of the calling thread waits: gRPC's synchronous handlers learn
+  // Asks `cancelled` while a method of the calling thread waits: gRPC's synchronous handlers learn
   // of a cancellation only by asking, and only the handler's own thread can be sure that the
   // context it asks is still there.
   void AskOnThisThread(std::function<bool()> cancelled);
@@ -82,7 +82,10 @@ class ServerCall final : public ForwardingCall, public std::enable_shared_from_t
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline, Session::Op op);
   // Whether `n` more may be sent.
   absl::Status CheckSend(size_t n) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  WaitOptions SendOptions() const;
+  // For a send of this thread; `cancelled`, which may be empty, must outlive them.
+  WaitOptions SendOptions(const std::function<bool()>& cancelled) const;
+  // What this thread may ask while it waits; empty if nothing.
+  std::function<bool()> AskedHere() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   WaitOptions Until(absl::Time deadline) const;
   absl::Time Limit(absl::Time deadline) const;
 

@@ -222,6 +222,7 @@ void Session::End(CallInbox* inbox, bool sent) {
   inbox->ended_ = true;
   auto it = calls_.find(inbox->key_);
   if (it != calls_.end() && it->second == inbox) {
+    if (!senders_.empty()) FinishSenders(inbox, CallHasEnded());
     calls_.erase(it);
     if (config_.role == Role::kServer) {
       ended_.push_back(inbox->key_);
@@ -249,7 +250,30 @@ void Session::Cancel(CallInbox* inbox) {
     // Each call of a gRPC server comes here when it closes, and hardly any is waiting then.
     if (!waiters_.empty()) FinishAll(inbox, absl::CancelledError("the call was cancelled"));
   }
+  CancelSendsLocked(inbox);
   Leave(&trash);
+}
+
+void Session::CancelSends(CallInbox* inbox) {
+  Trash none;
+  MutexLock lock(&mutex_);
+  CancelSendsLocked(inbox);
+  Leave(&none);
+}
+
+void Session::CancelSendsLocked(CallInbox* inbox) {
+  if (inbox->ended_) return;
+  inbox->sends_cancelled_ = true;
+  if (!senders_.empty()) FinishSenders(inbox, absl::CancelledError("the call was cancelled"));
+}
+
+absl::Status Session::SendsOver(const CallKey& call) const {
+  const auto it = calls_.find(call);
+  if (it != calls_.end() && it->second->sends_cancelled_) {
+    return absl::CancelledError("the call was cancelled");
+  }
+  if (std::find(ended_.begin(), ended_.end(), call) != ended_.end()) return CallHasEnded();
+  return absl::OkStatus();
 }
 
 void Session::Complete(CallInbox* inbox) {

@@ -102,6 +102,8 @@ class CallInbox {
   bool attached_ = false;
   bool ended_ = false;
   bool cancelled_ = false;
+  // Nothing is sent in the call any more, if it would have to wait.
+  bool sends_cancelled_ = false;
   // The peer may still send more than it has announced.
   bool open_ended_ = true;
   // The call is over at the peer: what it sent is here, or in the socket.
@@ -195,9 +197,14 @@ class Session : public std::enable_shared_from_this<Session> {
   // Ends the call here: waiters get FAILED_PRECONDITION, what was not taken is closed, now or when
   // it comes. `sent` says whether this side sent descriptors in the call: the peer may be told to
   // drop what it still holds of them. Idempotent.
+  // Those who wait to send in the call are waiters too, but for a server's asynchronous ones: what
+  // it passed on for a stream that it has ended may still be read there.
   void End(CallInbox* inbox, bool sent);
-  // Waiters of the call, and those to come, get CANCELLED unless their descriptor is there.
+  // Waiters of the call, and those to come, get CANCELLED unless their descriptor is there, or
+  // their room to send.
   void Cancel(CallInbox* inbox);
+  // The same for those who wait to send only.
+  void CancelSends(CallInbox* inbox);
   // The peer has ended the call and can send no more in it: what is neither here nor in the socket
   // by now is NOT_FOUND, for those who wait as for those who ask later.
   void Complete(CallInbox* inbox);
@@ -227,6 +234,7 @@ class Session : public std::enable_shared_from_this<Session> {
   //   RESOURCE_EXHAUSTED  the window stayed full until the deadline, or the kernel is out of memory
   //                       or of descriptors in flight (ETOOMANYREFS)
   //   UNAVAILABLE         the session is dead
+  //   CANCELLED, FAILED_PRECONDITION  after Cancel, End, if it would have to wait
   absl::Status Send(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                     const WaitOptions& options);
   // The same without waiting: false, with nothing sent, if it would have to, or if the set takes
@@ -327,6 +335,11 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status DeadlineError(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishAll(const CallInbox* inbox, const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FinishSenders(const CallInbox* inbox, const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CancelSendsLocked(CallInbox* inbox) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Why nothing of the call may wait to be sent, if so.
+  absl::Status SendsOver(const CallKey& call) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Sending.
   absl::Status CheckSend(size_t count) const;

@@ -194,7 +194,12 @@ absl::Status Session::Send(const CallKey& call, const Indices& indices, absl::Sp
   MutexLock lock(&mutex_);
   SendDiscards();
   if (!senders_.empty() || !ProgressSend(&waiter)) {
-    RunWaiter(&waiter, options, &trash);
+    absl::Status over = SendsOver(call);
+    if (over.ok()) {
+      RunWaiter(&waiter, options, &trash);
+    } else {
+      Finish(&waiter, std::move(over));
+    }
   } else {
     Finish(&waiter, absl::OkStatus());  // Gives back what an error left reserved.
   }
@@ -215,6 +220,13 @@ void Session::SendAsync(const CallKey& call, const Indices& indices, std::vector
   Trash trash;
   MutexLock lock(&mutex_);
   SendDiscards();
+  if (config_.role == Role::kClient) {
+    absl::Status over = SendsOver(call);
+    if (!over.ok()) {
+      lock.Unlock();
+      return waiter->status_callback(std::move(over));
+    }
+  }
   EnlistAsync(waiter, deadline, &trash);
   // Not tried yet; and another may stand behind it by now, so its place in the line says nothing.
   ProgressSenders();

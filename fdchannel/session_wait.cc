@@ -242,6 +242,20 @@ void Session::FinishAll(const CallInbox* inbox, const absl::Status& status) {
   }
 }
 
+void Session::FinishSenders(const CallInbox* inbox, const absl::Status& status) {
+  const auto call = calls_.find(inbox->key_);
+  if (call == calls_.end() || call->second != inbox) return;  // Another one has its number.
+  for (auto it = senders_.begin(); it != senders_.end();) {
+    Waiter* waiter = *it++;
+    if (!(waiter->call == inbox->key_)) continue;
+    // A server is also told of calls that ended well; see End.
+    if (waiter->self != nullptr && config_.role == Role::kServer) continue;
+    Finish(waiter, status);
+  }
+  // The next sender in line may have been waiting for these only.
+  ProgressSenders();
+}
+
 void Session::ProgressAll(uint64_t before_epoch, bool drained) {
   for (auto it = waiters_.begin(); it != waiters_.end();) {
     Waiter* waiter = *it++;

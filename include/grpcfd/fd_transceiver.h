@@ -59,6 +59,7 @@ using UniqueFile = std::unique_ptr<FILE, FileCloser>;
 //   RESOURCE_EXHAUSTED  the peer has not taken enough of what was sent before, until the call's
 //                       deadline, or this process is at RLIMIT_NOFILE
 //   FAILED_PRECONDITION the call cannot carry descriptors (any more); the text says why
+//   CANCELLED           the call was cancelled while this waited for the peer to take some
 //   ALREADY_EXISTS      on the in-band wire only: the connection has another open file of the inode
 //   UNAVAILABLE         the session with the peer is gone
 class FdSender {

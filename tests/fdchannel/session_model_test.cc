@@ -41,6 +41,8 @@ constexpr size_t kFdsPerCall = 6;
 
 // Descriptors that never come.
 constexpr uint32_t kNever = 1000;
+// A call that is sent in and never received in.
+constexpr uint64_t kNobodys = 1000;
 
 int Pick(Random* random, int below) {
   return std::uniform_int_distribution<int>(0, below - 1)(*random);
@@ -259,15 +261,18 @@ class Schedule {
     }
   }
 
-  void CheckSent(const absl::Status& status, bool may_expire) {
+  void CheckSent(const absl::Status& status, bool may_expire, bool may_end) {
     EXPECT_TRUE(status.ok() || (dies_ && absl::IsUnavailable(status)) ||
-                (may_expire && absl::IsResourceExhausted(status)))
+                (may_expire && absl::IsResourceExhausted(status)) ||
+                (may_end && (absl::IsCancelled(status) || absl::IsFailedPrecondition(status))))
         << status;
   }
 
   void SendSome(Random* random, bool async) {
     std::vector<int> fds(1 + Pick(random, 4), stage_->files[0].get());
-    const CallKey call{1, 0};
+    // A call that may be disturbed, or one that nobody knows.
+    const bool may_end = Pick(random, 2) == 0;
+    const CallKey call{may_end ? 1 : kNobodys, 0};
     // Some give up soon, and must not take those behind them along.
     const bool impatient = Pick(random, 3) == 0;
     const absl::Time deadline =
@@ -276,14 +281,14 @@ class Schedule {
     if (async) {
       auto runs = NewCallback();
       session_->SendAsync(call, 0, std::move(fds), deadline, [=](absl::Status status) {
-        CheckSent(status, impatient);
+        CheckSent(status, impatient, may_end);
         runs();
       });
       return;
     }
     WaitOptions options;
     options.deadline = deadline;
-    CheckSent(session_->Send(call, 0, fds, options), impatient);
+    CheckSent(session_->Send(call, 0, fds, options), impatient, may_end);
   }
 
   // Sends the frames of all calls, starts the calls in between, gives credit, and sometimes dies.

@@ -187,11 +187,11 @@ class SessionTest : public ::testing::Test {
   void MakeServer() { server_ = MakeRaw(Session::Role::kServer); }
   void MakeClient() { client_ = MakeRaw(Session::Role::kClient); }
 
-  // A server over a fake socket.
-  std::shared_ptr<FakeWire> MakeFake() {
+  // A server (it is called so in any case) over a fake socket.
+  std::shared_ptr<FakeWire> MakeFake(Session::Role role = Session::Role::kServer) {
     auto wire = std::make_shared<FakeWire>();
     Session::Config config = config_;
-    config.role = Session::Role::kServer;
+    config.role = role;
     server_ = Session::Create(std::make_unique<FakeFrameSocket>(wire), std::move(config), nullptr);
     return wire;
   }
@@ -887,6 +887,50 @@ TEST_F(SessionTest, ASenderThatGivesUpLetsTheNextOneTry) {
   }
 }
 
+// Blocked and asynchronous senders of a call go with it, those of other calls stay. A server's
+// asynchronous ones stay too: what it passed on belongs to replies that the client may still read.
+TEST_F(SessionTest, ACallThatIsOverReleasesItsSenders) {
+  config_.remote = {4, 4};
+  const UniqueFd file = MakeFile("x");
+  const std::vector<int> fds(4, file.get());
+  for (const auto role : {Session::Role::kClient, Session::Role::kServer}) {
+    for (const bool cancel : {false, true}) {
+      SCOPED_TRACE(absl::StrCat(role == Session::Role::kClient, " ", cancel));
+      const auto wire = MakeFake(role);
+      const auto over =
+          cancel ? absl::StatusCode::kCancelled : absl::StatusCode::kFailedPrecondition;
+      Outcome<absl::Status> async, other;
+      Call mine(server_, 1, 0, true), others(server_, 2, 0, true);
+      ASSERT_TRUE(server_->Send({2, 0}, 0, fds, Within(kLong)).ok());
+      std::thread blocked([&] {
+        EXPECT_EQ(server_->Send({1, 0}, 0, fds, WaitOptions()).code(), over);
+      });
+      EXPECT_TRUE(wire->AwaitWaiting(absl::Now() + kLong));
+      server_->SendAsync({1, 0}, 4, {file.get()}, absl::InfiniteFuture(), async.Setter());
+      server_->SendAsync({2, 0}, 4, {file.get()}, absl::InfiniteFuture(), other.Setter());
+      if (cancel) {
+        server_->Cancel(mine.inbox());
+      } else {
+        mine.End();
+      }
+      blocked.join();
+      if (role == Session::Role::kClient) {
+        EXPECT_EQ(async.Get().code(), over);
+      }
+      if (cancel) {
+        // Who comes later does not wait either.
+        EXPECT_TRUE(absl::IsCancelled(server_->Send({1, 0}, 5, {file.get()}, WaitOptions())));
+      }
+      EXPECT_FALSE(other.ready());
+      wire->PushCredit(4);
+      EXPECT_EQ(other.Get(), absl::OkStatus());
+      if (role == Session::Role::kServer) {
+        EXPECT_EQ(async.Get(), absl::OkStatus());
+      }
+    }
+  }
+}
+
 class FullSocketTest : public SessionTest {
  protected:
   // Sends until the socket takes no more; returns how many went.
@@ -1012,6 +1056,33 @@ TEST_F(FullSocketTest, ALargeSetGivesUpMidway) {
     ASSERT_TRUE(frame.has_value());
     call = frame->call.id;
     if (call == 2) of_the_large += frame->fd_count;
+  }
+  EXPECT_LT(of_the_large, 600u);
+  next.join();
+}
+
+TEST_F(FullSocketTest, ACancelledSetStopsMidway) {
+  const UniqueFd file = MakeFile("x");
+  const uint64_t filled = Fill(file, /*max_fds_per_call=*/600);
+  Read(1);
+  Call call(client_, 2, 0, true);
+  Outcome<absl::Status> large;
+  client_->SendAsync({2, 0}, 0, std::vector<int>(600, file.get()), absl::InfiniteFuture(),
+                     large.Setter());
+  client_->Cancel(call.inbox());
+  EXPECT_TRUE(absl::IsCancelled(large.Get()));
+  // The line is free again, and a small one goes.
+  std::thread next([&] {
+    EXPECT_EQ(client_->Send({3, 0}, 0, {file.get()}, Within(kLong)), absl::OkStatus());
+  });
+  for (uint64_t i = 1; i < filled; ++i) ASSERT_EQ(ReadRaw()->first_index, i);
+  uint64_t of_call = 0;
+  uint32_t of_the_large = 0;
+  while (of_call != 3) {
+    const auto frame = ReadRaw();
+    ASSERT_TRUE(frame.has_value());
+    of_call = frame->call.id;
+    if (of_call == 2) of_the_large += frame->fd_count;
   }
   EXPECT_LT(of_the_large, 600u);
   next.join();

@@ -1,0 +1,182 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Who waits for room to send is released when its call is over: a window that the peer leaves full
+// holds up no thread of a call that was cancelled, no shutdown, and no other call. No deadline is
+// near in these tests.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "tests/interceptors/test_service.h"
+
+namespace grpcfd {
+namespace {
+
+using testing_internal::MemoryFile;
+using testing_internal::SetDeadline;
+using testing_internal::TestServer;
+
+constexpr std::chrono::seconds kSoon(30);
+constexpr int kFarAway = 600;
+
+// Both ends take `window` descriptors, and a call as many.
+TestServer::Setup SmallServer(uint32_t window) {
+  return [window](grpc::ServerBuilder*, ListenOptions* options) {
+    FdServerOptions small;
+    small.limits.session.max_fds_per_call = window;
+    small.limits.session.session_window = window;
+    auto fd_server = FdServer::Create(small);
+    ASSERT_TRUE(fd_server.ok()) << fd_server.status();
+    options->fd_server = *fd_server;
+  };
+}
+ChannelOptions SmallChannel(uint32_t window) {
+  ChannelOptions options;
+  options.fd_channel.limits.max_fds_per_call = window;
+  options.fd_channel.limits.session_window = window;
+  return options;
+}
+
+// Ends the test if it never comes: whoever sets it would be waited for.
+template <typename T>
+T Soon(std::future<T>* future) {
+  if (future->wait_for(kSoon) != std::future_status::ready) {
+    ADD_FAILURE() << "nothing came";
+    std::abort();
+  }
+  return future->get();
+}
+
+// --- Handlers ---
+
+// The client has left the first reply's descriptor untaken; the handler of a second call waits.
+class BlockedHandlerTest : public ::testing::Test {
+ protected:
+  BlockedHandlerTest() : server_(SmallServer(1)) {
+    server_.service.exchange = [this](grpc::ServerContext* context, const test::ExchangeRequest*,
+                                      test::ExchangeReply*) {
+      auto fds = FromContext(context);
+      if (!fds.ok()) return ToGrpcStatus(fds.status());
+      const bool second = calls_++ != 0;
+      if (second) inside_.set_value();
+      const absl::Status sent = (*fds)->SendFd(file_).status();
+      if (second) sent_.set_value(sent);
+      return ToGrpcStatus(sent);
+    };
+    stub_ = test::TestService::NewStub(server_.Channel(SmallChannel(1)));
+    SetDeadline(&first_, kFarAway);
+    SetDeadline(&second_, kFarAway);
+  }
+  void Block() {
+    auto fds = FromContext(&first_);
+    test::ExchangeReply reply;
+    const grpc::Status status = stub_->Exchange(&first_, test::ExchangeRequest(), &reply);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    fds_ = FromContext(&second_);
+    status_ = std::async(std::launch::async, [this] {
+      test::ExchangeReply ignored;
+      return stub_->Exchange(&second_, test::ExchangeRequest(), &ignored);
+    });
+    auto inside = inside_.get_future();
+    Soon(&inside);
+  }
+  void ExpectReleased() {
+    auto sent = sent_.get_future();
+    EXPECT_EQ(absl::StatusCode::kCancelled, Soon(&sent).code());
+    EXPECT_FALSE(Soon(&status_).ok());
+  }
+
+  const UniqueFd file_ = MemoryFile("x");
+  std::atomic<int> calls_{0};
+  std::promise<void> inside_;
+  std::promise<absl::Status> sent_;
+  TestServer server_;
+  std::unique_ptr<test::TestService::Stub> stub_;
+  grpc::ClientContext first_, second_;
+  std::shared_ptr<FdTransceiver> fds_;
+  std::future<grpc::Status> status_;
+};
+
+TEST_F(BlockedHandlerTest, IsReleasedByACancellation) {
+  Block();
+  second_.TryCancel();
+  ExpectReleased();
+}
+
+TEST_F(BlockedHandlerTest, IsReleasedByAShutdown) {
+  Block();
+  auto shut_down = std::async(std::launch::async, [this] {
+    server_.server()->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+    return true;
+  });
+  EXPECT_TRUE(Soon(&shut_down));
+  ExpectReleased();
+}
+
+// --- Clients ---
+
+// Whether the call is sent for each attempt.
+class BlockedStreamTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(BlockedStreamTest, IsReleasedByACancellation) {
+  TestServer server(SmallServer(1));
+  std::promise<void> served, over;
+  server.service.exchange = [&](auto*, auto*, auto*) {
+    served.set_value();
+    over.get_future().wait();  // It has a descriptor, and does not take it.
+    return grpc::Status::OK;
+  };
+  server.service.chat = [](grpc::ServerContext*, auto* stream) {
+    stream->Write(test::ExchangeReply());
+    test::ExchangeRequest request;
+    while (stream->Read(&request)) {
+    }
+    return grpc::Status::OK;
+  };
+  auto stub = test::TestService::NewStub(server.Channel(SmallChannel(1)));
+  const UniqueFd file = MemoryFile("x");
+  auto full = std::async(std::launch::async, [&] {
+    grpc::ClientContext context;
+    SetDeadline(&context, kFarAway);
+    EXPECT_TRUE(FromContext(&context)->SendFd(file).ok());
+    test::ExchangeReply reply;
+    return stub->Exchange(&context, test::ExchangeRequest(), &reply);
+  });
+  auto in_handler = served.get_future();
+  Soon(&in_handler);
+  grpc::ClientContext context;
+  SetDeadline(&context, kFarAway);
+  context.set_wait_for_ready(GetParam());
+  auto fds = FromContext(&context);
+  auto stream = stub->Chat(&context);
+  test::ExchangeReply reply;
+  ASSERT_TRUE(stream->Read(&reply));
+  std::promise<void> inside;
+  auto sent = std::async(std::launch::async, [&] {
+    inside.set_value();
+    return fds->SendFd(file).status();
+  });
+  inside.get_future().wait();
+  context.TryCancel();
+  EXPECT_EQ(absl::StatusCode::kCancelled, Soon(&sent).code());
+  EXPECT_EQ(grpc::StatusCode::CANCELLED, stream->Finish().error_code());
+  over.set_value();
+  EXPECT_TRUE(Soon(&full).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(PerAttempt, BlockedStreamTest, ::testing::Bool());
+
+}  // namespace
+}  // namespace grpcfd
