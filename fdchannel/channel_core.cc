@@ -208,6 +208,8 @@ void ChannelCore::GiveUp(const std::weak_ptr<ClientCall>& call) {
     }
   }
   for (auto& p : given_up) p->done(absl::CancelledError("the call was given up"));
+  // It may have its session, and wait for room in it.
+  if (const std::shared_ptr<ClientCall> alive = call.lock()) alive->GiveUp();
 }
 
 void ChannelCore::Expire(const Pending* late) {

@@ -82,7 +82,8 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // call that goes meanwhile is CANCELLED. `done` may be called on this thread.
   void StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
                     bool wait_for_ready, ClientCall::AttemptCallback done);
-  // Ends the waits for a session of attempts of `call`, which are CANCELLED, on this thread.
+  // Ends the waits of attempts of `call`, for a session or for room, which are CANCELLED: those for
+  // a session on this thread.
   void GiveUp(const std::weak_ptr<ClientCall>& call);
 
  private:

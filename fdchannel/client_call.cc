@@ -457,13 +457,18 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
 void ClientCall::StartWithout(const absl::Status& why) {
   IndexedFds done_with;  // Outlives the lock, as does this:
   std::shared_ptr<CallCarrier> carrier;
+  std::shared_ptr<Session> session;
+  std::shared_ptr<CallInbox> inbox;
   {
     MutexLock lock(&mutex_);
     carrier.swap(carrier_);
     FinishStart(why, &done_with);
+    session = session_;
+    inbox = inbox_;
   }
   // Somebody may wait in there.
   if (carrier != nullptr) carrier->Abandon(why);
+  if (session != nullptr) session->CancelSends(inbox.get());
 }
 
 std::shared_ptr<CallCarrier> ClientCall::StartBy(const MakeCarrier& make) {
@@ -542,6 +547,7 @@ void ClientCall::DoneSending(IndexedFds* done_with) {
 
 absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
                                       FormerAttempt* former) {
+  if (given_up_) return absl::CancelledError("the call was given up");
   if (released_ && indices_.used() != 0) {
     if (phase_ == Phase::kWithout) return without_;
     return absl::ResourceExhaustedError(
@@ -558,6 +564,7 @@ absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, u
   }
   former->session = std::exchange(session_, session);
   former->inbox = std::exchange(inbox_, std::make_shared<CallInbox>(key, session->policy()));
+  attempt_waits_ = false;
   session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
   announced_ = queue_.empty() ? 0 : *queue_.back().url.index() + 1;
   holes_ = announced_ - static_cast<uint32_t>(queue_.size());
@@ -604,6 +611,7 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
       count = announced_;
       holes = holes_;
       ++sending_;
+      attempt_waits_ = true;
       inbox = inbox_;
       deadline = Limit(absl::InfiniteFuture());
     }
@@ -616,6 +624,7 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
                        {
                          MutexLock lock(&self->mutex_);
                          self->DoneSending(&done_with);
+                         if (self->inbox_ == inbox) self->attempt_waits_ = false;
                          if (sent.ok() && count != 0 && self->phase_ == Phase::kWithout) {
                            sent = self->without_;  // Given up meanwhile.
                          } else if (sent.ok()) {
@@ -630,12 +639,33 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
 
 void ClientCall::Commit(const absl::Status& why) {
   IndexedFds done_with;  // Outlives the lock.
-  MutexLock lock(&mutex_);
-  ReleaseKept(&done_with);
-  if (phase_ != Phase::kStarting) return;
-  phase_ = Phase::kWithout;
-  without_ = why;
-  started_.NotifyAll();
+  std::shared_ptr<Session> waits_with;
+  std::shared_ptr<CallInbox> inbox;
+  {
+    MutexLock lock(&mutex_);
+    ReleaseKept(&done_with);
+    // Its place in the line is others'; but what a stream sends in its course stays there.
+    if (attempt_waits_) waits_with = session_;
+    inbox = inbox_;
+    if (phase_ == Phase::kStarting) {
+      phase_ = Phase::kWithout;
+      without_ = why;
+      started_.NotifyAll();
+    }
+  }
+  if (waits_with != nullptr) waits_with->CancelSends(inbox.get());
+}
+
+void ClientCall::GiveUp() {
+  std::shared_ptr<Session> waits_with;
+  std::shared_ptr<CallInbox> inbox;
+  {
+    MutexLock lock(&mutex_);
+    given_up_ = true;
+    if (attempt_waits_) waits_with = session_;
+    inbox = inbox_;
+  }
+  if (waits_with != nullptr) waits_with->CancelSends(inbox.get());
 }
 
 bool ClientCall::IsCurrent(const std::shared_ptr<CallInbox>& inbox) const {

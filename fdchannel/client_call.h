@@ -130,7 +130,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   void SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
                        std::function<void(absl::Status)> done);
   // The call goes out without descriptors, or not at all: all methods report `why` from now on.
-  // What is queued is closed.
+  // What is queued is closed, and what waits for room leaves the line.
   void StartWithout(const absl::Status& why);
 
   // Instead of a session: the call has started, and `carrier` does all that its methods are asked
@@ -163,6 +163,9 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   // There will be no further attempt: what was kept for one is closed. If there was none at all, as
   // StartWithout(why).
   void Commit(const absl::Status& why);
+  // The call's context has gone: no attempt is begun any more, and one that waits for room does so
+  // no longer. CANCELLED for both.
+  void GiveUp();
 
  private:
   enum class Phase { kQueueing, kStarting, kStarted, kWithout };
@@ -224,6 +227,9 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   bool released_ ABSL_GUARDED_BY(mutex_) = false;
   // How many use descriptors of queue_ by number: they must not be closed meanwhile.
   int sending_ ABSL_GUARDED_BY(mutex_) = 0;
+  // The latest attempt's descriptors wait for room.
+  bool attempt_waits_ ABSL_GUARDED_BY(mutex_) = false;
+  bool given_up_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<CallCarrier> carrier_ ABSL_GUARDED_BY(mutex_);
   // Whether there ever was one, which each method asks first.
   std::atomic<bool> has_carrier_{false};

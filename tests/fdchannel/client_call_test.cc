@@ -2,11 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/client_call.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <future>
 #include <memory>
 #include <string>
@@ -79,6 +82,7 @@ class ClientCallTest : public ::testing::Test {
   }
 
   UniqueFd peer_;
+  uint64_t credit_ = 0;
   std::shared_ptr<Session> session_;
 };
 
@@ -100,13 +104,80 @@ TEST_F(ClientCallTest, GivingUpACallThatWaitsToSendNeverSendsAnotherFile) {
   for (int i = 0; i < 8; ++i) strangers.push_back(MakeFile("a stranger's"));
 
   EXPECT_EQ("first", NextContent());
-  SendCredit(1);
-  EXPECT_EQ("waiting", NextContent());
   done.get_future().wait();
+  const auto next = Starting("next");
+  std::promise<void> sent;
+  next->SendQueuedAsync(session_, CallKey{3, 0}, [&sent](absl::Status) { sent.set_value(); });
+  SendCredit(1);
+  EXPECT_EQ("next", NextContent());
+  sent.get_future().wait();
   // It stays given up.
   EXPECT_FALSE(waiting->metadata().bound());
   EXPECT_EQ(absl::StatusCode::kCancelled,
             waiting->RecvFd(InodeUrl(DevIno{1, 2}, 0)).status().code());
+}
+
+// A call that waits for room and is given up keeps neither its place in the line nor its
+// descriptors.
+TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
+  enum class How { kStartWithout, kCommit, kGiveUp, kGiveUpBeforeItWaits };
+  uint64_t id = 1;
+  const auto first = Starting("first");
+  absl::Status status = absl::UnknownError("unset");
+  ASSERT_TRUE(first->TrySendQueued(session_, CallKey{id, 0}, &status));
+  EXPECT_EQ("first", NextContent());
+  for (const How how :
+       {How::kStartWithout, How::kCommit, How::kGiveUp, How::kGiveUpBeforeItWaits}) {
+    SCOPED_TRACE(static_cast<int>(how));
+    int ends[2];
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    const UniqueFd read_end(ends[0]);
+    const auto call = std::make_shared<ClientCall>();
+    ASSERT_TRUE(call->SendFd(UniqueFd(ends[1])).ok());
+    ClientCall::Start start;
+    start.deadline = absl::Now() + absl::Hours(1);
+    start.per_attempt = how != How::kStartWithout;
+    ASSERT_EQ(absl::OkStatus(), call->BeginStart(start));
+    std::promise<absl::Status> outcome;
+    if (how == How::kGiveUpBeforeItWaits) call->GiveUp();
+    if (start.per_attempt) {
+      call->SendAttemptAsync(session_, ++id, [&outcome](absl::StatusOr<CallMetadata> sent) {
+        outcome.set_value(sent.status());
+      });
+    } else {
+      call->SendQueuedAsync(session_, CallKey{++id, 0},
+                            [&outcome](absl::Status sent) { outcome.set_value(std::move(sent)); });
+    }
+    switch (how) {
+      case How::kStartWithout:
+        call->StartWithout(absl::CancelledError("given up"));
+        break;
+      case How::kCommit:
+        call->Commit(absl::UnavailableError("ended"));
+        break;
+      case How::kGiveUp:
+        call->GiveUp();
+        break;
+      case How::kGiveUpBeforeItWaits:
+        break;
+    }
+    auto told = outcome.get_future();
+    ASSERT_EQ(std::future_status::ready, told.wait_for(std::chrono::seconds(20)));
+    EXPECT_EQ(absl::StatusCode::kCancelled, told.get().code());
+    call->Commit(absl::UnavailableError("ended"));  // As the end of its context's call does.
+    pollfd closed = {read_end.get(), 0, 0};
+    EXPECT_EQ(1, ::poll(&closed, 1, 20000)) << "the descriptor is still open";
+
+    const auto next = Starting("next");
+    std::promise<void> sent;
+    next->SendQueuedAsync(session_, CallKey{++id, 0}, [&sent](absl::Status result) {
+      EXPECT_EQ(absl::OkStatus(), result);
+      sent.set_value();
+    });
+    SendCredit(++credit_);
+    EXPECT_EQ("next", NextContent());
+    sent.get_future().wait();
+  }
 }
 
 TEST_F(ClientCallTest, ACallThatWasGivenUpBeforeItsSessionCameSendsNothing) {

@@ -4,6 +4,7 @@
 // Who waits for room to send is released when its call is over: a window that the peer leaves full
 // holds up no thread of a call that was cancelled, no shutdown, and no other call. No deadline is
 // near in these tests.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -128,9 +129,9 @@ TEST_F(BlockedHandlerTest, IsReleasedByAShutdown) {
 // --- Clients ---
 
 // Whether the call is sent for each attempt.
-class BlockedStreamTest : public ::testing::TestWithParam<bool> {};
+class BlockedClientTest : public ::testing::TestWithParam<bool> {};
 
-TEST_P(BlockedStreamTest, IsReleasedByACancellation) {
+TEST_P(BlockedClientTest, AStreamIsReleasedByACancellation) {
   TestServer server(SmallServer(1));
   std::promise<void> served, over;
   server.service.exchange = [&](auto*, auto*, auto*) {
@@ -176,7 +177,63 @@ TEST_P(BlockedStreamTest, IsReleasedByACancellation) {
   EXPECT_TRUE(Soon(&full).ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(PerAttempt, BlockedStreamTest, ::testing::Bool());
+// A call that is held back, at the head of the line, and cancelled. There is room for the next one.
+TEST_P(BlockedClientTest, ACancelledCallLeavesTheLine) {
+  TestServer server(SmallServer(4));
+  std::promise<void> served, over;
+  std::atomic<int> calls{0};
+  server.service.exchange = [&](auto*, auto*, auto*) {
+    if (calls++ == 0) {
+      served.set_value();
+      over.get_future().wait();
+    }
+    return grpc::Status::OK;
+  };
+  auto stub = test::TestService::NewStub(server.Channel(SmallChannel(4)));
+  const UniqueFd file = MemoryFile("x");
+  auto two_of_four = std::async(std::launch::async, [&] {
+    grpc::ClientContext context;
+    SetDeadline(&context, kFarAway);
+    for (int i = 0; i < 2; ++i) EXPECT_TRUE(FromContext(&context)->SendFd(file).ok());
+    test::ExchangeReply reply;
+    return stub->Exchange(&context, test::ExchangeRequest(), &reply);
+  });
+  auto in_handler = served.get_future();
+  Soon(&in_handler);
+
+  int ends[2];
+  ASSERT_EQ(0, pipe2(ends, O_CLOEXEC));
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  test::ExchangeRequest request;
+  test::ExchangeReply reply;
+  {
+    grpc::ClientContext context;
+    SetDeadline(&context, 3600);
+    context.set_wait_for_ready(GetParam());
+    for (int i = 0; i < 4; ++i) ASSERT_TRUE(FromContext(&context)->SendFd(write_end).ok());
+    write_end.Reset();
+    std::promise<grpc::Status> done;
+    // It is in the line when this returns; sent per attempt, soon after.
+    stub->async()->Exchange(&context, &request, &reply,
+                            [&done](grpc::Status status) { done.set_value(std::move(status)); });
+    context.TryCancel();
+    auto status = done.get_future();
+    EXPECT_EQ(grpc::StatusCode::CANCELLED, Soon(&status).error_code());
+  }
+  pollfd closed = {read_end.get(), 0, 0};
+  EXPECT_EQ(1, poll(&closed, 1, 20000)) << "its descriptors are still open";
+
+  grpc::ClientContext context;
+  SetDeadline(&context, 20);
+  ASSERT_TRUE(FromContext(&context)->SendFd(file).ok());
+  const grpc::Status status = stub->Exchange(&context, request, &reply);
+  EXPECT_TRUE(status.ok()) << status.error_code() << " " << status.error_message();
+  over.set_value();
+  EXPECT_TRUE(Soon(&two_of_four).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(PerAttempt, BlockedClientTest, ::testing::Bool());
 
 }  // namespace
 }  // namespace grpcfd
