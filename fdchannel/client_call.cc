@@ -591,14 +591,19 @@ bool ClientCall::TrySendAttempt(const std::shared_ptr<Session>& session, uint64_
   return true;
 }
 
+// An attempt whose descriptors may have to wait.
+struct ClientCall::WaitingAttempt {
+  std::shared_ptr<Session> session;
+  std::shared_ptr<CallInbox> inbox;
+  std::vector<uint32_t> indices;  // Of what was sent, and is being sent; ascending.
+  absl::Time deadline;
+  AttemptCallback done;
+};
+
 void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
                                   AttemptCallback done) {
+  auto attempt = std::make_shared<WaitingAttempt>();
   std::vector<int> numbers;
-  Indices indices = 0;
-  uint32_t count = 0;
-  uint32_t holes = 0;
-  absl::Time deadline;
-  std::shared_ptr<CallInbox> inbox;
   absl::Status status;
   {
     FormerAttempt former;  // Outlives the lock.
@@ -606,35 +611,71 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
     status = BeginAttempt(session, call_id, &former);
     if (status.ok()) {
       for (IndexedFd& one : queue_) one.fd.DefaultTo(session->reaper());
+      attempt->session = session;
+      attempt->inbox = inbox_;
+      attempt->indices = IndicesOf(queue_);
+      attempt->deadline = Limit(absl::InfiniteFuture());
+      attempt->done = std::move(done);
       numbers = NumbersOf(queue_);
-      indices = QueuedIndices();
-      count = announced_;
-      holes = holes_;
       ++sending_;
       attempt_waits_ = true;
-      inbox = inbox_;
-      deadline = Limit(absl::InfiniteFuture());
     }
   }
   if (!status.ok()) return done(std::move(status));
-  session->SendAsync(inbox->key(), indices, std::move(numbers), deadline,
-                     [self = shared_from_this(), session, inbox, count, holes,
-                      done = std::move(done)](absl::Status sent) {
-                       IndexedFds done_with;  // Outlives the lock.
-                       {
-                         MutexLock lock(&self->mutex_);
-                         self->DoneSending(&done_with);
-                         if (self->inbox_ == inbox) self->attempt_waits_ = false;
-                         if (sent.ok() && count != 0 && self->phase_ == Phase::kWithout) {
-                           sent = self->without_;  // Given up meanwhile.
-                         } else if (sent.ok()) {
-                           self->phase_ = Phase::kStarted;
-                           self->started_.NotifyAll();
-                         }
-                       }
-                       if (!sent.ok()) return done(std::move(sent));
-                       done(MetadataOf(*session, inbox->key(), count, holes));
-                     });
+  SendForAttempt(attempt, Indices(attempt->indices), std::move(numbers));
+}
+
+void ClientCall::SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt, Indices indices,
+                                std::vector<int> numbers) {
+  attempt->session->SendAsync(attempt->inbox->key(), indices, std::move(numbers), attempt->deadline,
+                              [self = shared_from_this(), attempt](absl::Status sent) {
+                                self->OnSentForAttempt(attempt, std::move(sent));
+                              });
+}
+
+void ClientCall::OnSentForAttempt(const std::shared_ptr<WaitingAttempt>& attempt,
+                                  absl::Status sent) {
+  IndexedFds done_with;  // Outlives the lock.
+  std::vector<uint32_t> more;
+  std::vector<int> numbers;
+  std::vector<uint32_t>& indices = attempt->indices;
+  {
+    MutexLock lock(&mutex_);
+    DoneSending(&done_with);
+    const bool latest = inbox_ == attempt->inbox;
+    if (sent.ok() && !indices.empty() && phase_ == Phase::kWithout) sent = without_;  // Given up.
+    if (sent.ok() && latest && phase_ == Phase::kStarting) {
+      // What the stream has sent meanwhile left it to this attempt. Before the attempt may begin,
+      // as all that it announces.
+      for (const IndexedFd& queued : queue_) {
+        if (std::binary_search(indices.begin(), indices.end(), *queued.url.index())) continue;
+        more.push_back(*queued.url.index());
+        numbers.push_back(queued.fd.get());
+      }
+      const auto middle = static_cast<ptrdiff_t>(indices.size());
+      indices.insert(indices.end(), more.begin(), more.end());
+      std::inplace_merge(indices.begin(), indices.begin() + middle, indices.end());
+      if (indices.size() > attempt->session->remote_limits().max_fds_per_call) {
+        sent = attempt->session->CheckSend(indices.size());
+      }
+    }
+    if (sent.ok() && !more.empty()) {
+      ++sending_;
+    } else if (latest) {
+      attempt_waits_ = false;
+      if (sent.ok()) {
+        announced_ = indices.empty() ? 0 : indices.back() + 1;
+        holes_ = announced_ - static_cast<uint32_t>(indices.size());
+        phase_ = Phase::kStarted;
+        started_.NotifyAll();
+      }
+    }
+  }
+  if (!sent.ok()) return attempt->done(std::move(sent));
+  if (!more.empty()) return SendForAttempt(attempt, Indices(std::move(more)), std::move(numbers));
+  const uint32_t count = indices.empty() ? 0 : indices.back() + 1;
+  attempt->done(MetadataOf(*attempt->session, attempt->inbox->key(), count,
+                           count - static_cast<uint32_t>(indices.size())));
 }
 
 void ClientCall::Commit(const absl::Status& why) {

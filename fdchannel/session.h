@@ -225,6 +225,9 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // --- Sending ---
 
+  // INVALID_ARGUMENT if these are more than the peer takes for one call, or at all.
+  absl::Status CheckSend(size_t count) const;
+
   // Sends the descriptors under these indices of the call, in as few frames as they fit: 253, with
   // consecutive indices, in each. They stay the caller's. A set that is too large for what room the
   // socket has waits for more. All are on their way if the status is OK. If not, none is, but for
@@ -342,7 +345,6 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status SendsOver(const CallKey& call) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Sending.
-  absl::Status CheckSend(size_t count) const;
   // Room for `count` more descriptors, in the peer's window and in flight; reserves it if so.
   bool ReserveRoom(size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnRoom();

@@ -117,6 +117,58 @@ TEST_F(ClientCallTest, GivingUpACallThatWaitsToSendNeverSendsAnotherFile) {
             waiting->RecvFd(InodeUrl(DevIno{1, 2}, 0)).status().code());
 }
 
+// A stream's first attempt waits for room. What is sent meanwhile goes along, before the attempt
+// may begin, and is counted.
+TEST_F(ClientCallTest, WhatIsSentWhileTheFirstAttemptWaitsGoesAlong) {
+  for (const bool forwarded : {false, true}) {
+    SCOPED_TRACE(forwarded);
+    const uint64_t id = forwarded ? 3 : 1;
+    const auto first = Starting("first");
+    std::promise<absl::Status> filled;  // Once the credit of the last round is there.
+    first->SendQueuedAsync(session_, CallKey{id, 0},
+                           [&filled](absl::Status sent) { filled.set_value(std::move(sent)); });
+    ASSERT_EQ(absl::OkStatus(), filled.get_future().get());
+    EXPECT_EQ("first", NextContent());
+
+    const auto call = std::make_shared<ClientCall>();
+    ASSERT_TRUE(call->SendFd(MakeFile("early")).ok());
+    ClientCall::Start start;
+    start.deadline = absl::Now() + absl::Seconds(60);
+    start.client_streams = true;
+    start.per_attempt = true;
+    ASSERT_EQ(absl::OkStatus(), call->BeginStart(start));
+    std::promise<absl::StatusOr<CallMetadata>> outcome;
+    call->SendAttemptAsync(session_, id + 1, [&outcome](absl::StatusOr<CallMetadata> said) {
+      outcome.set_value(std::move(said));
+    });
+    if (forwarded) {
+      UniqueFd late = MakeFile("late");
+      std::vector<InodeUrl> urls = {InodeUrl(*FdToDevIno(late), 2)};
+      ASSERT_EQ(absl::OkStatus(), call->Claim(&urls));
+      bool told = false;
+      call->SendClaimedLater(IndexedFd{urls[0], std::move(late)}, [&told] { told = true; });
+      EXPECT_TRUE(told);
+    } else {
+      ASSERT_TRUE(call->SendFd(MakeFile("late")).ok());
+    }
+    EXPECT_TRUE(call->starting());
+    SendCredit(++credit_);
+    EXPECT_EQ("early", NextContent());
+    SendCredit(++credit_);
+    EXPECT_EQ("late", NextContent());
+    auto future = outcome.get_future();
+    ASSERT_EQ(std::future_status::ready, future.wait_for(std::chrono::seconds(20)));
+    const absl::StatusOr<CallMetadata> said = future.get();
+    ASSERT_EQ(absl::OkStatus(), said.status());
+    EXPECT_EQ(forwarded ? 3u : 2u, said->count);
+    EXPECT_EQ(forwarded ? 1u : 0u, said->holes);
+    EXPECT_FALSE(call->starting());
+    SendCredit(++credit_);
+    // The next attempt brings both.
+    EXPECT_EQ(2u, call->queued_urls().size());
+  }
+}
+
 // A call that waits for room and is given up keeps neither its place in the line nor its
 // descriptors.
 TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
