@@ -58,7 +58,8 @@ ChannelCore::~ChannelCore() {
       if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
     }
   }
-  for (auto& p : pending) p->done(absl::UnavailableError("the channel was destroyed"));
+  for (auto& p : pending)
+    p->done(absl::UnavailableError("the channel was destroyed"), /*made=*/false);
 }
 
 uint64_t ChannelCore::session_id() const {
@@ -106,7 +107,7 @@ absl::Status ChannelCore::EnsureThreads() {
 }
 
 void ChannelCore::AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                               bool wait_for_ready, SessionCallback done) {
+                               bool wait_for_ready, Before before, SessionCallback done) {
   absl::StatusOr<std::shared_ptr<Session>> now;
   {
     MutexLock lock(&mutex_);
@@ -130,35 +131,42 @@ void ChannelCore::AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Ti
       }
       pending_.push_back(std::move(pending));
       const bool first = !std::exchange(connecting_, true);
-      poller_->Post([weak = weak_from_this(), first] {
-        if (auto self = weak.lock()) self->Begin(first);
+      poller_->Post([weak = weak_from_this(), first, after_failure = before == Before::kFailed] {
+        if (auto self = weak.lock()) self->Begin(first, after_failure);
       });
       return;
     }
   }
-  done(std::move(now));
+  done(std::move(now), /*made=*/false);
 }
 
 void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
                              bool wait_for_ready, StatusCallback done) {
-  AwaitSession(call, deadline, wait_for_ready,
-               [weak = weak_from_this(), call, deadline, wait_for_ready,
-                done = std::move(done)](absl::StatusOr<std::shared_ptr<Session>> session) mutable {
-                 auto self = weak.lock();
-                 if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
-                 call->SendQueuedAsync(
-                     *session, self->NextKey(),
-                     [weak, session = *session, call, deadline, wait_for_ready,
-                      done = std::move(done)](absl::Status status) mutable {
-                       auto self = weak.lock();
-                       if (!absl::IsUnavailable(status) || session->alive() || self == nullptr) {
-                         return done(std::move(status));
-                       }
-                       // The server went away unnoticed. Nothing was sent, so the call can have the
-                       // next session.
-                       self->StartAsync(call, deadline, wait_for_ready, std::move(done));
-                     });
-               });
+  StartOnSession(call, deadline, wait_for_ready, Before::kNothing, std::move(done));
+}
+
+void ChannelCore::StartOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                                 bool wait_for_ready, Before before, StatusCallback done) {
+  AwaitSession(
+      call, deadline, wait_for_ready, before,
+      [weak = weak_from_this(), call, deadline, wait_for_ready, before, done = std::move(done)](
+          absl::StatusOr<std::shared_ptr<Session>> session, bool made) mutable {
+        auto self = weak.lock();
+        if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
+        call->SendQueuedAsync(
+            *session, self->NextKey(),
+            [weak, session = *session, call, deadline, wait_for_ready, next = Next(before, made),
+             done = std::move(done)](absl::Status status) mutable {
+              auto self = weak.lock();
+              if (!absl::IsUnavailable(status) || session->alive() || self == nullptr ||
+                  (next == Before::kFailed && !wait_for_ready)) {
+                return done(std::move(status));
+              }
+              // The server went away unnoticed. Nothing was sent, so the call can have the next
+              // session.
+              self->StartOnSession(call, deadline, wait_for_ready, next, std::move(done));
+            });
+      });
 }
 
 void ChannelCore::StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
@@ -171,27 +179,39 @@ void ChannelCore::StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Ti
       return done(std::move(result));
     }
   }
-  AwaitSession(call, deadline, wait_for_ready,
-               [weak = weak_from_this(), weak_call = std::weak_ptr<ClientCall>(call), deadline,
-                wait_for_ready,
-                done = std::move(done)](absl::StatusOr<std::shared_ptr<Session>> session) mutable {
-                 auto self = weak.lock();
-                 auto call = weak_call.lock();
-                 if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
-                 if (call == nullptr) return done(absl::CancelledError("the call was given up"));
-                 call->SendAttemptAsync(
-                     *session, self->NextKey().id,
-                     [weak, weak_call, session = *session, deadline, wait_for_ready,
-                      done = std::move(done)](absl::StatusOr<CallMetadata> result) mutable {
-                       auto self = weak.lock();
-                       auto call = weak_call.lock();
-                       if (!absl::IsUnavailable(result.status()) || session->alive() ||
-                           self == nullptr || call == nullptr) {
-                         return done(std::move(result));
-                       }
-                       self->StartAttempt(call, deadline, wait_for_ready, std::move(done));
-                     });
-               });
+  AttemptOnSession(call, deadline, wait_for_ready, Before::kNothing, std::move(done));
+}
+
+void ChannelCore::AttemptOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                                   bool wait_for_ready, Before before,
+                                   ClientCall::AttemptCallback done) {
+  AwaitSession(
+      call, deadline, wait_for_ready, before,
+      [weak = weak_from_this(), weak_call = std::weak_ptr<ClientCall>(call), deadline,
+       wait_for_ready, before, done = std::move(done)](
+          absl::StatusOr<std::shared_ptr<Session>> session, bool made) mutable {
+        auto self = weak.lock();
+        auto call = weak_call.lock();
+        if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
+        if (call == nullptr) return done(absl::CancelledError("the call was given up"));
+        call->SendAttemptAsync(
+            *session, self->NextKey().id,
+            [weak, weak_call, session = *session, deadline, wait_for_ready,
+             next = Next(before, made),
+             done = std::move(done)](absl::StatusOr<CallMetadata> result) mutable {
+              auto self = weak.lock();
+              auto call = weak_call.lock();
+              if (!absl::IsUnavailable(result.status()) || session->alive() || self == nullptr ||
+                  call == nullptr || (next == Before::kFailed && !wait_for_ready)) {
+                return done(std::move(result));
+              }
+              self->AttemptOnSession(call, deadline, wait_for_ready, next, std::move(done));
+            });
+      });
+}
+
+ChannelCore::Before ChannelCore::Next(Before before, bool made) {
+  return made || before != Before::kNothing ? Before::kFailed : Before::kLost;
 }
 
 void ChannelCore::GiveUp(const std::weak_ptr<ClientCall>& call) {
@@ -207,7 +227,7 @@ void ChannelCore::GiveUp(const std::weak_ptr<ClientCall>& call) {
       it = next;
     }
   }
-  for (auto& p : given_up) p->done(absl::CancelledError("the call was given up"));
+  for (auto& p : given_up) p->done(absl::CancelledError("the call was given up"), /*made=*/false);
   // It may have its session, and wait for room in it.
   if (const std::shared_ptr<ClientCall> alive = call.lock()) alive->GiveUp();
 }
@@ -223,10 +243,16 @@ void ChannelCore::Expire(const Pending* late) {
     pending_.erase(it);
   }
   expired->done(absl::DeadlineExceededError(
-      absl::StrCat("no session with ", name_, " before the call's deadline")));
+                    absl::StrCat("no session with ", name_, " before the call's deadline")),
+                /*made=*/false);
 }
 
-void ChannelCore::Begin(bool first) {
+void ChannelCore::Begin(bool first, bool after_failure) {
+  if (after_failure) {
+    if (!first) return;  // Under way, or soon.
+    attempt_deadline_ = absl::Now() + backoff_ + options_.connect_timeout;
+    return RetryLater();
+  }
   if (first) {
     backoff_ = kFirstBackoff;
   } else if (retry_timer_ == 0) {
@@ -542,7 +568,7 @@ void ChannelCore::Publish(const std::shared_ptr<Session>& session) {
       if (p->timer != 0) poller_->CancelTimer(p->timer);
     }
   }
-  for (auto& p : pending) p->done(session);
+  for (auto& p : pending) p->done(session, /*made=*/true);
 }
 
 void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
@@ -568,7 +594,7 @@ void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
     attempt_deadline_ = absl::Now() + backoff_ + options_.connect_timeout;
     RetryLater();
   }
-  for (auto& p : given_up) p->done(status);
+  for (auto& p : given_up) p->done(status, /*made=*/false);
 }
 
 }  // namespace internal

@@ -70,8 +70,9 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
                 CallMetadata* metadata = nullptr);
 
   // The same, connecting first if need be. Never blocks; `done` is called once, on the poller's
-  // thread. With `wait_for_ready` a server that cannot be reached is tried again until `deadline`;
-  // without, one failed attempt is UNAVAILABLE.
+  // thread, or on this one if the outcome is at hand. With `wait_for_ready` a server that cannot be
+  // reached is tried again until `deadline`; without, one failed attempt is UNAVAILABLE. A session
+  // that was made for the call and is dead when it comes is a failed attempt.
   //   FAILED_PRECONDITION  what answers there is no grpcfd server
   //   DEADLINE_EXCEEDED    not there by `deadline`
   //   others               as Session::Send and HelloStatusToStatus
@@ -87,7 +88,14 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   void GiveUp(const std::weak_ptr<ClientCall>& call);
 
  private:
-  using SessionCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>)>;
+  // With whether the session is a new one, made for whoever waited for it.
+  using SessionCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>, bool made)>;
+  // What a start of a call met with before.
+  enum class Before {
+    kNothing,
+    kLost,    // A session that was there, and then was not: that may happen to anybody.
+    kFailed,  // One that was dead when it came. The next one is not made at once.
+  };
   struct Pending {
     std::weak_ptr<ClientCall> call;
     bool wait_for_ready;
@@ -134,11 +142,17 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // Calls `done` with the session once there is one, or with why there will be none, on the
   // poller's thread; or at once on this one. A session that is there may be dead when it is used.
   void AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                    bool wait_for_ready, SessionCallback done);
+                    bool wait_for_ready, Before before, SessionCallback done);
+  void StartOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                      bool wait_for_ready, Before before, StatusCallback done);
+  // After a session that turned out to be dead.
+  static Before Next(Before before, bool made);
+  void AttemptOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                        bool wait_for_ready, Before before, ClientCall::AttemptCallback done);
   absl::Status EnsureThreads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // On the poller's thread.
-  void Begin(bool first);
+  void Begin(bool first, bool after_failure);
   void Connect();
   // Sends what is left of the hello, if the socket takes it. False if the attempt has failed.
   bool SendHello();

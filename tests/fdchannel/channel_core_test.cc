@@ -365,6 +365,54 @@ TEST_F(ChannelTest, ServerThatStaysSilent) {
   EXPECT_GE(absl::Now() - before, absl::Milliseconds(199));
 }
 
+// A session that is dead when the channel gets it is an attempt that failed: no call goes round
+// and round between the two.
+TEST_F(ChannelTest, ServerThatClosesEachSessionAtOnce) {
+  const FakeServer server(path_, [](const UniqueFd& connection) {
+    auto ends = MakeSessionSockets();
+    ASSERT_TRUE(ends.ok()) << ends.status();
+    ends->first.Reset();
+    Reply(connection, ReplyBytes(GoodReply()), {ends->second.get()});
+  });
+  for (const bool per_attempt : {false, true}) {
+    SCOPED_TRACE(per_attempt);
+    auto channel = MakeChannel(path_);
+    const auto start_one = [&](bool wait_for_ready, absl::Time deadline) {
+      auto call = std::make_shared<ClientCall>();
+      EXPECT_TRUE(call->SendFd(MakeFile("x")).ok());
+      ClientCall::Start start;
+      start.limits = channel->core()->options().limits;
+      start.deadline = deadline;
+      start.per_attempt = per_attempt;
+      EXPECT_EQ(call->BeginStart(start), absl::OkStatus());
+      Outcome outcome;
+      if (per_attempt) {
+        channel->core()->StartAttempt(
+            call, deadline, wait_for_ready,
+            [told = outcome.Callback()](const absl::StatusOr<CallMetadata>& said) {
+              told(said.status());
+            });
+      } else {
+        channel->core()->StartAsync(call, deadline, wait_for_ready, outcome.Callback());
+      }
+      return outcome.Wait().code();
+    };
+    int before = server.accepted();
+    EXPECT_EQ(start_one(/*wait_for_ready=*/false, absl::InfiniteFuture()),
+              absl::StatusCode::kUnavailable);
+    EXPECT_LE(server.accepted(), before + 2);
+    EXPECT_EQ(start_one(/*wait_for_ready=*/false, absl::InfiniteFuture()),
+              absl::StatusCode::kUnavailable);
+    EXPECT_LE(server.accepted(), before + 4);
+
+    before = server.accepted();
+    EXPECT_EQ(start_one(/*wait_for_ready=*/true, absl::Now() + absl::Seconds(1)),
+              absl::StatusCode::kDeadlineExceeded);
+    EXPECT_GE(server.accepted(), before + 2);
+    EXPECT_LT(server.accepted(), before + 20);
+  }
+}
+
 TEST_F(ChannelTest, StatusesOfTheHelloReply) {
   const std::vector<std::pair<HelloStatus, absl::StatusCode>> codes = {
       {HelloStatus::kUnsupportedVersion, absl::StatusCode::kFailedPrecondition},
