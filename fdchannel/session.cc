@@ -392,6 +392,9 @@ void Session::Leave(Trash* trash) {
       config_.poller->Post(std::move(on_dead));
     }
   }
+  // What the program's functions have captured may use the session when it goes.
+  finished.clear();
+  on_dead = nullptr;
   mutex_.Lock();
 }
 

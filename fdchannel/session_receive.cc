@@ -145,6 +145,9 @@ void Session::ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::T
   first.inbox = inbox;
   first.url = url;
   first.op = op;
+  // Not destroyed under the lock, should it outlive the call of its callback: what that has
+  // captured is the program's.
+  std::shared_ptr<Waiter> waiter;
   Trash trash;
   MutexLock lock(&mutex_);
   // By way of the poller it would take two threads.
@@ -154,7 +157,7 @@ void Session::ReceiveAsync(CallInbox* inbox, const InodeUrl& url, Op op, absl::T
     done(first.TakeFd());
     return;
   }
-  auto waiter = std::make_shared<Waiter>(Waiter::Kind::kReceive);
+  waiter = std::make_shared<Waiter>(Waiter::Kind::kReceive);
   waiter->inbox = inbox;
   waiter->url = url;
   waiter->op = op;

@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -96,6 +97,19 @@ class FakeWire {
     refuse_ += n;
   }
 
+  // All sends from now on fail so.
+  void FailSends(int error) {
+    MutexLock lock(&mutex_);
+    send_error_ = error;
+  }
+
+  // Calls `then` on the thread of the next look, when that has found what it finds and has not
+  // told the session yet.
+  void AfterNextReceive(std::function<void()> then) {
+    MutexLock lock(&mutex_);
+    after_receive_ = std::move(then);
+  }
+
   // All frames that the session sent so far.
   std::vector<Frame> sent() const {
     MutexLock lock(&mutex_);
@@ -158,6 +172,8 @@ class FakeWire {
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   int looks_ ABSL_GUARDED_BY(mutex_) = 0;
   int refuse_ ABSL_GUARDED_BY(mutex_) = 0;
+  int send_error_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::function<void()> after_receive_ ABSL_GUARDED_BY(mutex_);
   std::deque<Message> queue_ ABSL_GUARDED_BY(mutex_);
   std::vector<Frame> sent_ ABSL_GUARDED_BY(mutex_);
   uint64_t sent_fds_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -174,6 +190,8 @@ class FakeFrameSocket final : public FrameSocket {
     MutexLock lock(&wire_->mutex_);
     if (wire_->hung_up_ || wire_->shut_down_) {
       result.error = EPIPE;
+    } else if (wire_->send_error_ != 0) {
+      result.error = wire_->send_error_;
     } else if (wire_->refuse_ > 0) {
       --wire_->refuse_;
       result.error = EAGAIN;
@@ -187,33 +205,13 @@ class FakeFrameSocket final : public FrameSocket {
 
   IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) override {
     const Alone alone(&reading_);
-    IoResult result;
-    MutexLock lock(&wire_->mutex_);
-    ++wire_->looks_;
-    while (result.bytes < messages.size() && !wire_->queue_.empty()) {
-      FakeWire::Message& message = wire_->queue_.front();
-      data[result.bytes] = message.data;
-      messages[result.bytes].size = message.data.size();
-      for (UniqueFd& fd : message.fds) messages[result.bytes].fds.push_back(std::move(fd));
-      wire_->queue_.pop_front();
-      ++result.bytes;
+    const IoResult result = Look(data, messages);
+    std::function<void()> then;
+    {
+      MutexLock lock(&wire_->mutex_);
+      then = std::exchange(wire_->after_receive_, nullptr);
     }
-    if (wire_->flood_ && !wire_->shut_down_) {
-      Frame frame;
-      frame.type = FrameType::kCredit;
-      EncodeFrame(frame, &data[0]);
-      messages[0].size = kFrameSize;
-      result.bytes = std::max<size_t>(result.bytes, 1);
-      return result;
-    }
-    if (wire_->queue_.empty()) wire_->MarkEmpty();
-    if (result.bytes == 0) {
-      if (wire_->hung_up_ || wire_->shut_down_) {
-        result.bytes = 1;  // The end: one message of size 0.
-      } else {
-        result.error = EAGAIN;
-      }
-    }
+    if (then) then();
     return result;
   }
 
@@ -252,6 +250,37 @@ class FakeFrameSocket final : public FrameSocket {
   BorrowedFd fd() const override { return BorrowedFd(wire_->ready_.a); }
 
  private:
+  IoResult Look(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) {
+    IoResult result;
+    MutexLock lock(&wire_->mutex_);
+    ++wire_->looks_;
+    while (result.bytes < messages.size() && !wire_->queue_.empty()) {
+      FakeWire::Message& message = wire_->queue_.front();
+      data[result.bytes] = message.data;
+      messages[result.bytes].size = message.data.size();
+      for (UniqueFd& fd : message.fds) messages[result.bytes].fds.push_back(std::move(fd));
+      wire_->queue_.pop_front();
+      ++result.bytes;
+    }
+    if (wire_->flood_ && !wire_->shut_down_) {
+      Frame frame;
+      frame.type = FrameType::kCredit;
+      EncodeFrame(frame, &data[0]);
+      messages[0].size = kFrameSize;
+      result.bytes = std::max<size_t>(result.bytes, 1);
+      return result;
+    }
+    if (wire_->queue_.empty()) wire_->MarkEmpty();
+    if (result.bytes == 0) {
+      if (wire_->hung_up_ || wire_->shut_down_) {
+        result.bytes = 1;  // The end: one message of size 0.
+      } else {
+        result.error = EAGAIN;
+      }
+    }
+    return result;
+  }
+
   // Only the leader reads.
   class Alone {
    public:

@@ -817,6 +817,77 @@ TEST_F(SessionTest, SendsCreditLaterIfTheSocketIsFull) {
   }));
 }
 
+// Tells, when it goes, whether another thread can use the session: not if the session's lock is
+// held meanwhile.
+class Probe {
+ public:
+  Probe(std::weak_ptr<Session> session, std::vector<std::thread>* threads, bool* usable)
+      : session_(std::move(session)), threads_(threads), usable_(usable) {}
+  ~Probe() {
+    auto answered = std::make_shared<Notice>();
+    threads_->emplace_back([session = session_.lock(), answered] {
+      if (session != nullptr) (void)session->held();
+      MutexLock lock(&answered->mutex);
+      answered->done = true;
+      answered->changed.NotifyAll();
+    });
+    const absl::Time limit = absl::Now() + absl::Seconds(10);
+    MutexLock lock(&answered->mutex);
+    while (!answered->done && answered->changed.WaitUntil(&answered->mutex, limit)) {
+    }
+    *usable_ = answered->done;
+  }
+  Probe(const Probe&) = delete;
+  Probe& operator=(const Probe&) = delete;
+
+ private:
+  struct Notice {
+    Mutex mutex;
+    CondVar changed;
+    bool done ABSL_GUARDED_BY(mutex) = false;
+  };
+  const std::weak_ptr<Session> session_;
+  std::vector<std::thread>* const threads_;
+  bool* const usable_;
+};
+
+// What a callback has captured may use the session when it goes. Without a poller, so that this
+// thread is the last one to hold it.
+TEST_F(SessionTest, CallbacksAreNotDestroyedUnderTheLock) {
+  config_.poller = nullptr;
+  const UniqueFd file = MakeFile("x");
+  std::vector<std::thread> threads;
+  bool received = false, killed = false, dead = false;
+  {
+    auto wire = std::make_shared<FakeWire>();
+    std::weak_ptr<Session>* weak = new std::weak_ptr<Session>();
+    Session::Config config = config_;
+    config.role = Session::Role::kServer;
+    server_ = Session::Create(std::make_unique<FakeFrameSocket>(wire), std::move(config),
+                              [weak = std::shared_ptr<std::weak_ptr<Session>>(weak), &threads,
+                               &dead, probe = std::shared_ptr<Probe>()]() mutable {
+                                probe = std::make_shared<Probe>(*weak, &threads, &dead);
+                              });
+    *weak = server_;
+    Call call(server_, 1, 0, /*open_ended=*/true);
+    const auto receive = [&](uint32_t index, bool* usable) {
+      auto probe = std::make_shared<Probe>(server_, &threads, usable);
+      server_->ReceiveAsync(call.inbox(), Url(file, index), Session::Op::kTake,
+                            absl::InfiniteFuture(),
+                            [probe = std::move(probe)](const absl::StatusOr<UniqueFd>&) {});
+    };
+    // It comes after the first look, and with the second.
+    wire->AfterNextReceive([&] { wire->PushData({1, 0}, 0, {file.get()}); });
+    receive(0, &received);
+    receive(1, &killed);
+    server_->Kill(CloseCode::kShutdown, absl::UnavailableError("over"));
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(received);
+  EXPECT_TRUE(killed);
+  EXPECT_TRUE(dead);
+}
+
 // --- Sending ---
 
 TEST_F(SessionTest, ASenderWaitsForCredit) {
