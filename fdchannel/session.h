@@ -387,7 +387,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool leader_ ABSL_GUARDED_BY(mutex_) = false;
   bool leader_waits_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Since the last look began, somebody came whom the next look will settle, whatever it finds.
+  // Since the last look began that found the socket empty, somebody came whom such a look settles.
   bool look_again_ ABSL_GUARDED_BY(mutex_) = false;
   std::list<Waiter*> waiters_ ABSL_GUARDED_BY(mutex_);
   std::list<Waiter*> senders_

@@ -172,7 +172,7 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
     return PumpResult::kDead;
   }
   const uint64_t epoch = ++epoch_;
-  look_again_ = false;
+  const bool asked = std::exchange(look_again_, false);
   mutex_.Unlock();
 
   std::array<FrameBuffer, kMaxBatch> data;
@@ -206,13 +206,18 @@ Session::PumpResult Session::Pump(size_t max_frames, Trash* trash) {
     }
     // The peer closed with frames of ours unread. Reported once; what it had sent, and then the
     // end, follow.
-    if (io.error == ECONNRESET) return PumpResult::kProgress;
+    if (io.error == ECONNRESET) {
+      look_again_ |= asked;
+      return PumpResult::kProgress;
+    }
     MarkDead(absl::UnavailableError(absl::StrCat("the session with ", config_.peer,
                                                  " broke: recvmsg: ", strerror(io.error))),
              Counter::kBroken);
     return PumpResult::kDead;
   }
 
+  // Only an empty socket settles those who asked for the look.
+  look_again_ |= asked;
   absl::Span<const Seen> rest(seen);
   for (size_t i = 0; i < io.bytes; ++i) {
     ReceivedMessage& message = messages[i];

@@ -888,6 +888,23 @@ TEST_F(SessionTest, CallbacksAreNotDestroyedUnderTheLock) {
   EXPECT_TRUE(dead);
 }
 
+// Somebody asynchronous comes during a look, for what is lost. The next look, which began after
+// that and would tell, finds something, and its leader has what it came for.
+TEST_F(SessionTest, ALookThatFindsSomethingOwesAnotherOne) {
+  const auto wire = MakeFake();
+  const UniqueFd file = MakeFile("x");
+  Call mine(server_, 1, 1), others(server_, 2, 1);
+  Outcome<absl::StatusOr<UniqueFd>> lost;
+  wire->PushCredit(0);  // One frame for each look, as long as nobody else waits.
+  wire->AfterNextReceive([&] {
+    server_->ReceiveAsync(others.inbox(), Url(file, 0), Session::Op::kTake, absl::InfiniteFuture(),
+                          lost.Setter());
+    wire->PushData({1, 0}, 0, {file.get()});
+  });
+  EXPECT_TRUE(mine.Take(Url(file, 0)).ok());
+  EXPECT_TRUE(absl::IsUnavailable(lost.Get().status()));
+}
+
 // --- Sending ---
 
 TEST_F(SessionTest, ASenderWaitsForCredit) {
