@@ -69,9 +69,13 @@ bool Session::LookFirst(Waiter* waiter, Trash* trash) {
   leader_ = true;
   PumpResult result = PumpResult::kProgress;
   // Asynchronous receives come here too, so not for long if the peer never stops sending.
+  const CallInbox* const inbox = waiter->inbox;
   for (int looks = 0; !done && result == PumpResult::kProgress && looks < kLooksPerDrain; ++looks) {
+    const bool over = inbox != nullptr && inbox->over_;
     result = Pump(std::min(kMaxBatch, waiters_.size() + 1), trash);
-    done = ProgressReceive(waiter, /*drained=*/result == PumpResult::kEmpty);
+    // The end of the call may have come after this look, and what was sent last with it.
+    const bool drained = result == PumpResult::kEmpty && (inbox == nullptr || inbox->over_ == over);
+    done = ProgressReceive(waiter, drained);
   }
   HandOver();
   return done;

@@ -905,6 +905,21 @@ TEST_F(SessionTest, ALookThatFindsSomethingOwesAnotherOne) {
   EXPECT_TRUE(absl::IsUnavailable(lost.Get().status()));
 }
 
+// The descriptor and the end of the call come after a look found nothing, and before who looked
+// can wait.
+TEST_F(SessionTest, WhatComesWithTheEndOfTheCallIsNotMissed) {
+  const auto wire = MakeFake();
+  const UniqueFd file = MakeFile("x");
+  Call call(server_, 1, 0, /*open_ended=*/true);
+  wire->AfterNextReceive([&] {
+    wire->PushData({1, 0}, 0, {file.get()});
+    server_->Complete(call.inbox());
+  });
+  const auto fd = call.Take(Url(file, 0));
+  EXPECT_TRUE(fd.ok()) << fd.status();
+  EXPECT_TRUE(absl::IsNotFound(call.Take(Url(file, 1)).status()));
+}
+
 // --- Sending ---
 
 TEST_F(SessionTest, ASenderWaitsForCredit) {
