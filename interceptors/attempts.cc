@@ -153,8 +153,11 @@ void CancelWithStatus(grpc_call* call, const absl::Status& status) {
 }
 
 void Attempts::Keep(grpc_call* core_call) {
-  grpc_call_ref(core_call);
   MutexLock lock(&mutex_);
+  // An interceptor that chains credentials has gRPC apply the slot again, to the same call.
+  if (core_call_ == core_call) return;
+  if (core_call_ != nullptr) grpc_call_unref(core_call_);
+  grpc_call_ref(core_call);
   core_call_ = core_call;
 }
 

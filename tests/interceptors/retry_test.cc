@@ -30,6 +30,7 @@
 
 #include "absl/time/clock.h"
 #include "grpcfd/grpcfd.h"
+#include "grpcfd/testing/fd_leak_checker.h"
 #include "tests/interceptors/call_kinds.h"
 #include "tests/interceptors/test_service.h"
 #include "tests/interceptors/tls_test_keys.h"
@@ -1080,6 +1081,58 @@ TEST(AttemptCredentialsTest, ReplacedByALaterFactoryTheCallIsRefused) {
     EXPECT_EQ(grpc::StatusCode::FAILED_PRECONDITION, status.error_code()) << Text(status);
     EXPECT_THAT(status.error_message(), HasSubstr("replaced"));
   }
+}
+
+// A program's interceptor that chains credentials when the call exists already: gRPC applies all of
+// them a second time.
+class ChainingInterceptor final : public grpc::experimental::Interceptor {
+ public:
+  explicit ChainingInterceptor(grpc::ClientContext* context) : context_(context) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(
+            grpc::experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      context_->set_credentials(ChainCallCredentials(context_->credentials(), Entry("x-call")));
+    }
+    methods->Proceed();
+  }
+
+ private:
+  grpc::ClientContext* const context_;
+};
+class ChainingFactory final : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  grpc::experimental::Interceptor* CreateClientInterceptor(
+      grpc::experimental::ClientRpcInfo* info) override {
+    return new ChainingInterceptor(info->client_context());
+  }
+};
+
+TEST(AttemptCredentialsTest, ChainedByAnInterceptorTheCallsAreStillFreed) {
+  TestServer server;
+  AnswerAll(&server.service);
+  const size_t before = CountOpenFds();
+  {
+    auto fd_channel = FdChannel::Create(server.address());
+    ASSERT_TRUE(fd_channel.ok()) << fd_channel.status();
+    ClientInterceptorOptions options;
+    options.send_per_attempt = true;
+    auto stub = test::TestService::NewStub(testing_internal::LongFormChannel(
+        server.address(),
+        testing_internal::CreatorsOf(MakeClientInterceptorFactory(*fd_channel, options),
+                                     std::make_unique<ChainingFactory>())));
+    for (int i = 0; i < 10; ++i) {
+      grpc::ClientContext context;
+      SetDeadline(&context, 20);
+      const auto request = RequestWith(&context, {"a"});
+      test::ExchangeReply reply;
+      const grpc::Status status = stub->Exchange(&context, request, &reply);
+      EXPECT_TRUE(status.ok()) << Text(status);
+    }
+  }
+  // A call that somebody holds on to keeps the connection.
+  const absl::Time limit = absl::Now() + absl::Seconds(20);
+  while (CountOpenFds() > before && absl::Now() < limit) poll(nullptr, 0, 1);
+  EXPECT_LE(CountOpenFds(), before);
 }
 
 // --- One PerRpcCredentials object, several targets ---
