@@ -58,6 +58,10 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // The server, for messages: its address, or "in-process".
   const std::string& name() const { return name_; }
   bool in_process() const { return !address_.has_value(); }
+  // Whether it is an in-process channel to this server.
+  bool IsTo(const std::shared_ptr<ServerCore>& server) const {
+    return in_process() && in_process_.lock() == server;
+  }
   const FdChannelOptions& options() const { return options_; }
   uint64_t session_id() const;
   FdRegistry& registry() { return *registry_; }

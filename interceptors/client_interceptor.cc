@@ -539,7 +539,15 @@ std::shared_ptr<grpc::Channel> InProcessChannel(
         interceptor_creators,
     const ChannelOptions& options) {
   auto fd_channel = FdChannel::CreateInProcess(fd_server, options.fd_channel);
-  if (options.shared_fd_channel != nullptr) fd_channel = options.shared_fd_channel;
+  if (options.shared_fd_channel != nullptr && fd_channel.ok()) {
+    if (options.shared_fd_channel->core()->IsTo(fd_server->core())) {
+      fd_channel = options.shared_fd_channel;
+    } else {
+      fd_channel = absl::InvalidArgumentError(
+          absl::StrCat("shared_fd_channel was made for ", options.shared_fd_channel->target(),
+                       ", and not for the FdServer of this in-process channel"));
+    }
+  }
   interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
       fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));
   return server->experimental().InProcessChannelWithInterceptors(arguments,

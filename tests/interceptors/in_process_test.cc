@@ -427,6 +427,31 @@ TEST(InProcessTest, ErrorsAreThoseOfOtherChannels) {
   }
 }
 
+TEST(InProcessTest, ASharedFdChannelMustBeOfTheServer) {
+  Server server, other;
+  server.service.exchange = Exchange;
+  auto same = FdChannel::CreateInProcess(server.fd_server);
+  auto of_other = FdChannel::CreateInProcess(other.fd_server);
+  auto of_socket = FdChannel::Create("unix:/nowhere");
+  ASSERT_TRUE(same.ok() && of_other.ok() && of_socket.ok());
+  for (const auto& shared : {*same, *of_other, *of_socket}) {
+    ChannelOptions options;
+    options.shared_fd_channel = shared;
+    auto stub = server.Stub(options);
+    grpc::ClientContext context;
+    SetDeadline(&context, 20);
+    auto url = FromContext(&context)->SendFd(MemoryFile("x"));
+    ASSERT_TRUE(url.ok()) << url.status();
+    test::ExchangeRequest request;
+    request.add_urls(url->ToString());
+    test::ExchangeReply reply;
+    const grpc::Status status = stub->Exchange(&context, request, &reply);
+    EXPECT_EQ(status.error_code(),
+              shared == *same ? grpc::StatusCode::OK : grpc::StatusCode::INVALID_ARGUMENT)
+        << Text(status);
+  }
+}
+
 TEST(InProcessTest, BesideAPort) {
   FunctionService service;
   service.exchange = Exchange;
