@@ -14,6 +14,16 @@
 
 namespace grpcfd {
 namespace internal {
+namespace {
+
+// Whether sendmsg says that there is no peer any more.
+bool IsGone(int error) {
+  // ECONNREFUSED: of a peer that is just dying, on kernels without "unix: Fix race in
+  // SOCK_SEQPACKET's unix_dgram_sendmsg()".
+  return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == ECONNREFUSED;
+}
+
+}  // namespace
 
 absl::Status Session::CheckSend(size_t count) const {
   if (count > config_.remote.max_fds_per_call) {
@@ -131,7 +141,7 @@ bool Session::ProgressSend(Waiter* waiter) {
   waiter->blocked_on_write = io.would_block();
   if (io.would_block()) return false;
   if (!io.ok()) {
-    if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) PeerGone();
+    if (IsGone(io.error)) PeerGone();
     counters_->Add(Counter::kSendsFailed);
     waiter->status = SendError(io.error);
   }
@@ -171,7 +181,7 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
     return true;
   }
   sent_total_ -= fds.size();
-  if (io.error == EPIPE || io.error == ECONNRESET || io.error == ENOTCONN) PeerGone();
+  if (IsGone(io.error)) PeerGone();
   // Others may have found the window full because of this one.
   Trash none;
   ProgressSenders();

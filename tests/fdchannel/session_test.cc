@@ -1269,6 +1269,24 @@ TEST_F(SessionTest, SendErrorsAreTyped) {
 
 // --- A leader that waits long holds nothing up ---
 
+// Kernels without "unix: Fix race in SOCK_SEQPACKET's unix_dgram_sendmsg()" may say ECONNREFUSED of
+// a peer that is just dying.
+TEST_F(SessionTest, APeerThatRefusesIsGone) {
+  const UniqueFd file = MakeFile("x");
+  for (const bool waits : {false, true}) {
+    const auto wire = MakeFake();
+    wire->FailSends(ECONNREFUSED);
+    absl::Status status;
+    if (waits) {
+      status = server_->Send({1, 0}, Indices({0, 2}), {file.get(), file.get()}, Within(kLong));
+    } else {
+      EXPECT_TRUE(server_->TrySend({1, 0}, 0, {file.get()}, &status));
+    }
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_FALSE(server_->alive());
+  }
+}
+
 TEST_F(SessionTest, CallbacksDoNotWaitForABlockedLeader) {
   const auto wire = MakeFake();
   const UniqueFd file = MakeFile("x");
