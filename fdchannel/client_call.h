@@ -225,7 +225,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<CallInbox> inbox_ ABSL_GUARDED_BY(mutex_);
   // What inbox_ points to until there is a second one: most calls have one, and it need not be
-  // allocated. Stays as long as the call.
+  // allocated. Stays as long as the call. Not for calls per attempt, which may have many.
   std::optional<CallInbox> own_inbox_ ABSL_GUARDED_BY(mutex_);
   // Calls per attempt only. While keeps(), queue_ holds all that was sent.
   bool released_ ABSL_GUARDED_BY(mutex_) = false;

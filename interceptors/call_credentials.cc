@@ -123,8 +123,8 @@ bool Credentials::ApplyToCall(grpc_call* call) {
     // channel.
     if (fd_call->begun()) continue;
     const absl::Status why = absl::FailedPreconditionError(
-        "the call has descriptors, but its channel cannot carry them: it was not made by "
-        "grpcfd::CreateCustomChannel and has no grpcfd::MakeClientInterceptorFactory");
+        "the call was to bring or to get descriptors, but its channel cannot carry them: it was "
+        "not made by grpcfd::CreateCustomChannel and has no grpcfd::MakeClientInterceptorFactory");
     if (fd_call->has_queued()) refusal = why;
     fd_call->StartWithout(why);
   }

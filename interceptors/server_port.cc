@@ -29,7 +29,9 @@ ShutdownWatcher::ShutdownWatcher(grpc_server* server, std::function<void()> on_s
   const auto prepare = [this](Functor* functor, auto* run) {
     *functor = Functor();
     functor->functor_run = run;
-    functor->inlineable = 1;  // Both only set a flag or post a task.
+    // Neither blocks nor runs a program's callback: they set a flag, post a task, or refuse a call
+    // and ask for the next one.
+    functor->inlineable = 1;
     functor->watcher = this;
   };
   prepare(&request_functor_, &OnRequest);

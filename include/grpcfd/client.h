@@ -45,8 +45,12 @@ namespace grpcfd {
 //                        server is no grpcfd server, or set_credentials replaced what FromContext
 //                        had set
 //   INVALID_ARGUMENT     more descriptors than a limit allows
-//   RESOURCE_EXHAUSTED   the server did not take enough of those sent before, until the deadline
+//   PERMISSION_DENIED    an authorize_session refused the session, this program's or the server's
+//   RESOURCE_EXHAUSTED   the server did not take enough of those sent before, until the deadline,
+//                        or has its limit of sessions; or a limit of the kernel was reached
+//   DEADLINE_EXCEEDED    there was no session with the server by the call's deadline
 //   UNAVAILABLE          no session with the server
+//   INTERNAL             the server's answer to the request for a session is against the protocol
 std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context);
 
 // Channels of Wire::kInBand have no use for these: they send no `grpcfd-urls`, and a call's

@@ -55,9 +55,12 @@ using UniqueFile = std::unique_ptr<FILE, FileCloser>;
 // included, or the error at once; after an error nothing was sent and nothing is kept. Errors of
 // all methods:
 //   INVALID_ARGUMENT    the descriptor is negative or closed, or the call already has its limit of
-//                       descriptors (SessionLimits::max_fds_per_call)
+//                       descriptors (SessionLimits::max_fds_per_call). A client's call that was not
+//                       made yet takes any number, and fails with this when it is made
 //   RESOURCE_EXHAUSTED  the peer has not taken enough of what was sent before, until the call's
-//                       deadline, or this process is at RLIMIT_NOFILE
+//                       deadline: in calls without one SessionLimits::recv_timeout from now, in
+//                       callback and completion queue servers at once; or this process is at
+//                       RLIMIT_NOFILE
 //   FAILED_PRECONDITION the call cannot carry descriptors (any more); the text says why
 //   CANCELLED           the call was cancelled while this waited for the peer to take some
 //   ALREADY_EXISTS      on the in-band wire only: the connection has another open file of the inode
