@@ -327,6 +327,11 @@ class Session : public std::enable_shared_from_this<Session> {
   void EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time deadline, Trash* trash)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enlist(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Has OnLate called for an asynchronous waiter.
+  void SetTimer(const std::shared_ptr<Waiter>& waiter, absl::Time when)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnLate(const std::shared_ptr<Waiter>& late, Trash* trash)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressReceive(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The descriptor of `slot`, which has one.
   UniqueFd Take(CallInbox* inbox, CallInbox::Slot* slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -264,7 +264,12 @@ void Session::ProgressAll(uint64_t before_epoch, bool drained) {
       Finish(waiter, absl::OkStatus());
     } else if (drained) {
       waiter->looked = true;
-      if (waiter->wants_look) waiter->wake.NotifyOne();
+      if (!waiter->wants_look) continue;
+      if (waiter->self != nullptr) {
+        Finish(waiter, DeadlineError(*waiter));
+      } else {
+        waiter->wake.NotifyOne();
+      }
     }
   }
 }
@@ -399,26 +404,41 @@ void Session::EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time dead
                           Trash* trash) {
   waiter->self = waiter;
   Enlist(waiter.get());
-  if (config_.poller != nullptr && deadline != absl::InfiniteFuture()) {
-    std::weak_ptr<Session> weak_session = weak_from_this();
-    std::weak_ptr<Waiter> weak_waiter = waiter;
-    waiter->timer = config_.poller->RunAt(deadline, [weak_session, weak_waiter] {
-      auto session = weak_session.lock();
-      auto late = weak_waiter.lock();
-      if (session == nullptr || late == nullptr) return;
-      Trash expired;
-      MutexLock session_lock(&session->mutex_);
-      if (!late->done) {
-        session->Finish(late.get(), session->DeadlineError(*late));
-        // The next sender in line has not been tried yet.
-        if (late->kind == Waiter::Kind::kSend) session->ProgressSenders();
-      }
-      session->Leave(&expired);
-    });
-  }
+  if (deadline != absl::InfiniteFuture()) SetTimer(waiter, deadline);
   // If somebody leads it will see to this waiter too; if not, look once, and then let the poller
   // watch.
   Drain(trash);
+}
+
+void Session::SetTimer(const std::shared_ptr<Waiter>& waiter, absl::Time when) {
+  if (config_.poller == nullptr) return;
+  std::weak_ptr<Session> weak_session = weak_from_this();
+  std::weak_ptr<Waiter> weak_waiter = waiter;
+  waiter->timer = config_.poller->RunAt(when, [weak_session, weak_waiter] {
+    auto session = weak_session.lock();
+    auto late = weak_waiter.lock();
+    if (session == nullptr || late == nullptr) return;
+    Trash trash;
+    MutexLock session_lock(&session->mutex_);
+    session->OnLate(late, &trash);
+    session->Leave(&trash);
+  });
+}
+
+void Session::OnLate(const std::shared_ptr<Waiter>& late, Trash* trash) {
+  if (!late->done && late->kind == Waiter::Kind::kReceive && !late->looked && !late->wants_look) {
+    // As in RunWaiter: what is in the socket is found, however late it is.
+    late->wants_look = true;
+    if (!Drain(trash)) {
+      look_again_ = true;
+      if (leader_waits_) socket_->Wake();
+      return SetTimer(late, absl::Now() + kLookPatience);
+    }
+  }
+  if (late->done) return;
+  Finish(late.get(), DeadlineError(*late));
+  // The next sender in line has not been tried yet.
+  if (late->kind == Waiter::Kind::kSend) ProgressSenders();
 }
 
 bool Session::Drain(Trash* trash) {

@@ -7,9 +7,12 @@
 #include <grpc/support/string_util.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <string>
 #include <typeinfo>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -215,6 +218,64 @@ void PerRpcCredentialsImpl::Flatten(FlatCredentials* flat) const {
 
 // --- SharedSet ---
 
+namespace {
+
+absl::Status NoCallLeft() {
+  return absl::FailedPreconditionError(
+      "no call made with these credentials is there any more: take descriptors while the call's "
+      "ClientContext lives");
+}
+
+// AskCalls without blocking: each call has one look, then the latest waits. Holds none of them: a
+// call ends with its context.
+class InTurn final : public std::enable_shared_from_this<InTurn> {
+ public:
+  InTurn(const std::vector<std::shared_ptr<ClientCall>>& calls, const InodeUrl& url,
+         absl::Time deadline, FdReceiver::FdCallback done)
+      : calls_(calls.begin(), calls.end()),
+        url_(url),
+        deadline_(deadline),
+        done_(std::move(done)) {}
+
+  void Ask() {
+    // Not by recursion: most calls that have nothing say so at once, and there may be many.
+    while (next_ < calls_.size()) {
+      const std::shared_ptr<ClientCall> call = calls_[next_++].lock();
+      if (call == nullptr) continue;
+      second_ = false;
+      call->RecvFdAsync(url_, absl::InfinitePast(),
+                        [self = shared_from_this()](absl::StatusOr<UniqueFd> fd) {
+                          self->fd_ = std::move(fd);
+                          if (self->second_.exchange(true)) self->Answered();
+                        });
+      if (!second_.exchange(true)) return;  // The callback goes on.
+      if (fd_.ok()) return done_(std::move(fd_));
+    }
+    for (const auto& one : calls_) {
+      const std::shared_ptr<ClientCall> call = one.lock();
+      if (call != nullptr) return call->RecvFdAsync(url_, deadline_, done_);
+    }
+    done_(NoCallLeft());
+  }
+
+ private:
+  void Answered() {
+    if (fd_.ok()) return done_(std::move(fd_));
+    Ask();
+  }
+
+  const std::vector<std::weak_ptr<ClientCall>> calls_;
+  const InodeUrl url_;
+  const absl::Time deadline_;
+  const FdReceiver::FdCallback done_;
+  size_t next_ = 0;
+  absl::StatusOr<UniqueFd> fd_;
+  // Of the callback and who asked, whoever comes second goes on.
+  std::atomic<bool> second_{false};
+};
+
+}  // namespace
+
 absl::StatusOr<InodeUrl> SharedSet::SendFd(BorrowedFd fd) {
   auto copy = fd.Dup();
   if (!copy.ok()) return copy.status();
@@ -277,11 +338,7 @@ std::vector<std::shared_ptr<ClientCall>> SharedSet::Calls() {
 
 absl::StatusOr<UniqueFd> SharedSet::AskCalls(Ask ask, const InodeUrl& url, absl::Time deadline) {
   const auto calls = Calls();
-  if (calls.empty()) {
-    return absl::FailedPreconditionError(
-        "no call made with these credentials is there any more: take descriptors while the call's "
-        "ClientContext lives");
-  }
+  if (calls.empty()) return NoCallLeft();
   // Whichever has it; then the latest may still get it.
   for (const auto& call : calls) {
     FdReceiver* receiver = call.get();
@@ -301,10 +358,9 @@ absl::StatusOr<UniqueFd> SharedSet::DupFd(const InodeUrl& url, absl::Time deadli
 }
 
 void SharedSet::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
-  auto now = AskCalls(&FdReceiver::RecvFd, url, absl::InfinitePast());
   const auto calls = Calls();
-  if (now.ok() || calls.empty()) return done(std::move(now));
-  calls.front()->RecvFdAsync(url, deadline, std::move(done));
+  if (calls.empty()) return done(NoCallLeft());
+  std::make_shared<InTurn>(calls, url, deadline, std::move(done))->Ask();
 }
 
 }  // namespace internal

@@ -431,6 +431,29 @@ TEST_F(SessionTest, FindsWhatIsThereWithoutWaitingWhileAnotherWaits) {
   waiting.join();
 }
 
+// Also without waiting: its deadline has passed when it comes, and another thread leads.
+TEST_F(SessionTest, AnAsynchronousReceiveIsAnsweredByALookHoweverLate) {
+  const auto wire = MakeFake();
+  const UniqueFd file = MakeFile("x");
+  Call leaders(server_, 1, 0, /*open_ended=*/true), late(server_, 2, 0, /*open_ended=*/true);
+  Outcome<absl::StatusOr<UniqueFd>> there, missing;
+  wire->AfterNextReceive([&] {
+    wire->PushData({2, 0}, 0, {file.get()});
+    server_->ReceiveAsync(late.inbox(), Url(file, 0), Session::Op::kTake, absl::InfinitePast(),
+                          there.Setter());
+    server_->ReceiveAsync(late.inbox(), Url(file, 7), Session::Op::kTake, absl::InfinitePast(),
+                          missing.Setter());
+    // The deadlines' timers have run.
+    Flush(poller_.get());
+    Flush(poller_.get());
+    wire->PushData({1, 0}, 0, {file.get()});
+  });
+  EXPECT_TRUE(leaders.Take(Url(file, 0)).ok());
+  const auto fd = there.Get();
+  EXPECT_TRUE(fd.ok()) << fd.status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(missing.Get().status()));
+}
+
 // Guards handlers that react: what the callback does with the session must not find it locked, also
 // if the outcome was at hand and the callback runs before ReceiveAsync returns.
 TEST_F(SessionTest, ACallbackMayUseTheSession) {
