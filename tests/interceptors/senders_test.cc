@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "tests/interceptors/test_service.h"
 
 namespace grpcfd {
@@ -38,6 +38,7 @@ TestServer::Setup SmallServer(uint32_t window) {
     FdServerOptions small;
     small.limits.session.max_fds_per_call = window;
     small.limits.session.session_window = window;
+    small.limits.session.recv_timeout = absl::Seconds(kFarAway);
     auto fd_server = FdServer::Create(small);
     ASSERT_TRUE(fd_server.ok()) << fd_server.status();
     options->fd_server = *fd_server;
@@ -47,6 +48,7 @@ ChannelOptions SmallChannel(uint32_t window) {
   ChannelOptions options;
   options.fd_channel.limits.max_fds_per_call = window;
   options.fd_channel.limits.session_window = window;
+  options.fd_channel.limits.recv_timeout = absl::Seconds(kFarAway);
   return options;
 }
 
@@ -231,6 +233,55 @@ TEST_P(BlockedClientTest, ACancelledCallLeavesTheLine) {
   EXPECT_TRUE(status.ok()) << status.error_code() << " " << status.error_message();
   over.set_value();
   EXPECT_TRUE(Soon(&two_of_four).ok());
+}
+
+// A call that is sent per attempt waits inside gRPC's core, which knows of the parent.
+TEST(BlockedRelayTest, TheEndOfTheParentEndsAnAttemptThatWaits) {
+  TestServer backend(SmallServer(1)), relay;
+  std::promise<void> served, over, inside;
+  std::promise<grpc::Status> relayed;
+  backend.service.exchange = [&](auto*, auto*, auto*) {
+    served.set_value();
+    over.get_future().wait();  // It has a descriptor, and does not take it.
+    return grpc::Status::OK;
+  };
+  auto stub = test::TestService::NewStub(backend.Channel(SmallChannel(1)));
+  const UniqueFd file = MemoryFile("x");
+  relay.service.exchange = [&](grpc::ServerContext* context, const test::ExchangeRequest* request,
+                               test::ExchangeReply* reply) {
+    auto next = grpc::ClientContext::FromServerContext(*context);
+    next->set_wait_for_ready(true);
+    EXPECT_TRUE(FromContext(next.get())->SendFd(file).ok());
+    inside.set_value();
+    const grpc::Status status = stub->Exchange(next.get(), *request, reply);
+    relayed.set_value(status);
+    return status;
+  };
+  auto full = std::async(std::launch::async, [&] {
+    grpc::ClientContext context;
+    SetDeadline(&context, kFarAway);
+    EXPECT_TRUE(FromContext(&context)->SendFd(file).ok());
+    test::ExchangeReply reply;
+    return stub->Exchange(&context, test::ExchangeRequest(), &reply);
+  });
+  auto in_backend = served.get_future();
+  Soon(&in_backend);
+
+  auto parents = relay.Stub();
+  grpc::ClientContext parent;
+  SetDeadline(&parent, kFarAway);
+  auto status = std::async(std::launch::async, [&] {
+    test::ExchangeReply reply;
+    return parents->Exchange(&parent, test::ExchangeRequest(), &reply);
+  });
+  auto in_relay = inside.get_future();
+  Soon(&in_relay);
+  parent.TryCancel();
+  EXPECT_FALSE(Soon(&status).ok());
+  auto ended = relayed.get_future();
+  EXPECT_EQ(grpc::StatusCode::CANCELLED, Soon(&ended).error_code());
+  over.set_value();
+  EXPECT_TRUE(Soon(&full).ok());
 }
 
 INSTANTIATE_TEST_SUITE_P(PerAttempt, BlockedClientTest, ::testing::Bool());
