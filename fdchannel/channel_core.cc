@@ -58,8 +58,9 @@ ChannelCore::~ChannelCore() {
       if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
     }
   }
-  for (auto& p : pending)
+  for (auto& p : pending) {
     p->done(absl::UnavailableError("the channel was destroyed"), /*made=*/false);
+  }
 }
 
 uint64_t ChannelCore::session_id() const {

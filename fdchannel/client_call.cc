@@ -647,8 +647,9 @@ void ClientCall::OnSentForAttempt(const std::shared_ptr<WaitingAttempt>& attempt
     if (sent.ok() && latest && phase_ == Phase::kStarting) {
       // What the stream has sent meanwhile left it to this attempt. Before the attempt may begin,
       // as all that it announces.
-      for (const IndexedFd& queued : queue_) {
+      for (IndexedFd& queued : queue_) {
         if (std::binary_search(indices.begin(), indices.end(), *queued.url.index())) continue;
+        queued.fd.DefaultTo(attempt->session->reaper());
         more.push_back(*queued.url.index());
         numbers.push_back(queued.fd.get());
       }
