@@ -108,8 +108,8 @@ void Row11(Row* row) {
   }
   EXPECT_LE(most, 64u) << "a client that never reads got more than its window";
   hogs.clear();
-  row->Figure(absl::StrCat("63 stopped, at ", most, " each at most, ", sum, " in all; healthy calls ",
-                           times.ToString()));
+  row->Figure(absl::StrCat("63 stopped, at ", most, " each at most, ", sum,
+                           " in all; healthy calls ", times.ToString()));
 }
 
 // --- Row 12 ---
