@@ -325,25 +325,22 @@ void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
     if (it == sessions_.end() || it->second.session->id() != session_id) return;
     // A client may send descriptors, start the call and exit. The call comes by another socket; it
     // finds them for a moment.
-    if (it->second.session->held() == 0) {
+    const uint64_t held = it->second.session->held();
+    if (held == 0) {
       removed.push_back(Take(token, session_id));
       return;
     }
     poller = poller_;
     // Not at the expense of those who are alive: what the dead of a user hold counts as the user's.
-    std::vector<Dead>& dead = dead_[it->second.handle->peer().uid];
-    const uint64_t most = ledger_->most_per_uid() / 4;
-    uint64_t held = it->second.session->held();
-    std::vector<Dead> gone;
-    for (auto one = dead.rbegin(); one != dead.rend(); ++one) {
-      const auto other = sessions_.find(one->token);
-      const uint64_t more = other == sessions_.end() ? 0 : other->second.session->held();
-      held += more;
-      // Nobody comes for what is not there, as above.
-      if (held > most || more == 0) gone.push_back(*one);
+    DeadOfUser& dead = dead_[it->second.handle->peer().uid];
+    dead.sessions.push_back(Dead{token, session_id, held});
+    dead.held += held;
+    while (dead.held > ledger_->most_per_uid() / 4 && dead.sessions.size() > 1) {
+      const Dead oldest = dead.sessions.front();
+      dead.sessions.pop_front();
+      dead.held -= oldest.held;
+      removed.push_back(Take(oldest.token, oldest.session_id));
     }
-    dead.push_back(Dead{token, session_id});
-    for (const Dead& one : gone) removed.push_back(Take(one.token, one.session_id));
   }
   poller->RunAt(absl::Now() + std::min(limits_.early_timeout, kLinger),
                 [weak = weak_from_this(), token, session_id] {
@@ -364,11 +361,14 @@ ServerCore::Entry ServerCore::Take(const Token& token, uint64_t session_id) {
   sessions_.erase(it);
   const auto dead = dead_.find(taken.handle->peer().uid);
   if (dead == dead_.end()) return taken;
-  dead->second.erase(
-      std::remove_if(dead->second.begin(), dead->second.end(),
-                     [session_id](const Dead& one) { return one.session_id == session_id; }),
-      dead->second.end());
-  if (dead->second.empty()) dead_.erase(dead);
+  std::deque<Dead>& sessions = dead->second.sessions;
+  // The oldest, as a rule.
+  const auto one = std::find_if(sessions.begin(), sessions.end(),
+                                [session_id](const Dead& d) { return d.session_id == session_id; });
+  if (one == sessions.end()) return taken;
+  dead->second.held -= one->held;
+  sessions.erase(one);
+  if (sessions.empty()) dead_.erase(dead);
   return taken;
 }
 

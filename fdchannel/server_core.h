@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include <array>
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -131,12 +132,19 @@ class ServerCore : public std::enable_shared_from_this<ServerCore> {
   std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_session_id_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<Token, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
-  // Those of sessions_ that have died, of each user, oldest first.
+  // Those of sessions_ that have died, of each user, oldest first, with what they held then. Calls
+  // may have taken some since: what the program is too slow to take counts as long as what nobody
+  // comes for.
   struct Dead {
     Token token;
     uint64_t session_id;
+    uint64_t held;
   };
-  absl::flat_hash_map<uid_t, std::vector<Dead>> dead_ ABSL_GUARDED_BY(mutex_);
+  struct DeadOfUser {
+    std::deque<Dead> sessions;
+    uint64_t held = 0;
+  };
+  absl::flat_hash_map<uid_t, DeadOfUser> dead_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Thread-safe.
