@@ -24,13 +24,14 @@ bool Reaper::Pool::HandOver(uid_t uid, Job* job) {
     Queue& queue = state_->queues[uid];
     queue.jobs.push_back(std::move(*job));
     if (queue.jobs.size() == 1 && !queue.served) state_->ready.push_back(uid);
-    // Threads that were woken and have not run yet count as idle: each will take one.
-    if (state_->ready.size() > state_->idle) {
+    // Threads that were woken, or made, and have not run yet will each take one.
+    if (state_->ready.size() > state_->idle + state_->starting) {
       // It waits for the lock, so its entry is there before it looks for it.
       std::thread thread = StartThread("grpcfd-reaper", [state = state_] { Run(state); });
       const std::thread::id id = thread.get_id();
       if (thread.joinable()) {
         state_->threads.emplace(id, std::move(thread));
+        ++state_->starting;
       } else if (state_->threads.empty()) {
         // One always stays, so there was none yet, and no other job.
         *job = std::move(queue.jobs.back());
@@ -78,6 +79,7 @@ bool Reaper::AwaitWork(State* state) {
 
 void Reaper::Run(const std::shared_ptr<State>& state) {
   MutexLock lock(&state->mutex);
+  --state->starting;
   while (AwaitWork(state.get())) {
     const uid_t uid = state->ready.front();
     state->ready.pop_front();

@@ -81,6 +81,7 @@ class Reaper {
     std::deque<uid_t> ready ABSL_GUARDED_BY(mutex);
     std::map<std::thread::id, std::thread> threads ABSL_GUARDED_BY(mutex);
     size_t idle ABSL_GUARDED_BY(mutex) = 0;
+    size_t starting ABSL_GUARDED_BY(mutex) = 0;  // Not in idle yet, but as good.
     bool stopping ABSL_GUARDED_BY(mutex) = false;
   };
   class Pool {
@@ -115,7 +116,9 @@ class ReapedFd {
   ReapedFd(UniqueFd fd,  // NOLINT(google-explicit-constructor)
            std::shared_ptr<Reaper> reaper = nullptr)
       : fd_(std::move(fd)), reaper_(std::move(reaper)) {}
-  ~ReapedFd() { Close(); }
+  ~ReapedFd() {
+    if (fd_.valid()) Close();
+  }
   ReapedFd(ReapedFd&&) = default;
   ReapedFd& operator=(ReapedFd&& other) noexcept {
     if (this == &other) return *this;

@@ -221,6 +221,15 @@ TEST(ReaperTest, ThereAreThreadsForTheLanesThatBlockAndOneMore) {
   EXPECT_TRUE(Closes(reaper.get()));
 }
 
+TEST(ReaperTest, ABurstNeedsOneThread) {
+  ASSERT_TRUE(ReaperThreadsBecome(0));  // Of other tests.
+  const auto reaper = std::make_shared<Reaper>();
+  // Before the first thread runs, as a rule.
+  for (int i = 0; i < 100; ++i) reaper->Lane(kAlice)->Close(One(MakeFile("x")), nullptr);
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(Closes(reaper->Lane(kAlice).get()));
+  EXPECT_EQ(ReaperThreads(), 1u);
+}
+
 TEST(ReaperTest, StopClosesWhatIsInAllLanes) {
   const auto reaper = std::make_shared<Reaper>();
   Blocked blocked(reaper->Lane(kAlice).get());
