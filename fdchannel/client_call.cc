@@ -603,6 +603,7 @@ struct ClientCall::WaitingAttempt {
 void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
                                   AttemptCallback done) {
   auto attempt = std::make_shared<WaitingAttempt>();
+  attempt->done = std::move(done);
   std::vector<int> numbers;
   absl::Status status;
   {
@@ -615,18 +616,17 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
       attempt->inbox = inbox_;
       attempt->indices = IndicesOf(queue_);
       attempt->deadline = Limit(absl::InfiniteFuture());
-      attempt->done = std::move(done);
       numbers = NumbersOf(queue_);
       ++sending_;
       attempt_waits_ = true;
     }
   }
-  if (!status.ok()) return done(std::move(status));
+  if (!status.ok()) return attempt->done(std::move(status));
   SendForAttempt(attempt, Indices(attempt->indices), std::move(numbers));
 }
 
-void ClientCall::SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt, Indices indices,
-                                std::vector<int> numbers) {
+void ClientCall::SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt,
+                                const Indices& indices, std::vector<int> numbers) {
   attempt->session->SendAsync(attempt->inbox->key(), indices, std::move(numbers), attempt->deadline,
                               [self = shared_from_this(), attempt](absl::Status sent) {
                                 self->OnSentForAttempt(attempt, std::move(sent));

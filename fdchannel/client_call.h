@@ -189,7 +189,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   absl::Status BeginAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
                             FormerAttempt* former) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   struct WaitingAttempt;
-  void SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt, Indices indices,
+  void SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt, const Indices& indices,
                       std::vector<int> numbers);
   void OnSentForAttempt(const std::shared_ptr<WaitingAttempt>& attempt, absl::Status sent);
   // Whether what is sent is kept for another attempt.

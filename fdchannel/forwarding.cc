@@ -106,13 +106,16 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
     // meanwhile, and it is that thread's.
     auto fd = duplicate ? from->DupFd(url, absl::InfinitePast())
                         : from->RecvFd(url, absl::InfinitePast());
-    const bool passes = status.ok() && fd.ok() && (!filter || filter(url, *fd));
-    ReapedFd reaped;
-    if (fd.ok()) reaped = ReapedFd(*std::move(fd), reaper);
+    if (!fd.ok()) {
+      to->Unclaim(*url.index());
+      if (!absl::IsFailedPrecondition(fd.status())) status.Update(fd.status());
+      continue;
+    }
+    const bool passes = status.ok() && (!filter || filter(url, *fd));
+    ReapedFd reaped(*std::move(fd), reaper);
     if (!passes) {
       to->Unclaim(*url.index());
-      if (!fd.ok() && !absl::IsFailedPrecondition(fd.status())) status.Update(fd.status());
-      if (fd.ok() && later && !keep) CloseArrived(from.get(), url);
+      if (later && !keep) CloseArrived(from.get(), url);
     } else if (later) {
       to->SendClaimedLater(IndexedFd{url, std::move(reaped)}, [from, url, keep] {
         if (!keep) CloseArrived(from.get(), url);
