@@ -433,7 +433,7 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
     }
   }
   if (!given_up.ok()) return done(std::move(given_up));
-  // They are dropped on the poller's thread.
+  // Dropped on the poller's thread.
   for (IndexedFd& one : *sending) one.fd.DefaultTo(session->reaper());
   session->SendAsync(
       key, indices, std::move(numbers), deadline,

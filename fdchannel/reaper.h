@@ -107,15 +107,17 @@ class Reaper {
   const uid_t uid_;
 };
 
-// A descriptor that is closed by a reaper, wherever it is dropped. For received ones that are
-// passed on: whoever is done with one last may be a poller's thread. Thread-compatible.
+// A descriptor that is passed on. One that was received is closed by a reaper, wherever it is
+// dropped: whoever is done with it last may be a poller's thread. Thread-compatible.
 class ReapedFd {
  public:
   ReapedFd() = default;
-  // Without a reaper it is closed in place: the program's own.
-  ReapedFd(UniqueFd fd,  // NOLINT(google-explicit-constructor)
-           std::shared_ptr<Reaper> reaper = nullptr)
-      : fd_(std::move(fd)), reaper_(std::move(reaper)) {}
+  // The program's own: closed in place, and so before anybody is told that it was sent.
+  ReapedFd(UniqueFd fd)  // NOLINT(google-explicit-constructor)
+      : fd_(std::move(fd)) {}
+  // A received one; a null `reaper` is yet to be named, and closes in place until then.
+  ReapedFd(UniqueFd fd, std::shared_ptr<Reaper> reaper)
+      : fd_(std::move(fd)), reaper_(std::move(reaper)), received_(true) {}
   ~ReapedFd() {
     if (fd_.valid()) Close();
   }
@@ -125,6 +127,7 @@ class ReapedFd {
     Close();
     fd_ = std::move(other.fd_);
     reaper_ = std::move(other.reaper_);
+    received_ = other.received_;
     return *this;
   }
   ReapedFd(const ReapedFd&) = delete;
@@ -132,9 +135,9 @@ class ReapedFd {
 
   int get() const { return fd_.get(); }
   const std::shared_ptr<Reaper>& reaper() const { return reaper_; }
-  // Who closes it if nobody was named.
+  // Who closes it, if it was received and nobody was named.
   void DefaultTo(const std::shared_ptr<Reaper>& reaper) {
-    if (reaper_ == nullptr) reaper_ = reaper;
+    if (received_ && reaper_ == nullptr) reaper_ = reaper;
   }
   UniqueFd Take() { return std::move(fd_); }
   void Close();
@@ -142,6 +145,7 @@ class ReapedFd {
  private:
   UniqueFd fd_;
   std::shared_ptr<Reaper> reaper_;
+  bool received_ = false;
 };
 
 }  // namespace internal
