@@ -50,6 +50,18 @@ class ChannelTest : public ::testing::Test {
  protected:
   ChannelTest() : path_(dir_.File("s")) {}
 
+  // A server that does not accept yet, and who waits there: nobody else finds room.
+  std::vector<UniqueFd> ServeWithFullBacklog() {
+    BindOptions bind;
+    bind.backlog = 1;
+    server_ = std::make_unique<TestServer>(path_, ServerLimits(), bind);
+    std::vector<UniqueFd> waiting;
+    for (;;) {
+      UniqueFd next = Connect(server_->address(), SOCK_NONBLOCK);
+      if (!next.valid()) return waiting;
+      waiting.push_back(std::move(next));
+    }
+  }
   TestServer& Serve(const ServerLimits& limits = {}) {
     server_.reset();
     server_ = std::make_unique<TestServer>(path_, limits);
@@ -554,15 +566,7 @@ TEST_F(ChannelTest, NoDescriptorLeftForTheSession) {
 }
 
 TEST_F(ChannelTest, FullBacklogDoesNotBlock) {
-  BindOptions bind;
-  bind.backlog = 1;
-  server_ = std::make_unique<TestServer>(path_, ServerLimits(), bind);
-  std::vector<UniqueFd> waiting;
-  for (;;) {
-    UniqueFd next = Connect(server_->address(), SOCK_NONBLOCK);
-    if (!next.valid()) break;
-    waiting.push_back(std::move(next));
-  }
+  const std::vector<UniqueFd> waiting = ServeWithFullBacklog();
   auto channel = MakeChannel(path_);
   AsyncCall call;
   call.Start(*channel->core(), /*wait_for_ready=*/false);  // Would hang here.
@@ -573,15 +577,7 @@ TEST_F(ChannelTest, FullBacklogDoesNotBlock) {
 
 // In a storm room is taken again at once: who asks seldom never finds any.
 TEST_F(ChannelTest, AFullBacklogIsAskedAgainAtShortIntervals) {
-  BindOptions bind;
-  bind.backlog = 1;
-  server_ = std::make_unique<TestServer>(path_, ServerLimits(), bind);
-  std::vector<UniqueFd> waiting;
-  for (;;) {
-    UniqueFd next = Connect(server_->address(), SOCK_NONBLOCK);
-    if (!next.valid()) break;
-    waiting.push_back(std::move(next));
-  }
+  const std::vector<UniqueFd> waiting = ServeWithFullBacklog();
   auto channel = MakeChannel(path_);
   AsyncCall call;
   call.Start(*channel->core(), /*wait_for_ready=*/false);
@@ -593,15 +589,7 @@ TEST_F(ChannelTest, AFullBacklogIsAskedAgainAtShortIntervals) {
 }
 
 TEST_F(ChannelTest, BacklogThatStaysFullIsUnavailable) {
-  BindOptions bind;
-  bind.backlog = 1;
-  server_ = std::make_unique<TestServer>(path_, ServerLimits(), bind);
-  std::vector<UniqueFd> waiting;
-  for (;;) {
-    UniqueFd next = Connect(server_->address(), SOCK_NONBLOCK);
-    if (!next.valid()) break;
-    waiting.push_back(std::move(next));
-  }
+  const std::vector<UniqueFd> waiting = ServeWithFullBacklog();
   FdChannelOptions options;
   options.connect_timeout = absl::Milliseconds(100);
   auto channel = MakeChannel(path_, options);
