@@ -45,8 +45,8 @@
 #include "bench.grpc.pb.h"
 #include "benchmarks/measure.h"
 #include "benchmarks/peer.h"
-#include "fdchannel/hello.h"
-#include "fdchannel/token.h"
+#include "fdchannel/os/token.h"
+#include "fdchannel/wire/hello.h"
 #include "grpcfd/grpcfd.h"
 
 extern char** environ;

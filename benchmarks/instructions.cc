@@ -20,12 +20,12 @@
 
 #include "absl/types/span.h"
 #include "benchmarks/peer.h"
-#include "fdchannel/call_metadata.h"
-#include "fdchannel/client_call.h"
-#include "fdchannel/frame_socket.h"
-#include "fdchannel/reaper.h"
-#include "fdchannel/server_call.h"
-#include "fdchannel/session.h"
+#include "fdchannel/calls/client_call.h"
+#include "fdchannel/calls/server_call.h"
+#include "fdchannel/os/reaper.h"
+#include "fdchannel/session/frame_socket.h"
+#include "fdchannel/session/session.h"
+#include "fdchannel/wire/call_metadata.h"
 
 namespace grpcfd {
 namespace benchmarks {

@@ -15,7 +15,7 @@
 #include <set>
 #include <string>
 
-#include "fdchannel/cmsg.h"
+#include "fdchannel/os/cmsg.h"
 #include "fuzz/targets.h"
 
 extern "C" {

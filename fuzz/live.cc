@@ -17,15 +17,15 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "fdchannel/bind.h"
-#include "fdchannel/cmsg.h"
-#include "fdchannel/frame_socket.h"
-#include "fdchannel/hello.h"
-#include "fdchannel/reaper.h"
-#include "fdchannel/server_call.h"
-#include "fdchannel/server_core.h"
-#include "fdchannel/session.h"
-#include "fdchannel/socket_address.h"
+#include "fdchannel/calls/server_call.h"
+#include "fdchannel/os/bind.h"
+#include "fdchannel/os/cmsg.h"
+#include "fdchannel/os/reaper.h"
+#include "fdchannel/os/socket_address.h"
+#include "fdchannel/server/server_core.h"
+#include "fdchannel/session/frame_socket.h"
+#include "fdchannel/session/session.h"
+#include "fdchannel/wire/hello.h"
 #include "fuzz/targets.h"
 
 namespace grpcfd {

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the seeds of the fuzz targets: fuzz/make_corpus.py, from anywhere.
 
-One seed for each thing the formats can say (fdchannel/PROTOCOL.md). What fuzzing finds is added
+One seed for each thing the formats can say (fdchannel/wire/PROTOCOL.md). What fuzzing finds is added
 beside them, under a name that says what it was, and is not touched here.
 """
 

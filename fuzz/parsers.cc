@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "fdchannel/call_metadata.h"
-#include "fdchannel/frame.h"
-#include "fdchannel/hello.h"
+#include "fdchannel/wire/call_metadata.h"
+#include "fdchannel/wire/frame.h"
+#include "fdchannel/wire/hello.h"
 #include "fuzz/targets.h"
 #include "grpcfd/inode_url.h"
 

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "fdchannel/send_file.h"
+#include "fdchannel/fds/send_file.h"
 
 namespace grpcfd {
 namespace internal {

@@ -10,7 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "fdchannel/token.h"
+#include "fdchannel/os/token.h"
 #include "grpcfd/peer_credentials.h"
 
 namespace grpcfd {

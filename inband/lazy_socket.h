@@ -20,7 +20,7 @@
 
 #include <stddef.h>
 
-#include "fdchannel/cmsg.h"
+#include "fdchannel/os/cmsg.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/unique_fd.h"
 

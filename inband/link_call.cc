@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "fdchannel/send_file.h"
+#include "fdchannel/fds/send_file.h"
 
 namespace grpcfd {
 namespace internal {

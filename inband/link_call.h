@@ -15,7 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/os/mutex.h"
 #include "grpcfd/fd_transceiver.h"
 #include "grpcfd/receive_policy.h"
 #include "inband/connection.h"

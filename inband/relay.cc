@@ -17,7 +17,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "fdchannel/token.h"
+#include "fdchannel/os/token.h"
 
 namespace grpcfd {
 namespace internal {

@@ -22,9 +22,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "fdchannel/cmsg.h"
-#include "fdchannel/counters.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/os/cmsg.h"
+#include "fdchannel/os/mutex.h"
+#include "fdchannel/session/counters.h"
 #include "grpcfd/in_band.h"
 #include "grpcfd/unique_fd.h"
 #include "inband/connection.h"

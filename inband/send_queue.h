@@ -25,9 +25,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "fdchannel/cmsg.h"
-#include "fdchannel/counters.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/os/cmsg.h"
+#include "fdchannel/os/mutex.h"
+#include "fdchannel/session/counters.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
 #include "inband/same_file.h"

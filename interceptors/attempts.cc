@@ -12,8 +12,8 @@
 #include <map>
 #include <optional>
 
-#include "fdchannel/call_metadata.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/os/mutex.h"
+#include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/status.h"
 
 namespace grpcfd {

@@ -28,9 +28,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "fdchannel/channel_core.h"
-#include "fdchannel/client_call.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/calls/client_call.h"
+#include "fdchannel/client/channel_core.h"
+#include "fdchannel/os/mutex.h"
 
 namespace grpcfd {
 namespace internal {

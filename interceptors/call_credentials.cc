@@ -17,7 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/types/span.h"
-#include "fdchannel/send_file.h"
+#include "fdchannel/fds/send_file.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
 #include "grpcfd/status.h"

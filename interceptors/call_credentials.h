@@ -25,8 +25,8 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
-#include "fdchannel/client_call.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/calls/client_call.h"
+#include "fdchannel/os/mutex.h"
 #include "grpcfd/fd_transceiver.h"
 #include "interceptors/attempts.h"
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "fdchannel/forwarding.h"
+#include "fdchannel/calls/forwarding.h"
 #include "grpcfd/client.h"
 #include "grpcfd/server.h"
 #include "inband/dialed_call.h"

@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "fdchannel/call_metadata.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/os/mutex.h"
+#include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/server.h"
 #include "inband/link_call.h"
 #include "inband/relay.h"

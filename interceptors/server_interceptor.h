@@ -24,8 +24,8 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "fdchannel/server_call.h"
-#include "fdchannel/server_core.h"
+#include "fdchannel/calls/server_call.h"
+#include "fdchannel/server/server_core.h"
 #include "grpcfd/fd_server.h"
 
 namespace grpcfd {

@@ -12,9 +12,9 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "fdchannel/bind.h"
-#include "fdchannel/socket_address.h"
-#include "fdchannel/token.h"
+#include "fdchannel/os/bind.h"
+#include "fdchannel/os/socket_address.h"
+#include "fdchannel/os/token.h"
 #include "grpcfd/in_process.h"
 #include "interceptors/private_access.h"
 #include "interceptors/server_interceptor.h"

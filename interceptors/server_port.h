@@ -21,8 +21,8 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "fdchannel/mutex.h"
-#include "fdchannel/server_core.h"
+#include "fdchannel/os/mutex.h"
+#include "fdchannel/server/server_core.h"
 #include "grpcfd/server.h"
 #include "inband/relay.h"
 

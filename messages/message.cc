@@ -15,7 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "fdchannel/send_file.h"
+#include "fdchannel/fds/send_file.h"
 #include "messages/walk.h"
 
 namespace grpcfd {

@@ -26,7 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/os/mutex.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"

@@ -1,10 +1,10 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What fdchannel/cmsg.cc and messages/message.cc take for granted about the kernel, by plain system
-// calls. If one of these fails on a new kernel, the code that relies on it has to be read again;
-// the comment of each test says which. Background: unix(7), cmsg(3), the kernel's net/core/scm.c
-// and net/unix/af_unix.c.
+// What fdchannel/os/cmsg.cc and messages/message.cc take for granted about the kernel, by plain
+// system calls. If one of these fails on a new kernel, the code that relies on it has to be read
+// again; the comment of each test says which. Background: unix(7), cmsg(3), the kernel's
+// net/core/scm.c and net/unix/af_unix.c.
 #include <errno.h>
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -29,7 +29,7 @@
 #include <thread>
 #include <vector>
 
-#include "fdchannel/pass_rights.h"
+#include "fdchannel/os/pass_rights.h"
 #include "tests/fdchannel/fd_test_util.h"
 
 namespace grpcfd {
@@ -535,7 +535,7 @@ TEST(KernelFactsTest, UnreadFramesAreChargedInEqualSteps) {
   }
 }
 
-// fdchannel/pass_rights.h: what a listener refuses its connections refuse, from the moment of
+// fdchannel/os/pass_rights.h: what a listener refuses its connections refuse, from the moment of
 // connect(2), in one direction; a session's own pair is not concerned.
 TEST(KernelFactsTest, ConnectionsInheritTheRefusalOfDescriptors) {
   const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));

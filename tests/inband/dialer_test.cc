@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/fdchannel/lingering_socket.h"
+#include "tests/fdchannel/session/lingering_socket.h"
 #include "tests/inband/relay_test_util.h"
 
 namespace grpcfd {

@@ -25,7 +25,7 @@
 #include "absl/strings/str_cat.h"
 #include "grpcfd/testing/same_file.h"
 #include "inband/link_call.h"
-#include "tests/fdchannel/lingering_socket.h"
+#include "tests/fdchannel/session/lingering_socket.h"
 #include "tests/inband/relay_test_util.h"
 
 namespace grpcfd {

@@ -17,11 +17,11 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "fdchannel/cmsg.h"
+#include "fdchannel/os/cmsg.h"
 #include "grpcfd/inode_url.h"
 #include "inband/relay.h"
 #include "tests/fdchannel/fd_test_util.h"
-#include "tests/fdchannel/server_test_util.h"
+#include "tests/fdchannel/server/server_test_util.h"
 
 namespace grpcfd {
 namespace internal {

@@ -15,10 +15,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "fdchannel/cmsg.h"
-#include "fdchannel/hello.h"
-#include "fdchannel/socket_address.h"
-#include "tests/fdchannel/lingering_socket.h"
+#include "fdchannel/os/cmsg.h"
+#include "fdchannel/os/socket_address.h"
+#include "fdchannel/wire/hello.h"
+#include "tests/fdchannel/session/lingering_socket.h"
 #include "tests/interceptors/test_service.h"
 
 namespace grpcfd {

@@ -14,7 +14,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "fdchannel/mutex.h"
+#include "fdchannel/os/mutex.h"
 #include "grpcfd/fd_session.h"
 
 namespace grpcfd {

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The listener against a client that was written from fdchannel/PROTOCOL.md alone, in Python.
+// The listener against a client that was written from fdchannel/wire/PROTOCOL.md alone, in Python.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -15,7 +15,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
-#include "tests/fdchannel/server_test_util.h"
+#include "tests/fdchannel/server/server_test_util.h"
 
 extern char** environ;
 

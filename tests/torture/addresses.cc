@@ -16,7 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "fdchannel/bind.h"
+#include "fdchannel/os/bind.h"
 #include "tests/torture/raw_client.h"
 #include "tests/torture/torture.h"
 

@@ -22,19 +22,19 @@ mutation() {
   patterns+=("$4")
   replacements+=("$5")
 }
-mutation 'count check' 03 fdchannel/session_receive.cc \
+mutation 'count check' 03 fdchannel/session/session_receive.cc \
   'if \(message->fds\.size\(\) > count \|\|\s+\(message->fds\.size\(\) < count && !message->control_truncated\)\) \{' \
   'if (message->fds.size() < count \&\& !message->control_truncated) {'
-mutation 'MSG_CTRUNC' 02 fdchannel/cmsg.cc \
+mutation 'MSG_CTRUNC' 02 fdchannel/os/cmsg.cc \
   'message->control_truncated = \(header\.msg_flags & MSG_CTRUNC\) != 0;' \
   'message->control_truncated = false;'
-mutation 'owner before check' 03 fdchannel/cmsg.cc \
+mutation 'owner before check' 03 fdchannel/os/cmsg.cc \
   'if \(owned\.valid\(\)\) \{\n' \
   'if (message->data_truncated) {\n          (void)owned.Release();  // Looked at first, owned later.\n        } else if (owned.valid()) {\n'
-mutation 'quota of a uid' 12 fdchannel/quota.cc \
+mutation 'quota of a uid' 12 fdchannel/server/quota.cc \
   'if \(user->held \+ n > per_uid\) \{' \
   'if (user->held + n > 4 * per_uid) {'
-mutation 'token' 24 fdchannel/server_core.cc \
+mutation 'token' 24 fdchannel/server/server_core.cc \
   'auto it = sessions_\.find\(token\);\n    if \(it != sessions_\.end\(\) && it->second\.session->id\(\) == session_id\) return it->second;' \
   'for (const auto\& [any, entry] : sessions_) {\n      if (entry.session->id() == session_id) return entry;\n    }\n    (void)token;'
 

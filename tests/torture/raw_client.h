@@ -14,11 +14,11 @@
 #include <utility>
 #include <vector>
 
-#include "fdchannel/call_metadata.h"
-#include "fdchannel/cmsg.h"
-#include "fdchannel/frame.h"
-#include "fdchannel/wire.h"
-#include "tests/fdchannel/server_test_util.h"
+#include "fdchannel/os/cmsg.h"
+#include "fdchannel/wire/call_metadata.h"
+#include "fdchannel/wire/frame.h"
+#include "fdchannel/wire/wire.h"
+#include "tests/fdchannel/server/server_test_util.h"
 #include "tests/torture/torture.h"
 
 namespace grpcfd {

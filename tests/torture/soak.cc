@@ -17,8 +17,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "fdchannel/frame.h"
-#include "tests/fdchannel/server_test_util.h"
+#include "fdchannel/wire/frame.h"
+#include "tests/fdchannel/server/server_test_util.h"
 
 namespace grpcfd {
 namespace torture {

@@ -13,7 +13,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "fdchannel/server_core.h"
+#include "fdchannel/server/server_core.h"
 #include "tests/interceptors/styles/drivers.h"
 #include "tests/interceptors/styles/script.h"
 #include "tests/interceptors/test_service.h"

@@ -2,7 +2,7 @@
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
 """A client of the fdchannel protocol in the Python standard library, written from
-fdchannel/PROTOCOL.md alone. It shows that the document is enough; see README.md beside it.
+fdchannel/wire/PROTOCOL.md alone. It shows that the document is enough; see README.md beside it.
 
   fdchannel_client.py SOCKET hello                 opens a session
   fdchannel_client.py SOCKET send CALL_ID FILE...  one DATA frame for each file

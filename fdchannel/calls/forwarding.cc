@@ -1,0 +1,238 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/calls/forwarding.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "fdchannel/wire/indices.h"
+
+namespace grpcfd {
+namespace internal {
+
+std::vector<uint32_t> IndicesOf(const IndexedFds& fds) {
+  std::vector<uint32_t> indices;
+  indices.reserve(fds.size());
+  for (const IndexedFd& fd : fds) indices.push_back(*fd.url.index());
+  return indices;
+}
+
+std::vector<int> NumbersOf(const IndexedFds& fds) {
+  std::vector<int> numbers;
+  numbers.reserve(fds.size());
+  for (const IndexedFd& fd : fds) numbers.push_back(fd.fd.get());
+  return numbers;
+}
+
+std::vector<uint32_t> IndicesOf(const std::vector<InodeUrl>& urls) {
+  std::vector<uint32_t> indices;
+  indices.reserve(urls.size());
+  for (const InodeUrl& url : urls) indices.push_back(*url.index());
+  return indices;
+}
+
+absl::Status ForwardedIndices::Claim(std::vector<InodeUrl>* urls) {
+  urls->erase(
+      std::remove_if(urls->begin(), urls->end(),
+                     [this](const InodeUrl& url) { return !forwarded_.IsFree(*url.index()); }),
+      urls->end());
+  const std::vector<uint32_t> indices = IndicesOf(*urls);
+  if (!all_.Take(indices)) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "descriptors %d to %d cannot be forwarded: at least one of these indices is in use in the "
+        "next call. Forward before SendFd",
+        indices.front(), indices.back()));
+  }
+  forwarded_.Take(indices);
+  return absl::OkStatus();
+}
+
+void ForwardedIndices::Unclaim(uint32_t index) {
+  forwarded_.GiveBack(index);
+  all_.GiveBack(index);
+}
+
+absl::Status IndicesExhausted() {
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "the call has used descriptor index %d, and there is none above it", kMaxIndex));
+}
+
+void SendForwardedLater(Session* session, const CallKey& call, IndexedFd fd, absl::Time deadline,
+                        std::function<void(absl::Status)> done) {
+  const uint32_t index = *fd.url.index();
+  // The session waits with the number; whoever holds the callback holds the descriptor.
+  auto sending = std::make_shared<ReapedFd>(std::move(fd.fd));
+  session->SendAsync(call, index, {sending->get()}, deadline,
+                     [sending, done = std::move(done)](absl::Status status) {
+                       sending->Close();
+                       done(std::move(status));
+                     });
+}
+
+namespace {
+
+// What the next call has by now. On a thread that may wait for it: this one may be a poller's.
+void CloseArrived(ForwardingCall* from, const InodeUrl& url) {
+  auto fd = from->RecvFd(url, absl::InfinitePast());
+  if (fd.ok()) ReapedFd(*std::move(fd), from->reaper()).Close();
+}
+
+}  // namespace
+
+absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall* to,
+                     const ForwardFilter& filter, bool keep) {
+  auto urls = from->Arrived();
+  if (!urls.ok()) return urls.status();
+  // Also if nothing has come: it says what went wrong with what came before.
+  absl::Status status = to->Claim(&*urls);
+  if (!status.ok() || urls->empty()) return status;
+  // What has to wait for room stays with `from` as well until it is sent: its sender is not to be
+  // told that there is room for more.
+  const bool later = to->MustNotWait();
+  const bool duplicate = keep || later;
+  size_t room = to->Room(from->MaxAtOnce());
+  const std::shared_ptr<Reaper> reaper = from->reaper();
+  IndexedFds fds;
+  for (const InodeUrl& url : *urls) {
+    if (room == 0) {  // The next time, when the call is made.
+      to->Unclaim(*url.index());
+      continue;
+    }
+    // It is there, so this does not wait. FAILED_PRECONDITION: another thread has taken it
+    // meanwhile, and it is that thread's.
+    auto fd = duplicate ? from->DupFd(url, absl::InfinitePast())
+                        : from->RecvFd(url, absl::InfinitePast());
+    if (!fd.ok()) {
+      to->Unclaim(*url.index());
+      if (!absl::IsFailedPrecondition(fd.status())) status.Update(fd.status());
+      continue;
+    }
+    const bool passes = status.ok() && (!filter || filter(url, *fd));
+    ReapedFd reaped(*std::move(fd), reaper);
+    if (!passes) {
+      to->Unclaim(*url.index());
+      if (later && !keep) CloseArrived(from.get(), url);
+    } else if (later) {
+      to->SendClaimedLater(IndexedFd{url, std::move(reaped)}, [from, url, keep] {
+        if (!keep) CloseArrived(from.get(), url);
+      });
+    } else {
+      --room;
+      fds.push_back(IndexedFd{url, std::move(reaped)});
+    }
+  }
+  if (fds.empty() || !status.ok()) return status;
+  return to->SendClaimed(std::move(fds));
+}
+
+namespace {
+
+// More descriptors than a call can have; the index comes from a message, and so from the peer.
+constexpr uint32_t kMaxNamedIndex = 0xffff;
+
+// Those with an index first, in its order, each once.
+absl::Status SortNamed(std::vector<InodeUrl>* urls) {
+  const auto key = [](const InodeUrl& url) {
+    return std::make_tuple(!url.index().has_value(), url.index().value_or(0), url.dev_ino().dev,
+                           url.dev_ino().ino);
+  };
+  std::sort(urls->begin(), urls->end(),
+            [&](const InodeUrl& a, const InodeUrl& b) { return key(a) < key(b); });
+  urls->erase(std::unique(urls->begin(), urls->end(),
+                          [&](const InodeUrl& a, const InodeUrl& b) { return key(a) == key(b); }),
+              urls->end());
+  for (size_t i = 0; i < urls->size() && (*urls)[i].index().has_value(); ++i) {
+    const uint32_t index = *(*urls)[i].index();
+    if (index > kMaxNamedIndex || (i > 0 && index == *(*urls)[i - 1].index())) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s cannot be forwarded: no index is above %d, and none is used twice",
+                          (*urls)[i].ToString(), kMaxNamedIndex));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Sets `*passes` if it came and the filter lets it go on.
+absl::StatusOr<UniqueFd> TakeNamed(FdReceiver* from, const InodeUrl& url,
+                                   const ForwardFilter& filter, bool* passes) {
+  auto fd = from->DupFd(url, absl::InfiniteFuture());
+  *passes = fd.ok() && (!filter || filter(url, *fd));
+  return fd;
+}
+
+}  // namespace
+
+absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, ForwardingCall* to,
+                          const ForwardFilter& filter) {
+  absl::Status status = SortNamed(&urls);
+  if (!status.ok()) return status;
+  const auto others = std::find_if(urls.begin(), urls.end(),
+                                   [](const InodeUrl& url) { return !url.index().has_value(); });
+  std::vector<InodeUrl> indexed(urls.begin(), others);
+  status = to->Claim(&indexed);
+  if (!status.ok()) return status;
+  const bool later = to->MustNotWait();
+  // The next call's, for want of their own. A call that was not made yet knows it when it is.
+  const std::shared_ptr<Reaper> reaper = to->reaper();
+  IndexedFds fds;
+  for (const InodeUrl& url : indexed) {
+    bool passes = false;
+    absl::StatusOr<UniqueFd> fd;
+    if (status.ok()) {
+      fd = TakeNamed(from, url, filter, &passes);
+      status = fd.status();
+    }
+    if (!passes) {
+      to->Unclaim(*url.index());
+    } else if (later) {
+      to->SendClaimedLater(IndexedFd{url, ReapedFd(*std::move(fd), reaper)}, [] {});
+    } else {
+      fds.push_back(IndexedFd{url, ReapedFd(*std::move(fd), reaper)});
+    }
+  }
+  if (!status.ok()) {
+    for (const IndexedFd& fd : fds) to->Unclaim(*fd.url.index());
+    return status;
+  }
+  if (!fds.empty()) status = to->SendClaimed(std::move(fds));
+  if (!status.ok()) return status;
+  return ForwardNamed(from, {others, urls.end()}, static_cast<FdSender*>(to), filter);
+}
+
+absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, FdSender* to,
+                          const ForwardFilter& filter) {
+  absl::Status status = SortNamed(&urls);
+  for (const InodeUrl& url : urls) {
+    if (!status.ok()) break;
+    bool passes = false;
+    auto fd = TakeNamed(from, url, filter, &passes);
+    status = fd.status();
+    if (passes) status = to->SendFd(*std::move(fd)).status();
+  }
+  return status;
+}
+
+absl::Status ForwardWithoutIndices(ForwardingCall* from, FdSender* to, const ForwardFilter& filter,
+                                   bool keep) {
+  const auto urls = from->Arrived();
+  absl::Status status = urls.status();
+  if (!status.ok()) return status;
+  for (const InodeUrl& url : *urls) {
+    auto fd =
+        keep ? from->DupFd(url, absl::InfinitePast()) : from->RecvFd(url, absl::InfinitePast());
+    if (absl::IsFailedPrecondition(fd.status())) continue;  // Another thread has taken it.
+    status = fd.status();
+    if (status.ok() && (!filter || filter(url, *fd))) {
+      status = to->SendFd(*std::move(fd)).status();
+    }
+    if (!status.ok()) break;
+  }
+  return status;
+}
+
+}  // namespace internal
+}  // namespace grpcfd

@@ -1,0 +1,219 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// ChannelCore: what an FdChannel is made of. Keeps one session with the server, makes a new one
+// when there is none, and starts calls on it.
+//
+// How people get it wrong: they connect on the thread that makes the call. That thread may be
+// gRPC's own, and a unix connect(2) blocks for as long as the server's backlog is full. Here a call
+// that finds no session is put aside; the poller connects, shakes hands and completes it.
+#ifndef GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
+#define GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
+
+#include <stdint.h>
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fdchannel/calls/client_call.h"
+#include "fdchannel/client/fd_registry.h"
+#include "fdchannel/os/cmsg.h"
+#include "fdchannel/os/mutex.h"
+#include "fdchannel/os/poller.h"
+#include "fdchannel/os/reaper.h"
+#include "fdchannel/os/socket_address.h"
+#include "fdchannel/os/token.h"
+#include "fdchannel/session/counters.h"
+#include "fdchannel/session/in_flight.h"
+#include "fdchannel/session/in_process_server.h"
+#include "fdchannel/session/session.h"
+#include "fdchannel/wire/hello.h"
+#include "grpcfd/fd_channel.h"
+
+namespace grpcfd {
+namespace internal {
+
+// Thread-safe.
+class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
+ public:
+  using StatusCallback = std::function<void(absl::Status)>;
+
+  // With a new token. INVALID_ARGUMENT if the limits make no sense.
+  static absl::StatusOr<std::shared_ptr<ChannelCore>> Create(SocketAddress address,
+                                                             const FdChannelOptions& options);
+  // The same, to a server of this process.
+  static absl::StatusOr<std::shared_ptr<ChannelCore>> CreateInProcess(
+      const std::shared_ptr<InProcessServer>& server, const FdChannelOptions& options);
+
+  ChannelCore(const SocketAddress& address, Token token, const FdChannelOptions& options)
+      : ChannelCore(address.ToString(), address, {}, token, options) {}
+  // To a server of this process.
+  ChannelCore(const std::shared_ptr<InProcessServer>& server, Token token,
+              const FdChannelOptions& options)
+      : ChannelCore("in-process", std::nullopt, server, token, options) {}
+  ~ChannelCore();
+
+  // The server, for messages: its address, or "in-process".
+  const std::string& name() const { return name_; }
+  bool in_process() const { return !address_.has_value(); }
+  // Whether it is an in-process channel to this server.
+  bool IsTo(const std::shared_ptr<InProcessServer>& server) const {
+    return in_process() && in_process_.lock() == server;
+  }
+  const FdChannelOptions& options() const { return options_; }
+  uint64_t session_id() const;
+  FdRegistry& registry() { return *registry_; }
+  FdChannelStats stats() const;
+
+  // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and
+  // *status says how it went, and *metadata, if not null, what the RPC must say. If the status is
+  // not OK, nothing was sent.
+  bool TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status,
+                CallMetadata* metadata = nullptr);
+
+  // The same, connecting first if need be. Never blocks; `done` is called once, on the poller's
+  // thread, or on this one if the outcome is at hand. With `wait_for_ready` a server that cannot be
+  // reached is tried again until `deadline`; without, one failed attempt is UNAVAILABLE. A session
+  // that was made for the call and is dead when it comes is a failed attempt.
+  //   FAILED_PRECONDITION  what answers there is no grpcfd server
+  //   DEADLINE_EXCEEDED    not there by `deadline`
+  //   others               as Session::Send and HelloStatusToStatus
+  void StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline, bool wait_for_ready,
+                  StatusCallback done);
+
+  // Sends what `call`, which was started per attempt, needs for its next attempt, as StartAsync. A
+  // call that goes meanwhile is CANCELLED. `done` may be called on this thread.
+  void StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                    bool wait_for_ready, ClientCall::AttemptCallback done);
+  // Ends the waits of attempts of `call`, for a session or for room, which are CANCELLED: those for
+  // a session on this thread.
+  void GiveUp(const std::weak_ptr<ClientCall>& call);
+
+ private:
+  // With whether the session is a new one, made for whoever waited for it.
+  using SessionCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>, bool made)>;
+  // What a start of a call met with before.
+  enum class Before {
+    kNothing,
+    kLost,    // A session that was there, and then was not: that may happen to anybody.
+    kFailed,  // One that was dead when it came. The next one is not made at once.
+  };
+  struct Pending {
+    std::weak_ptr<ClientCall> call;
+    bool wait_for_ready;
+    SessionCallback done;
+    Poller::Id timer;
+  };
+  // A connection that is shaking hands. Touched by the poller's thread only.
+  struct Attempt {
+    UniqueFd socket;
+    Poller::Id registration = 0;
+    Poller::Id timer = 0;
+    size_t sent = 0;
+    std::array<char, kHelloSize> hello{};
+    size_t received = 0;
+    std::array<char, kHelloReplySize> reply{};
+    FdVector fds;
+  };
+
+  CallKey NextKey() { return CallKey{next_call_id_.fetch_add(1, std::memory_order_relaxed), 0}; }
+  ChannelCore(std::string name, std::optional<SocketAddress> address,
+              std::weak_ptr<InProcessServer> in_process, Token token,
+              const FdChannelOptions& options)
+      : name_(std::move(name)),
+        address_(std::move(address)),
+        in_process_(std::move(in_process)),
+        token_(token),
+        options_(options),
+        policy_(options.receive_policy.accepts_all()
+                    ? nullptr
+                    : std::make_shared<ReceivePolicy>(options.receive_policy)),
+        registry_(std::make_shared<FdRegistry>(options.limits.max_session_fds)),
+        in_flight_(std::make_shared<InFlightBudget>(options.limits.session_window,
+                                                    InFlightBudget::Shares::kNone)) {}
+
+  ReceiveLimits OwnLimits() const {
+    ReceiveLimits limits;
+    limits.max_fds_per_call = options_.limits.max_fds_per_call;
+    limits.window = options_.limits.session_window;
+    limits.max_session_fds = options_.limits.max_session_fds;
+    return limits;
+  }
+  Hello OwnHello() const;
+  // The session, if it is there.
+  std::shared_ptr<Session> LivingSession() const;
+  // Calls `done` with the session once there is one, or with why there will be none, on the
+  // poller's thread; or at once on this one. A session that is there may be dead when it is used.
+  void AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                    bool wait_for_ready, Before before, SessionCallback done);
+  void StartOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                      bool wait_for_ready, Before before, StatusCallback done);
+  // After a session that turned out to be dead.
+  static Before Next(Before before, bool made);
+  void AttemptOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
+                        bool wait_for_ready, Before before, ClientCall::AttemptCallback done);
+  absl::Status EnsureThreads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // On the poller's thread.
+  void Begin(bool first, bool after_failure);
+  void Connect();
+  // Sends what is left of the hello, if the socket takes it. False if the attempt has failed.
+  bool SendHello();
+  uint32_t AttemptEvents() const;
+  void OnAttemptEvent();
+  void OnReply();
+  void ConnectInProcess();
+  // The server's answer is whole, and what came with it is in attempt_.fds.
+  void Decide(const HelloReply& reply);
+  void EndAttempt();
+  // Who the server is, if the program asks, and whether the program takes it.
+  absl::Status AuthorizeServer(PeerCredentials* server) const;
+  void Established(const HelloReply& reply, UniqueFd socket, PeerCredentials server);
+  // The session has what is registered: calls may start on it.
+  void Publish(const std::shared_ptr<Session>& session);
+  void Failed(const absl::Status& status, bool may_pass);
+  void Expire(const Pending* pending);
+  void RetryLater();
+  void RetryIn(absl::Duration wait);
+
+  const std::string name_;
+  // One of the two: where the server listens, or the server.
+  const std::optional<SocketAddress> address_;
+  const std::weak_ptr<InProcessServer> in_process_;
+  const Token token_;
+  const FdChannelOptions options_;
+  const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
+  const std::shared_ptr<FdRegistry> registry_;
+  // Over all sessions of the channel: what a server did not read of the last one counts in the
+  // next.
+  const std::shared_ptr<InFlightBudget> in_flight_;
+  std::atomic<uint64_t> next_call_id_{1};
+  const std::shared_ptr<CounterSum> session_counters_ = std::make_shared<CounterSum>();
+  std::atomic<uint64_t> connect_attempts_{0};
+  std::atomic<uint64_t> connect_failures_{0};
+  // Touched by the poller's thread only.
+  Attempt attempt_;
+  absl::Time attempt_deadline_ = absl::InfinitePast();
+  absl::Duration backoff_ = absl::ZeroDuration();
+  Poller::Id retry_timer_ = 0;  // 0 while nothing is waited for, or an attempt is under way.
+
+  mutable Mutex mutex_;
+  std::shared_ptr<Poller> poller_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  bool connecting_ ABSL_GUARDED_BY(mutex_) = false;
+  std::list<std::shared_ptr<Pending>> pending_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_

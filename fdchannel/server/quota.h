@@ -1,0 +1,76 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// QuotaLedger: how many descriptors and sessions a server holds, in total and for each user.
+//
+// Why it exists: a session's window bounds one client process, but a user may start many. And what
+// one user holds must never keep another user out: nobody gets more than half of the total.
+//
+// How people get it wrong: sums that overflow (dbus-broker 19), counts kept per connection when the
+// resource is the process's, and a release that is forgotten on one of the error paths. All
+// arithmetic here is 64-bit over 32-bit limits, and charges are released by the objects that hold
+// what was charged.
+#ifndef GRPCFD_FDCHANNEL_SERVER_QUOTA_H_
+#define GRPCFD_FDCHANNEL_SERVER_QUOTA_H_
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "fdchannel/os/mutex.h"
+#include "fdchannel/session/session.h"
+#include "grpcfd/limits.h"
+
+namespace grpcfd {
+namespace internal {
+
+// `limits` with every 0 replaced by what it stands for at a soft RLIMIT_NOFILE of `nofile`.
+// FAILED_PRECONDITION, with the sum spelled out, if all limits together do not fit into it;
+// INVALID_ARGUMENT for a limit that makes no sense (a window smaller than a call's descriptors,
+// say). `nofile` may be RLIM_INFINITY.
+absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile);
+
+// Thread-safe.
+class QuotaLedger : public std::enable_shared_from_this<QuotaLedger> {
+ public:
+  // `limits` as ResolveLimits gave them.
+  explicit QuotaLedger(const ServerLimits& limits) : limits_(limits) {}
+
+  // The account of one session of `uid`; the session is counted until the account is destroyed.
+  // RESOURCE_EXHAUSTED if `uid`, or the server, has too many.
+  absl::StatusOr<std::shared_ptr<DescriptorQuota>> OpenSession(uid_t uid);
+
+  // The most that one user may hold: half of the total, rounded up, so that a total of 1 serves
+  // somebody; or less.
+  uint64_t most_per_uid() const;
+  uint64_t held_total() const;
+  uint64_t held_by(uid_t uid) const;
+  uint64_t sessions() const;
+
+ private:
+  class Account;
+  struct User {
+    uint64_t held = 0;
+    uint64_t sessions = 0;
+  };
+
+  // `user` is in users_ as long as it has a session, and so has a place of its own there.
+  absl::Status Charge(uid_t uid, User* user, uint64_t n);
+  void Release(User* user, uint64_t n);
+  void CloseSession(uid_t uid);
+
+  const ServerLimits limits_;
+  mutable Mutex mutex_;
+  uint64_t held_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t sessions_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<uid_t, User> users_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace internal
+}  // namespace grpcfd
+
+#endif  // GRPCFD_FDCHANNEL_SERVER_QUOTA_H_

@@ -1,0 +1,714 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/server/server_core.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <future>
+#include <utility>
+#include <vector>
+
+#include "absl/base/optimization.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "fdchannel/fds/own_credentials.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// Connections accepted before others get their turn.
+constexpr int kAcceptBatch = 16;
+// After accept(2) failed for want of descriptors. The backlog stays readable, so without a pause
+// this would be a busy loop; there is no event for "a descriptor was closed somewhere in this
+// process".
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
+// How long what a dead session holds waits for calls: long enough for one that is in gRPC's socket
+// already, and no longer, for no other can come. The dead sessions of a user may hold a quarter of
+// what the user may; beyond it the oldest go at once, but not the one that died last.
+constexpr absl::Duration kLinger = absl::Milliseconds(500);
+
+std::string PeerName(const PeerCredentials& credentials) {
+  return absl::StrCat("pid ", credentials.pid, ", uid ", credentials.uid);
+}
+
+}  // namespace
+
+// --- ServerCore ---
+
+absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOptions& options) {
+  rlimit nofile{};
+  if (::getrlimit(RLIMIT_NOFILE, &nofile) != 0) return absl::ErrnoToStatus(errno, "getrlimit");
+  auto limits = ResolveLimits(options.limits, nofile.rlim_cur);
+  if (!limits.ok()) return limits.status();
+  for (const auto& [method, policy] : options.method_policies) {
+    const size_t slash = method.rfind('/');
+    if (method.empty() || method[0] != '/' || slash < 2 || slash + 1 == method.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("method_policies names the method \"",
+                                                     absl::CEscape(method),
+                                                     "\"; the form is /package.Service/Method"));
+    }
+  }
+  return std::shared_ptr<ServerCore>(new ServerCore(options, *limits));
+}
+
+ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limits)
+    : limits_(limits),
+      options_(std::make_shared<const FdServerOptions>(options)),
+      ledger_(std::make_shared<QuotaLedger>(limits)),
+      in_flight_(std::make_shared<InFlightBudget>(
+          limits.max_fds_in_flight, InFlightBudget::Shares::kFair, limits.max_sessions)) {
+  const auto keep = [this](const ReceivePolicy& policy) -> std::shared_ptr<const ReceivePolicy> {
+    if (policy.accepts_all()) return nullptr;
+    look_ |= LookFor(policy);
+    return std::make_shared<ReceivePolicy>(policy);
+  };
+  policy_ = keep(options.receive_policy);
+  for (const auto& [method, policy] : options.method_policies) {
+    method_policies_[method] = keep(policy);
+  }
+}
+
+std::shared_ptr<const ReceivePolicy> ServerCore::PolicyFor(absl::string_view method) const {
+  if (method_policies_.empty()) return policy_;
+  const auto it = method_policies_.find(method);
+  return it != method_policies_.end() ? it->second : policy_;
+}
+
+ServerCore::~ServerCore() { ShutDown(); }
+
+absl::StatusOr<std::shared_ptr<Poller>> ServerCore::StartPoller() {
+  MutexLock lock(&mutex_);
+  if (poller_ == nullptr) {
+    auto poller = Poller::Start("grpcfd-server");
+    if (!poller.ok()) return poller.status();
+    poller_ = *std::move(poller);
+    reaper_ = std::make_shared<Reaper>();
+  }
+  return poller_;
+}
+
+void ServerCore::CloseLater(uid_t uid, FdVector fds) {
+  std::shared_ptr<Reaper> reaper;
+  {
+    MutexLock lock(&mutex_);
+    reaper = reaper_;
+  }
+  reaper->Lane(uid)->Close(std::move(fds), /*after=*/nullptr);
+}
+
+void ServerCore::CloseClientLater(UniqueFd connection, FdVector fds) {
+  const auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  fds.push_back(std::move(connection));
+  CloseLater(credentials.ok() ? credentials->uid : Reaper::kNoUser, std::move(fds));
+}
+
+void ServerCore::ShutDown() {
+  absl::flat_hash_map<Token, Entry> sessions;
+  {
+    MutexLock lock(&mutex_);
+    shut_down_ = true;
+    sessions.swap(sessions_);
+    dead_.clear();
+  }
+  for (auto& [token, entry] : sessions) {
+    entry.session->Kill(CloseCode::kShutdown, absl::UnavailableError("the server was shut down"));
+  }
+}
+
+size_t ServerCore::session_count() const {
+  // Dead ones stay for a while if calls may still come for what they hold.
+  MutexLock lock(&mutex_);
+  return static_cast<size_t>(
+      std::count_if(sessions_.begin(), sessions_.end(),
+                    [](const auto& entry) { return entry.second.session->alive(); }));
+}
+
+FdServerStats ServerCore::stats() const {
+  FdServerStats stats;
+  const CounterValues values = session_counters_->Values();
+  const auto ended = [&values](Counter counter) { return values[static_cast<size_t>(counter)]; };
+  stats.sessions = ToSessionStats(values);
+  stats.sessions_closed_by_peer = ended(Counter::kClosedByPeer);
+  stats.sessions_cut_protocol = ended(Counter::kCutProtocol);
+  stats.sessions_cut_here = ended(Counter::kCutHere);
+  stats.sessions_broken = ended(Counter::kBroken);
+  stats.sessions_now = session_count();
+  stats.fds_held_now = ledger_->held_total();
+  stats.fds_in_flight_now = in_flight_->Look();
+  stats.in_band = ToInBandStats(*in_band_counters_);
+
+  const ListenerCounters& counters = listener_counters_;
+  const auto load = [](const std::atomic<uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
+  stats.half_open_now = load(counters.half_open_now);
+  stats.accepted = load(counters.accepted);
+  stats.handed_on = load(counters.handed_on);
+  stats.half_open_evicted = load(counters.half_open_evicted);
+  stats.half_open_expired = load(counters.half_open_expired);
+  stats.half_open_gone = load(counters.half_open_gone);
+  stats.credentials_failed = load(counters.credentials_failed);
+  stats.early_fds_closed = load(counters.early_fds_closed);
+  stats.accept_pauses = load(counters.accept_pauses);
+  stats.accept_rejected = load(counters.accept_rejected);
+  const auto hellos = [&](HelloStatus status) {
+    return load(counters.hellos[static_cast<size_t>(status)]);
+  };
+  stats.sessions_opened = hellos(HelloStatus::kOk);
+  stats.hellos_malformed = hellos(HelloStatus::kMalformed);
+  stats.hellos_unsupported_version = hellos(HelloStatus::kUnsupportedVersion);
+  stats.hellos_token_in_use = hellos(HelloStatus::kTokenInUse);
+  stats.hellos_too_many_sessions = hellos(HelloStatus::kTooManySessions);
+  stats.hellos_refused = hellos(HelloStatus::kRefused);
+  stats.hellos_shutting_down = hellos(HelloStatus::kShuttingDown);
+  stats.hellos_out_of_descriptors = hellos(HelloStatus::kOutOfDescriptors);
+  return stats;
+}
+
+absl::StatusOr<std::shared_ptr<Session>> ServerCore::FindSession(const Token& token,
+                                                                 uint64_t session_id) const {
+  auto entry = FindEntry(token, session_id);
+  if (!entry.ok()) return entry.status();
+  return std::move(entry->session);
+}
+
+absl::StatusOr<ServerCore::Entry> ServerCore::FindEntry(const Token& token,
+                                                        uint64_t session_id) const {
+  {
+    MutexLock lock(&mutex_);
+    auto it = sessions_.find(token);
+    if (it != sessions_.end() && it->second.session->id() == session_id) return it->second;
+  }
+  return absl::UnavailableError(absl::StrCat(
+      "the call names session ", session_id,
+      ", which is gone, and its descriptors with it (the client lost the session, or this "
+      "server was restarted): a new call gets a new session"));
+}
+
+absl::Status ServerCore::AnswerInProcess(const Hello& hello, InProcessCallback done) {
+  auto poller = StartPoller();
+  if (!poller.ok()) return poller.status();
+  // There, because the program's functions are promised that thread.
+  (*poller)->Post([self = shared_from_this(), hello, done = std::move(done)] {
+    HelloReply reply;
+    UniqueFd client_end;
+    auto own = GetOwnCredentials();
+    if (own.ok()) {
+      reply = self->OpenSession(hello, *std::move(own), &client_end);
+    } else {
+      reply.status = HelloStatus::kOutOfDescriptors;
+    }
+    Count(&self->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
+    done(reply, std::move(client_end));
+  });
+  return absl::OkStatus();
+}
+
+HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentials,
+                                   UniqueFd* client_end) {
+  HelloReply reply;
+  reply.version = NegotiateVersion(hello.min_version, hello.max_version);
+  if (reply.version == 0) {
+    reply.version = kMaxVersion;
+    reply.status = HelloStatus::kUnsupportedVersion;
+    return reply;
+  }
+  std::shared_ptr<Session> former;
+  {
+    MutexLock lock(&mutex_);
+    if (shut_down_) {
+      reply.status = HelloStatus::kShuttingDown;
+      return reply;
+    }
+    auto it = sessions_.find(hello.token);
+    if (it != sessions_.end()) former = it->second.session;
+  }
+  if (former != nullptr) {
+    // Its hang-up may be in the socket, unread.
+    former->Sweep();
+    if (former->alive()) {
+      reply.status = HelloStatus::kTokenInUse;
+      return reply;
+    }
+    RemoveSession(hello.token, former->id());
+  }
+  if (options_->authorize_session && !options_->authorize_session(credentials).ok()) {
+    reply.status = HelloStatus::kRefused;
+    return reply;
+  }
+
+  auto quota = ledger_->OpenSession(credentials.uid);
+  if (!quota.ok()) {
+    reply.status = HelloStatus::kTooManySessions;
+    return reply;
+  }
+  auto sockets = MakeSessionSockets();
+  if (!sockets.ok()) {
+    reply.status = HelloStatus::kOutOfDescriptors;
+    return reply;
+  }
+  Session::Config config;
+  config.role = Session::Role::kServer;
+  config.token = hello.token;
+  config.local.max_fds_per_call = limits_.session.max_fds_per_call;
+  config.local.window = limits_.session.session_window;
+  config.local.max_session_fds = limits_.session.max_session_fds;
+  config.remote = SendLimits(hello.limits, config.local);
+  config.early_timeout = limits_.early_timeout;
+  config.look = look_;
+  config.policy = policy_;
+  config.peer = PeerName(credentials);
+  config.quota = *std::move(quota);
+  config.counters = session_counters_->Open();
+  config.in_flight = in_flight_;
+  config.uid = credentials.uid;
+  std::shared_ptr<SessionHandle> handle;
+  {
+    MutexLock lock(&mutex_);
+    if (shut_down_) {  // Meanwhile.
+      reply.status = HelloStatus::kShuttingDown;
+      return reply;
+    }
+    handle = AddSession(hello.token, std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
+                        std::move(config), std::move(credentials), &reply);
+  }
+  *client_end = std::move(sockets->second);
+  if (options_->on_session) options_->on_session(handle);
+  return reply;
+}
+
+std::shared_ptr<SessionHandle> ServerCore::AddSession(const Token& token,
+                                                      std::unique_ptr<FrameSocket> socket,
+                                                      Session::Config config,
+                                                      PeerCredentials credentials,
+                                                      HelloReply* reply) {
+  config.id = next_session_id_++;
+  config.poller = poller_;
+  config.reaper = reaper_->Lane(config.uid);
+  reply->session_id = config.id;
+  reply->limits = config.local;
+  const uint64_t id = config.id;
+  auto handle = std::make_shared<SessionHandle>(id, std::move(credentials),
+                                                std::make_shared<ScopedIndices>());
+  auto session = Session::Create(std::move(socket), std::move(config),
+                                 [weak = weak_from_this(), options = options_, handle, token, id] {
+                                   if (auto self = weak.lock()) self->OnSessionDead(token, id);
+                                   if (options->on_session_end) options->on_session_end(handle);
+                                 });
+  handle->Bind(session);
+  sessions_[token] = Entry{std::move(session), handle};
+  return handle;
+}
+
+void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
+  std::vector<Entry> removed;  // Outlives the lock.
+  std::shared_ptr<Poller> poller;
+  {
+    MutexLock lock(&mutex_);
+    auto it = sessions_.find(token);
+    if (it == sessions_.end() || it->second.session->id() != session_id) return;
+    // A client may send descriptors, start the call and exit. The call comes by another socket; it
+    // finds them for a moment.
+    const uint64_t held = it->second.session->held();
+    if (held == 0) {
+      removed.push_back(Take(token, session_id));
+      return;
+    }
+    poller = poller_;
+    // Not at the expense of those who are alive: what the dead of a user hold counts as the user's.
+    DeadOfUser& dead = dead_[it->second.handle->peer().uid];
+    dead.sessions.push_back(Dead{token, session_id, held});
+    dead.held += held;
+    while (dead.held > ledger_->most_per_uid() / 4 && dead.sessions.size() > 1) {
+      const Dead oldest = dead.sessions.front();
+      dead.sessions.pop_front();
+      dead.held -= oldest.held;
+      removed.push_back(Take(oldest.token, oldest.session_id));
+    }
+  }
+  poller->RunAt(absl::Now() + std::min(limits_.early_timeout, kLinger),
+                [weak = weak_from_this(), token, session_id] {
+                  if (auto self = weak.lock()) self->RemoveSession(token, session_id);
+                });
+}
+
+void ServerCore::RemoveSession(const Token& token, uint64_t session_id) {
+  Entry removed;  // Outlives the lock.
+  MutexLock lock(&mutex_);
+  removed = Take(token, session_id);
+}
+
+ServerCore::Entry ServerCore::Take(const Token& token, uint64_t session_id) {
+  auto it = sessions_.find(token);
+  if (it == sessions_.end() || it->second.session->id() != session_id) return Entry();
+  Entry taken = std::move(it->second);
+  sessions_.erase(it);
+  const auto dead = dead_.find(taken.handle->peer().uid);
+  if (dead == dead_.end()) return taken;
+  std::deque<Dead>& sessions = dead->second.sessions;
+  // The oldest, as a rule.
+  const auto one = std::find_if(sessions.begin(), sessions.end(),
+                                [session_id](const Dead& d) { return d.session_id == session_id; });
+  if (one == sessions.end()) return taken;
+  dead->second.held -= one->held;
+  sessions.erase(one);
+  if (sessions.empty()) dead_.erase(dead);
+  return taken;
+}
+
+// --- Listener ---
+
+absl::StatusOr<std::shared_ptr<Listener>> Listener::Create(std::shared_ptr<ServerCore> core,
+                                                           BoundSocket socket, const Wires& wires,
+                                                           ConnectionHandler handler) {
+  auto poller = core->StartPoller();
+  if (!poller.ok()) return poller.status();
+  auto listener = std::shared_ptr<Listener>(new Listener(
+      std::move(core), *std::move(poller), std::move(socket), wires, std::move(handler)));
+  listener->reserve_.Reset(::eventfd(0, EFD_CLOEXEC));  // If there is none now, then later.
+  return listener;
+}
+
+Listener::~Listener() {
+  // Start() keeps a reference with the poller until StopOnPoller(); a listener that never started
+  // has nothing there.
+}
+
+absl::Status Listener::Start() {
+  absl::Status status = StartAccepting();
+  if (status.ok() || absl::IsFailedPrecondition(status)) return status;
+  TryAgainLater();
+  return absl::OkStatus();
+}
+
+absl::Status Listener::StartAccepting() {
+  MutexLock lock(&mutex_);
+  if (stopping_) return absl::FailedPreconditionError("the listener was stopped");
+  auto id = poller_->Add(socket_.fd(), EPOLLIN,
+                         [self = shared_from_this()](uint32_t events) { self->Accept(events); });
+  if (!id.ok()) return id.status();
+  registration_ = *id;
+  return absl::OkStatus();
+}
+
+void Listener::StopAsync() {
+  {
+    MutexLock lock(&mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+  }
+  poller_->Post([self = shared_from_this()] { self->StopOnPoller(); });
+}
+
+void Listener::Stop() {
+  StopAsync();
+  std::promise<void> done;
+  poller_->Post([&done] { done.set_value(); });
+  done.get_future().wait();
+}
+
+void Listener::StopOnPoller() {
+  StopAccepting();
+  socket_.Close();
+  reserve_.Reset();
+  while (!half_open_.empty()) Drop(half_open_.front().get());
+}
+
+void Listener::Accept(uint32_t events) {
+  // Before anything else can have the number that it was given up for.
+  if (!reserve_.valid()) reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
+  for (int i = 0; i < kAcceptBatch; ++i) {
+    {
+      MutexLock lock(&mutex_);
+      if (stopping_) return;
+    }
+    UniqueFd connection(
+        ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (connection.valid()) {
+      exhausted_since_ = absl::InfiniteFuture();
+      Count(&core_->listener_counters_.accepted);
+      Admit(std::move(connection));
+      continue;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno != EAGAIN) {
+      OnExhausted();
+      return;
+    }
+    exhausted_since_ = absl::InfiniteFuture();
+    if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
+      // Somebody has shut down a socket that was adopted. Nothing will come any more, but epoll(7)
+      // would say so for ever.
+      StopAccepting();
+    }
+    return;
+  }
+}
+
+void Listener::StopAccepting() {
+  Poller::Id registration;
+  {
+    MutexLock lock(&mutex_);
+    registration = std::exchange(registration_, 0);
+  }
+  if (registration != 0) poller_->Remove(registration);
+}
+
+void Listener::OnExhausted() {
+  const absl::Time now = absl::Now();
+  exhausted_since_ = std::min(exhausted_since_, now);
+  // A short lack of descriptors leaves clients waiting in the backlog, to be served after it. In
+  // one that lasts as long as a client would have to say what it is, they are told.
+  if (now - exhausted_since_ >= core_->limits().hello_timeout) {
+    for (int i = 0; i < kAcceptBatch && RejectOne(); ++i) {
+    }
+  }
+  Count(&core_->listener_counters_.accept_pauses);
+  Pause();
+}
+
+bool Listener::RejectOne() {
+  if (!reserve_.valid()) reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
+  if (!reserve_.valid()) return false;
+  reserve_.Reset();
+  UniqueFd connection(
+      ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!connection.valid()) {
+    reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
+    return false;
+  }
+  Count(&core_->listener_counters_.accept_rejected);
+  TakeOutOfBandInline(connection);
+  std::array<char, kHelloSize> bytes;
+  ReceivedMessage message;
+  const IoResult io = ReceiveMessage(connection, bytes.data(), bytes.size(), &message);
+  if (io.ok() && message.size == bytes.size() && ClassifyFirstBytes(bytes) == FirstBytes::kHello) {
+    HelloReply reply;
+    reply.status = HelloStatus::kOutOfDescriptors;
+    Count(&core_->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
+    std::array<char, kHelloReplySize> answer;
+    EncodeHelloReply(reply, &answer);
+    (void)SendMessage(connection, answer, {});  // Whole or not at all: there is no time to wait.
+  }
+  const auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  const uid_t uid = credentials.ok() ? credentials->uid : Reaper::kNoUser;
+  // If descriptors may wait in it, its number is free again only a little later, and so this was
+  // the only one for now.
+  if (!message.fds.empty()) core_->CloseLater(uid, std::move(message.fds));
+  CloseConnection(uid, std::move(connection));
+  reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
+  return reserve_.valid();
+}
+
+void Listener::Pause() {
+  StopAccepting();
+  TryAgainLater();
+}
+
+void Listener::TryAgainLater() {
+  poller_->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
+    if (auto self = weak.lock()) (void)self->Start();
+  });
+}
+
+void Listener::MakeRoomForHalfOpen() {
+  if (half_open_.size() < core_->limits().max_half_open) return;
+  absl::flat_hash_map<uid_t, size_t> counts;
+  for (const auto& half_open : half_open_) ++counts[half_open->credentials.uid];
+  const auto most =
+      std::max_element(counts.begin(), counts.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto oldest = std::find_if(half_open_.begin(), half_open_.end(), [most](const auto& h) {
+    return h->credentials.uid == most->first;
+  });
+  Count(&core_->listener_counters_.half_open_evicted);
+  Drop(oldest->get());
+}
+
+void Listener::Admit(UniqueFd connection) {
+  TakeOutOfBandInline(connection);
+  // A look-up that fails means "refuse": nobody is served whose user is not known.
+  auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  if (!credentials.ok()) {
+    Count(&core_->listener_counters_.credentials_failed);
+    CloseConnection(Reaper::kNoUser, std::move(connection));
+    return;
+  }
+  MakeRoomForHalfOpen();
+  auto half_open = std::make_unique<HalfOpen>();
+  half_open->socket = std::move(connection);
+  half_open->credentials = *std::move(credentials);
+  HalfOpen* const key = half_open.get();
+  half_open_.push_back(std::move(half_open));
+  Count(&core_->listener_counters_.half_open_now);
+  auto id = poller_->Add(key->socket, EPOLLIN | EPOLLRDHUP,
+                         [self = shared_from_this(), key](uint32_t) { self->OnBytes(key); });
+  if (!id.ok()) {
+    Drop(key);
+    return;
+  }
+  key->registration = *id;
+  key->timer =
+      poller_->RunAt(absl::Now() + core_->limits().hello_timeout, [weak = weak_from_this(), key] {
+        if (auto self = weak.lock()) {
+          key->timer = 0;
+          Count(&self->core_->listener_counters_.half_open_expired);
+          self->Drop(key);
+        }
+      });
+  // Most have written by now. Looked at here, they cannot be crowded out by those that are accepted
+  // next.
+  OnBytes(key);
+}
+
+std::unique_ptr<Listener::HalfOpen> Listener::Detach(HalfOpen* half_open) {
+  if (half_open->registration != 0) poller_->Remove(half_open->registration);
+  if (half_open->timer != 0) poller_->CancelTimer(half_open->timer);
+  const auto it = std::find_if(half_open_.begin(), half_open_.end(),
+                               [half_open](const auto& h) { return h.get() == half_open; });
+  std::unique_ptr<HalfOpen> detached = std::move(*it);
+  half_open_.erase(it);
+  core_->listener_counters_.half_open_now.fetch_sub(1, std::memory_order_relaxed);
+  return detached;
+}
+
+void Listener::Drop(HalfOpen* half_open) {
+  const std::unique_ptr<HalfOpen> detached = Detach(half_open);
+  CloseConnection(detached->credentials.uid, std::move(detached->socket));
+}
+
+void Listener::CloseConnection(uid_t uid, UniqueFd connection) {
+  if (socket_.refuses_fds()) return;  // Nothing that could block is in it.
+  // Nor is it if all was read, as after each honest hello.
+  ::shutdown(connection.get(), SHUT_RDWR);
+  if (NothingUnread(connection)) return;
+  FdVector closing;
+  closing.push_back(std::move(connection));
+  core_->CloseLater(uid, std::move(closing));
+}
+
+void Listener::OnBytes(HalfOpen* half_open) {
+  if (half_open->answering) return SendAnswer(half_open);
+  ReceivedMessage message;
+  const IoResult io =
+      ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
+                     half_open->bytes.size() - half_open->received, &message);
+  // Closing descriptors may block, which must not hold up everybody else.
+  const auto close_fds = [&, uid = half_open->credentials.uid] {
+    if (message.fds.empty()) return;
+    Count(&core_->listener_counters_.early_fds_closed, message.fds.size());
+    core_->CloseLater(uid, std::move(message.fds));
+  };
+  // In a hello they have no place, and nobody who means well sends them there.
+  if (message.control_truncated || (!wires_.in_band && !message.fds.empty())) {
+    close_fds();
+    Drop(half_open);
+    return;
+  }
+  if (io.would_block()) return;
+  if (!io.ok() || message.size == 0) {
+    Count(&core_->listener_counters_.half_open_gone);
+    close_fds();
+    Drop(half_open);
+    return;
+  }
+  half_open->received += message.size;
+  const auto bytes = absl::MakeConstSpan(half_open->bytes.data(), half_open->received);
+  // Without an fdchannel, whoever reads next says what it thinks of a hello.
+  switch (wires_.fdchannel ? ClassifyFirstBytes(bytes) : FirstBytes::kOther) {
+    case FirstBytes::kNeedMore:
+      close_fds();  // The beginning of a hello, or of nothing known.
+      return;
+    case FirstBytes::kHello:
+      close_fds();
+      if (half_open->received == half_open->bytes.size()) AnswerHello(half_open);
+      return;
+    case FirstBytes::kOther: {
+      auto detached = Detach(half_open);
+      Count(&core_->listener_counters_.handed_on);
+      handler_(std::move(detached->socket), std::string(bytes.data(), bytes.size()),
+               std::move(message.fds));
+      return;
+    }
+  }
+}
+
+void Listener::AnswerHello(HalfOpen* half_open) {
+  HelloReply reply;
+  auto hello = DecodeHello(half_open->bytes);
+  auto credentials = GetPeerCredentials(half_open->socket, /*want_pidfd=*/true);
+  if (!hello.ok()) {
+    reply.status = HelloStatus::kMalformed;
+  } else if (!credentials.ok()) {
+    reply.status = absl::IsResourceExhausted(credentials.status()) ? HelloStatus::kOutOfDescriptors
+                                                                   : HelloStatus::kRefused;
+  } else {
+    reply = core_->OpenSession(*hello, *std::move(credentials), &half_open->client_end);
+  }
+  Count(&core_->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
+  static_assert(kHelloReplySize == kHelloSize, "the answer takes the hello's place");
+  EncodeHelloReply(reply, &half_open->bytes);
+  half_open->answering = true;
+  half_open->received = 0;
+  SendAnswer(half_open);
+}
+
+// A client that went away meanwhile: its end of the session closes with the connection, and the
+// hang-up removes the session.
+void Listener::SendAnswer(HalfOpen* half_open) {
+  while (half_open->received < half_open->bytes.size()) {
+    const int number = half_open->client_end.get();
+    const IoResult sent = SendMessage(
+        half_open->socket, absl::MakeConstSpan(half_open->bytes).subspan(half_open->received),
+        number >= 0 ? absl::MakeConstSpan(&number, 1) : absl::Span<const int>());
+    if (sent.would_block()) {
+      // Only then, for nearly every answer fits: a fresh socket has room.
+      poller_->Modify(half_open->registration, EPOLLOUT);
+      return;
+    }
+    if (!sent.ok()) {
+      if (!half_open->client_end.valid() || sent.error == EPIPE) break;
+      // The kernel passes no descriptor now: too many are in flight, or there is no memory.
+      half_open->client_end.Reset();
+      HelloReply reply;
+      reply.status = HelloStatus::kOutOfDescriptors;
+      Count(&core_->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
+      EncodeHelloReply(reply, &half_open->bytes);
+      continue;
+    }
+    half_open->client_end.Reset();  // It went with the first byte.
+    half_open->received += sent.bytes;
+  }
+  Drop(half_open);
+}
+
+}  // namespace internal
+
+// --- FdServer ---
+
+absl::StatusOr<std::shared_ptr<FdServer>> FdServer::Create(const FdServerOptions& options) {
+  auto core = internal::ServerCore::Create(options);
+  if (!core.ok()) return core.status();
+  return std::shared_ptr<FdServer>(new FdServer(*std::move(core)));
+}
+
+FdServer::~FdServer() { core_->ShutDown(); }
+
+FdServerStats FdServer::Stats() const { return core_->stats(); }
+
+size_t FdServer::session_count() const { return core_->session_count(); }
+
+size_t FdServer::held_fds() const { return core_->ledger()->held_total(); }
+
+}  // namespace grpcfd

@@ -1,0 +1,358 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/session/session.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "fdchannel/session/session_parts.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// Whether sendmsg says that there is no peer any more.
+bool IsGone(int error) {
+  // ECONNREFUSED: of a peer that is just dying, on kernels without "unix: Fix race in
+  // SOCK_SEQPACKET's unix_dgram_sendmsg()".
+  return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == ECONNREFUSED;
+}
+
+}  // namespace
+
+absl::Status Session::CheckSend(size_t count) const {
+  if (count > config_.remote.max_fds_per_call) {
+    counters_->Add(Counter::kSendsRefusedLimit);
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d descriptors are more than may be sent to %s for one call "
+                        "(max_fds_per_call = %d, the lower of both ends'); raise it at both ends, "
+                        "or use several calls",
+                        count, config_.peer, config_.remote.max_fds_per_call));
+  }
+  if (count > config_.remote.window) {
+    counters_->Add(Counter::kSendsRefusedLimit);
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d descriptors are more than may be sent to %s in one session "
+                        "(session_window = %d, the lower of both ends'); raise it at both ends",
+                        count, config_.peer, config_.remote.window));
+  }
+  return absl::OkStatus();
+}
+
+bool Session::ReserveRoom(size_t count) {
+  room_ = InFlight::Room::kYes;
+  if (sent_total_ - credit_total_ + count > config_.remote.window) return false;
+  // Credit says yes. A peer that tells the truth has read what it gives credit for; the kernel
+  // knows.
+  room_ = in_flight_->Reserve(count);
+  if (room_ != InFlight::Room::kYes) {
+    ScheduleSweep();  // Nothing tells when a peer reads: look again.
+    return false;
+  }
+  sent_total_ += count;
+  return true;
+}
+
+void Session::OnRoom() {
+  Trash none;
+  MutexLock lock(&mutex_);
+  ProgressSenders();
+  Leave(&none);
+}
+
+IoResult Session::SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
+                             size_t* sent) {
+  while (*sent < fds.size()) {
+    const size_t count = std::min(indices.Run(*sent, fds.size()), kMaxFdsPerMessage);
+    const absl::Span<const int> part = fds.subspan(*sent, count);
+    Frame frame;
+    frame.type = FrameType::kData;
+    frame.call = call;
+    frame.first_index = indices.at(*sent);
+    frame.fd_count = static_cast<uint16_t>(part.size());
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    const IoResult io = socket_->Send(buffer, part);
+    if (!io.ok()) return io;
+    *sent += part.size();
+  }
+  return IoResult();
+}
+
+absl::Status Session::SendError(int error) const {
+  const std::string text = absl::StrCat("sendmsg to ", config_.peer, ": ", strerror(error));
+  switch (error) {
+    case EBADF:
+      return absl::InvalidArgumentError(absl::StrCat(text, ": a descriptor was closed meanwhile"));
+    case EINVAL:
+      return absl::InvalidArgumentError(
+          absl::StrCat(text, ": a descriptor that the kernel does not pass, an io_uring one say"));
+    case EPERM:
+      return absl::FailedPreconditionError(
+          absl::StrCat(text, ": the peer's socket does not take descriptors (SO_PASSRIGHTS)"));
+    case ETOOMANYREFS:
+      return absl::ResourceExhaustedError(
+          absl::StrCat(text,
+                       ": all processes of this user together have RLIMIT_NOFILE descriptors "
+                       "in flight already; raise it, lower session_window, or end the peers "
+                       "that do not read"));
+    case ENOBUFS:
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+      return absl::ResourceExhaustedError(absl::StrCat(text, "; try again later"));
+    default:
+      return absl::UnavailableError(text);
+  }
+}
+
+void Session::PeerGone() {
+  peer_gone_ = true;
+  usable_.store(false, std::memory_order_release);
+  // A peer that has shut down one direction only is to see that this end is done with it too: it
+  // would take the token for that of a living session otherwise.
+  socket_->ShutDown();
+}
+
+bool Session::ProgressSend(Waiter* waiter) {
+  if (!dead_.ok() || peer_gone_) {
+    waiter->status = dead_.ok() ? SendError(EPIPE) : dead_;
+    return true;
+  }
+  if (!waiter->reserved) {
+    if (!ReserveRoom(waiter->fds.size())) return false;
+    waiter->reserved = true;
+  }
+  // Never blocks, so it may be done under the lock, where only senders come that could not send
+  // without it.
+  size_t entered = waiter->sent;
+  const IoResult io = SendFrames(waiter->call, waiter->indices, waiter->fds, &waiter->sent);
+  while (entered < waiter->sent) {
+    const size_t frame =
+        std::min(waiter->indices.Run(entered, waiter->fds.size()), kMaxFdsPerMessage);
+    in_flight_->Sent(frame);
+    entered += frame;
+  }
+  waiter->blocked_on_write = io.would_block();
+  if (io.would_block()) return false;
+  if (!io.ok()) {
+    if (IsGone(io.error)) PeerGone();
+    counters_->Add(Counter::kSendsFailed);
+    waiter->status = SendError(io.error);
+  }
+  return true;
+}
+
+bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
+                      absl::Status* status) {
+  *status = CheckSend(fds.size());
+  if (!status->ok() || fds.empty()) return true;
+  // The socket may take the first frame and be full then. Only a waiter can stay in the middle of
+  // a set, with its room in the window kept for the rest.
+  if (std::min(indices.Run(0, fds.size()), kMaxFdsPerMessage) < fds.size()) return false;
+  MutexLock lock(&mutex_);
+  if (!dead_.ok() || peer_gone_) {
+    *status = dead_.ok() ? SendError(EPIPE) : dead_;
+    return true;
+  }
+  if (!senders_.empty() || !ReserveRoom(fds.size())) return false;
+  lock.Unlock();
+  size_t sent = 0;
+  const IoResult io = SendFrames(call, indices, fds, &sent);
+  if (io.ok()) {
+    in_flight_->Sent(sent);  // One frame.
+  } else {
+    in_flight_->Return(fds.size());
+  }
+  lock.Lock();
+  if (io.ok()) {
+    counters_->Add(Counter::kFdsSent, sent);
+    if (room_ != InFlight::Room::kYes) {
+      // By this one, perhaps, which the peer may have read meanwhile.
+      Trash none;
+      ProgressSenders();
+      Leave(&none);
+    }
+    return true;
+  }
+  sent_total_ -= fds.size();
+  if (IsGone(io.error)) PeerGone();
+  // Others may have found the window full because of this one.
+  Trash none;
+  ProgressSenders();
+  Leave(&none);
+  if (io.would_block()) return false;
+  counters_->Add(Counter::kSendsFailed);
+  *status = SendError(io.error);
+  return true;
+}
+
+absl::Status Session::Send(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
+                           const WaitOptions& options) {
+  absl::Status status;
+  if (TrySend(call, indices, fds, &status)) return status;
+  Waiter waiter(Waiter::Kind::kSend);
+  waiter.call = call;
+  waiter.indices = indices;
+  waiter.fds = fds;
+  Trash trash;
+  MutexLock lock(&mutex_);
+  SendDiscards();
+  if (!senders_.empty() || !ProgressSend(&waiter)) {
+    absl::Status over = SendsOver(call);
+    if (over.ok()) {
+      RunWaiter(&waiter, options, &trash);
+    } else {
+      Finish(&waiter, std::move(over));
+    }
+  } else {
+    Finish(&waiter, absl::OkStatus());  // Gives back what an error left reserved.
+  }
+  Leave(&trash);
+  return std::move(waiter.status);
+}
+
+void Session::SendAsync(const CallKey& call, const Indices& indices, std::vector<int> fds,
+                        absl::Time deadline, StatusCallback done) {
+  absl::Status status;
+  if (TrySend(call, indices, fds, &status)) return done(std::move(status));
+  auto waiter = std::make_shared<Waiter>(Waiter::Kind::kSend);
+  waiter->call = call;
+  waiter->indices = indices;
+  waiter->owned_fds = std::move(fds);
+  waiter->fds = waiter->owned_fds;
+  waiter->status_callback = std::move(done);
+  Trash trash;
+  MutexLock lock(&mutex_);
+  SendDiscards();
+  if (config_.role == Role::kClient) {
+    absl::Status over = SendsOver(call);
+    if (!over.ok()) {
+      lock.Unlock();
+      return waiter->status_callback(std::move(over));
+    }
+  }
+  EnlistAsync(waiter, deadline, &trash);
+  // Not tried yet; and another may stand behind it by now, so its place in the line says nothing.
+  ProgressSenders();
+  Leave(&trash);
+}
+
+absl::Status Session::ReserveScoped() {
+  MutexLock lock(&mutex_);
+  if (!dead_.ok()) return dead_;
+  SendWithdrawals();
+  if (scoped_sent_ >= config_.remote.max_session_fds) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%s takes no more than max_session_fds = %d session-scoped descriptors: withdraw some, or "
+        "raise the limit at both ends",
+        config_.peer, config_.remote.max_session_fds));
+  }
+  ++scoped_sent_;
+  return absl::OkStatus();
+}
+
+void Session::UnreserveScoped() {
+  MutexLock lock(&mutex_);
+  --scoped_sent_;
+}
+
+bool Session::TrySendScoped(uint32_t index, int fd, absl::Status* status) {
+  *status = ReserveScoped();
+  if (!status->ok()) return true;
+  const bool done = TrySend(CallKey{}, index, absl::MakeConstSpan(&fd, 1), status);
+  if (!done || !status->ok()) UnreserveScoped();
+  return done;
+}
+
+absl::Status Session::SendScoped(uint32_t index, int fd, const WaitOptions& options) {
+  absl::Status status = ReserveScoped();
+  if (!status.ok()) return status;
+  status = Send(CallKey{}, index, absl::MakeConstSpan(&fd, 1), options);
+  if (!status.ok()) UnreserveScoped();
+  return status;
+}
+
+void Session::SendScopedAsync(uint32_t index, int fd, absl::Time deadline, StatusCallback done) {
+  absl::Status status = ReserveScoped();
+  if (!status.ok()) return done(std::move(status));
+  SendAsync(CallKey{}, index, {fd}, deadline,
+            [self = shared_from_this(), done = std::move(done)](absl::Status sent) {
+              if (!sent.ok()) self->UnreserveScoped();
+              done(std::move(sent));
+            });
+}
+
+void Session::WithdrawScoped(uint32_t index) {
+  Trash none;
+  MutexLock lock(&mutex_);
+  if (!dead_.ok()) return;
+  withdrawn_.push_back(index);
+  SendWithdrawals();
+  Leave(&none);
+}
+
+void Session::SendWithdrawals() {
+  while (!withdrawn_.empty() && dead_.ok()) {
+    Frame frame;
+    frame.type = FrameType::kWithdraw;
+    while (frame.withdraw_count < kMaxWithdrawIndices && frame.withdraw_count < withdrawn_.size()) {
+      frame.withdraw[frame.withdraw_count] = withdrawn_[frame.withdraw_count];
+      ++frame.withdraw_count;
+    }
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    if (!socket_->Send(buffer, {}).ok()) return ScheduleSweep();
+    in_flight_->Sent(0);
+    withdrawn_.erase(withdrawn_.begin(), withdrawn_.begin() + frame.withdraw_count);
+    scoped_sent_ -= frame.withdraw_count;
+  }
+}
+
+void Session::SendDiscards() {
+  while (!discardable_.empty() && dead_.ok()) {
+    Frame frame;
+    frame.type = FrameType::kDiscard;
+    while (frame.discard_count < kMaxDiscardIds && frame.discard_count < discardable_.size()) {
+      frame.discard[frame.discard_count] = discardable_[frame.discard_count];
+      ++frame.discard_count;
+    }
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    if (!socket_->Send(buffer, {}).ok()) return;
+    in_flight_->Sent(0);
+    discardable_.erase(discardable_.begin(), discardable_.begin() + frame.discard_count);
+  }
+}
+
+void Session::Disposed(size_t n) { disposed_total_ += n; }
+
+void Session::SendCreditIfDue() {
+  if (disposed_total_ - credit_sent_ < credit_step_ || !dead_.ok() || peer_gone_) return;
+  const uint64_t before = credit_sent_;
+  Frame frame;
+  frame.type = FrameType::kCredit;
+  frame.credit_total = disposed_total_;
+  credit_sent_ = disposed_total_;
+  mutex_.Unlock();
+  FrameBuffer buffer;
+  EncodeFrame(frame, &buffer);
+  const IoResult io = socket_->Send(buffer, {});
+  mutex_.Lock();
+  if (io.ok()) in_flight_->Sent(0);
+  // The peer does not read its own socket, or the kernel is short of memory. The next descriptor
+  // tries again; if none comes because the peer waits for this very credit, the sweep does.
+  if ((io.would_block() || io.error == ENOBUFS || io.error == ENOMEM) &&
+      credit_sent_ == frame.credit_total) {
+    credit_sent_ = before;
+    ScheduleSweep();
+  }
+}
+
+}  // namespace internal
+}  // namespace grpcfd

@@ -1,0 +1,219 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/wire/frame.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "fdchannel/os/cmsg.h"
+#include "fdchannel/wire/wire.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+// Offsets, as in PROTOCOL.md, "Frames".
+constexpr size_t kTypeAt = 0;
+constexpr size_t kFlagsAt = 1;
+constexpr size_t kFdCountAt = 2;
+constexpr size_t kFirstIndexAt = 4;
+constexpr size_t kCallIdAt = 8;
+constexpr size_t kAttemptAt = 16;
+constexpr size_t kCodeAt = 20;
+constexpr size_t kPayloadAt = 24;
+
+static_assert(kPayloadAt + kMaxDiscardIds * sizeof(uint64_t) == kFrameSize, "payload");
+static_assert(kPayloadAt + kMaxWithdrawIndices * sizeof(uint32_t) == kFrameSize, "payload");
+static_assert(kPayloadAt + kMaxCloseText == kFrameSize, "payload");
+
+bool Printable(char c) { return c >= 0x20 && c <= 0x7e; }
+
+absl::Status Refuse(const std::string& what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("frame refused: ", what, "; the peer does not speak this protocol"));
+}
+
+// Refuses a byte in [begin, end) that is not zero.
+absl::Status RequireZero(absl::Span<const char> message, size_t begin, size_t end,
+                         const char* type) {
+  const size_t at = FirstNonZero(message, begin, end);
+  if (at == end) return absl::OkStatus();
+  return Refuse(absl::StrCat("byte ", at, " of a ", type, " frame must be 0, got 0x",
+                             ToHex(message.subspan(at, 1))));
+}
+
+absl::StatusOr<Frame> DecodeData(absl::Span<const char> message) {
+  const char* const in = message.data();
+  Frame frame;
+  frame.type = FrameType::kData;
+  frame.fd_count = LoadLittleEndian<uint16_t>(in + kFdCountAt);
+  frame.first_index = LoadLittleEndian<uint32_t>(in + kFirstIndexAt);
+  frame.call.id = LoadLittleEndian<uint64_t>(in + kCallIdAt);
+  frame.call.attempt = LoadLittleEndian<uint32_t>(in + kAttemptAt);
+  if (frame.fd_count < 1 || frame.fd_count > kMaxFdsPerMessage) {
+    return Refuse(absl::StrCat("fd_count of a DATA frame must be 1 to ", kMaxFdsPerMessage,
+                               ", got ", frame.fd_count));
+  }
+  constexpr uint32_t kMaxEnd = std::numeric_limits<uint32_t>::max();
+  if (frame.first_index > kMaxEnd - frame.fd_count) {
+    return Refuse(absl::StrCat("first_index + fd_count of a DATA frame must not exceed ", kMaxEnd,
+                               ", got ", frame.first_index, " + ", frame.fd_count));
+  }
+  if (frame.call.id == 0 && frame.call.attempt != 0) {
+    return Refuse(
+        absl::StrCat("attempt of a DATA frame without a call must be 0, got ", frame.call.attempt));
+  }
+  const absl::Status rest = RequireZero(message, kCodeAt, kFrameSize, "DATA");
+  if (!rest.ok()) return rest;
+  return frame;
+}
+
+absl::StatusOr<Frame> DecodeCredit(absl::Span<const char> message) {
+  constexpr size_t kTotalEnd = kPayloadAt + sizeof(uint64_t);
+  absl::Status zero = RequireZero(message, kFdCountAt, kPayloadAt, "CREDIT");
+  if (zero.ok()) zero = RequireZero(message, kTotalEnd, kFrameSize, "CREDIT");
+  if (!zero.ok()) return zero;
+  Frame frame;
+  frame.type = FrameType::kCredit;
+  frame.credit_total = LoadLittleEndian<uint64_t>(message.data() + kPayloadAt);
+  return frame;
+}
+
+absl::StatusOr<Frame> DecodeDiscard(absl::Span<const char> message) {
+  const char* const in = message.data();
+  Frame frame;
+  frame.type = FrameType::kDiscard;
+  frame.discard_count = LoadLittleEndian<uint32_t>(in + kCodeAt);
+  if (frame.discard_count < 1 || frame.discard_count > kMaxDiscardIds) {
+    return Refuse(absl::StrCat("the count of a DISCARD frame must be 1 to ", kMaxDiscardIds,
+                               ", got ", frame.discard_count));
+  }
+  for (uint32_t i = 0; i < frame.discard_count; ++i) {
+    frame.discard[i] = LoadLittleEndian<uint64_t>(in + kPayloadAt + i * sizeof(uint64_t));
+    if (frame.discard[i] == 0) {
+      return Refuse(absl::StrCat("call id ", i, " of a DISCARD frame must not be 0"));
+    }
+  }
+  const size_t ids_end = kPayloadAt + frame.discard_count * sizeof(uint64_t);
+  absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "DISCARD");
+  if (zero.ok()) zero = RequireZero(message, ids_end, kFrameSize, "DISCARD");
+  if (!zero.ok()) return zero;
+  return frame;
+}
+
+absl::StatusOr<Frame> DecodeWithdraw(absl::Span<const char> message) {
+  const char* const in = message.data();
+  Frame frame;
+  frame.type = FrameType::kWithdraw;
+  frame.withdraw_count = LoadLittleEndian<uint32_t>(in + kCodeAt);
+  if (frame.withdraw_count < 1 || frame.withdraw_count > kMaxWithdrawIndices) {
+    return Refuse(absl::StrCat("the count of a WITHDRAW frame must be 1 to ", kMaxWithdrawIndices,
+                               ", got ", frame.withdraw_count));
+  }
+  for (uint32_t i = 0; i < frame.withdraw_count; ++i) {
+    frame.withdraw[i] = LoadLittleEndian<uint32_t>(in + kPayloadAt + i * sizeof(uint32_t));
+  }
+  const size_t end = kPayloadAt + frame.withdraw_count * sizeof(uint32_t);
+  absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "WITHDRAW");
+  if (zero.ok()) zero = RequireZero(message, end, kFrameSize, "WITHDRAW");
+  if (!zero.ok()) return zero;
+  return frame;
+}
+
+absl::StatusOr<Frame> DecodeClose(absl::Span<const char> message) {
+  const absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "CLOSE");
+  if (!zero.ok()) return zero;
+  const uint32_t code = LoadLittleEndian<uint32_t>(message.data() + kCodeAt);
+  if (code == 0) return Refuse("the code of a CLOSE frame must not be 0");
+  Frame frame;
+  frame.type = FrameType::kClose;
+  // Codes of later versions are kept as numbers: the session ends in any case.
+  frame.close_code = static_cast<CloseCode>(code);
+  size_t end = kPayloadAt;
+  while (end < kFrameSize && Printable(message[end])) ++end;
+  const size_t bad = FirstNonZero(message, end, kFrameSize);
+  if (bad != kFrameSize) {
+    return Refuse(
+        absl::StrCat("the text of a CLOSE frame must be printable ASCII and then zeros, "
+                     "got 0x",
+                     ToHex(message.subspan(bad, 1)), " at byte ", bad));
+  }
+  frame.close_text.assign(message.data() + kPayloadAt, end - kPayloadAt);
+  return frame;
+}
+
+}  // namespace
+
+void EncodeFrame(const Frame& frame, FrameBuffer* out) {
+  out->fill(0);
+  char* const bytes = out->data();
+  bytes[kTypeAt] = static_cast<char>(frame.type);
+  switch (frame.type) {
+    case FrameType::kData:
+      StoreLittleEndian<uint16_t>(frame.fd_count, bytes + kFdCountAt);
+      StoreLittleEndian<uint32_t>(frame.first_index, bytes + kFirstIndexAt);
+      StoreLittleEndian<uint64_t>(frame.call.id, bytes + kCallIdAt);
+      StoreLittleEndian<uint32_t>(frame.call.attempt, bytes + kAttemptAt);
+      break;
+    case FrameType::kCredit:
+      StoreLittleEndian<uint64_t>(frame.credit_total, bytes + kPayloadAt);
+      break;
+    case FrameType::kDiscard: {
+      const uint32_t count = std::min(frame.discard_count,
+                                      static_cast<uint32_t>(kMaxDiscardIds));  // Room, not policy.
+      StoreLittleEndian<uint32_t>(count, bytes + kCodeAt);
+      for (uint32_t i = 0; i < count; ++i) {
+        StoreLittleEndian<uint64_t>(frame.discard[i], bytes + kPayloadAt + i * sizeof(uint64_t));
+      }
+      break;
+    }
+    case FrameType::kWithdraw: {
+      const uint32_t count =
+          std::min(frame.withdraw_count, static_cast<uint32_t>(kMaxWithdrawIndices));
+      StoreLittleEndian<uint32_t>(count, bytes + kCodeAt);
+      for (uint32_t i = 0; i < count; ++i) {
+        StoreLittleEndian<uint32_t>(frame.withdraw[i], bytes + kPayloadAt + i * sizeof(uint32_t));
+      }
+      break;
+    }
+    case FrameType::kClose: {
+      StoreLittleEndian<uint32_t>(static_cast<uint32_t>(frame.close_code), bytes + kCodeAt);
+      const size_t size = std::min(frame.close_text.size(), kMaxCloseText);
+      for (size_t i = 0; i < size; ++i) {
+        const char c = frame.close_text[i];
+        bytes[kPayloadAt + i] = Printable(c) ? c : '?';
+      }
+      break;
+    }
+  }
+}
+
+absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message) {
+  if (message.size() != kFrameSize) {
+    return Refuse(absl::StrCat("a frame has ", kFrameSize, " bytes, got ", message.size()));
+  }
+  if (message[kFlagsAt] != 0) {
+    return Refuse(absl::StrCat("flags must be 0, got 0x", ToHex(message.subspan(kFlagsAt, 1))));
+  }
+  const unsigned char type = static_cast<unsigned char>(message[kTypeAt]);
+  switch (static_cast<FrameType>(type)) {
+    case FrameType::kData:
+      return DecodeData(message);
+    case FrameType::kCredit:
+      return DecodeCredit(message);
+    case FrameType::kDiscard:
+      return DecodeDiscard(message);
+    case FrameType::kClose:
+      return DecodeClose(message);
+    case FrameType::kWithdraw:
+      return DecodeWithdraw(message);
+  }
+  return Refuse(absl::StrCat("the type must be 1 to 5, got ", type));
+}
+
+}  // namespace internal
+}  // namespace grpcfd

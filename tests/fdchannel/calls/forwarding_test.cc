@@ -1,0 +1,225 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Who closes what is forwarded: a received descriptor's close may block, whoever is done with it
+// last. What forwarding does is in tests/interceptors/forward_test.cc.
+//
+// Linked with --wrap=close: the library's calls come here first.
+#include "fdchannel/calls/forwarding.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "fdchannel/calls/client_call.h"
+#include "fdchannel/calls/server_call.h"
+#include "fdchannel/os/poller.h"
+#include "fdchannel/os/reaper.h"
+#include "fdchannel/session/session.h"
+#include "fdchannel/wire/frame.h"
+#include "tests/fdchannel/server/server_test_util.h"
+
+namespace grpcfd {
+namespace internal {
+namespace {
+
+using ::testing::Each;
+using ::testing::SizeIs;
+
+// The names of the threads that closed a file, while somebody wants to know.
+class Closes {
+ public:
+  void Record(const DevIno& file) {
+    MutexLock lock(&mutex_);
+    file_ = file;
+    recording_ = true;
+    threads_.clear();
+  }
+  void OnClose(int fd) {
+    struct stat status {};
+    MutexLock lock(&mutex_);
+    if (!recording_ || ::fstat(fd, &status) != 0) return;
+    if (status.st_dev != file_.dev || status.st_ino != file_.ino) return;
+    char name[16] = "";
+    ::pthread_getname_np(::pthread_self(), name, sizeof(name));
+    threads_.emplace_back(name);
+    changed_.NotifyAll();
+  }
+  // Once there are so many, or patience ends.
+  std::vector<std::string> Wait(size_t count) {
+    const absl::Time deadline = absl::Now() + kPatience;
+    MutexLock lock(&mutex_);
+    while (threads_.size() < count && changed_.WaitUntil(&mutex_, deadline)) {
+    }
+    recording_ = false;
+    return threads_;
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool recording_ ABSL_GUARDED_BY(mutex_) = false;
+  DevIno file_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> threads_ ABSL_GUARDED_BY(mutex_);
+};
+
+Closes& AllCloses() {
+  static auto* const closes = new Closes;
+  return *closes;
+}
+
+// A session whose peer is the test.
+struct End {
+  std::shared_ptr<Session> session;
+  UniqueFd peer;
+
+  void Send(const Frame& frame, const std::vector<int>& fds = {}) const {
+    FrameBuffer buffer;
+    EncodeFrame(frame, &buffer);
+    EXPECT_TRUE(SendMessage(peer, buffer, fds).ok());
+  }
+  void GiveCredit(uint64_t total) const {
+    Frame frame;
+    frame.type = FrameType::kCredit;
+    frame.credit_total = total;
+    Send(frame);
+  }
+  // Reads a frame, for there to be room by the kernel's count too.
+  void Read() const {
+    EXPECT_TRUE(WaitReadable(peer));
+    FrameBuffer buffer;
+    ReceivedMessage message;
+    EXPECT_TRUE(ReceiveMessage(peer, buffer.data(), buffer.size(), &message).ok());
+    EXPECT_THAT(message.fds, SizeIs(1));
+    // The test's own copy, which is not to be counted as one of the library's.
+    for (UniqueFd& fd : message.fds) ::syscall(SYS_close, fd.Release());
+  }
+};
+
+class ForwardingTest : public ::testing::Test {
+ protected:
+  ForwardingTest() : file_(MakeFile("x")), poller_(*Poller::Start("poller-test")) {}
+  ~ForwardingTest() override { poller_->Stop(); }
+
+  End Open(Session::Role role, uint32_t window) {
+    auto sockets = MakeSessionSockets();
+    EXPECT_TRUE(sockets.ok());
+    Session::Config config;
+    config.role = role;
+    config.local.max_fds_per_call = 16;
+    config.local.window = 64;
+    config.remote = config.local;
+    config.remote.window = window;
+    config.poller = poller_;
+    config.reaper = reaper_;
+    End end;
+    end.session = Session::Create(std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
+                                  std::move(config), nullptr);
+    end.peer = std::move(sockets->second);
+    return end;
+  }
+
+  // A call with two descriptors of file_.
+  std::shared_ptr<ServerCall> Incoming(const End& end) {
+    Frame frame;
+    frame.type = FrameType::kData;
+    frame.call.id = 1;
+    frame.fd_count = 2;
+    end.Send(frame, {file_.get(), file_.get()});
+    ServerCall::Config config;
+    config.key = frame.call;
+    config.announced = 2;
+    return std::make_shared<ServerCall>(end.session, config);
+  }
+
+  const UniqueFd file_;
+  const std::shared_ptr<Poller> poller_;
+  const std::shared_ptr<Reaper> reaper_ = std::make_shared<Reaper>();
+};
+
+TEST_F(ForwardingTest, TheReaperClosesWhatHadToWaitForRoom) {
+  const End source = Open(Session::Role::kServer, 64);
+  const End sink = Open(Session::Role::kServer, 1);
+  const auto from = Incoming(source);
+  ServerCall::Config config;
+  config.key.id = 1;
+  config.server_streams = true;
+  const auto to = std::make_shared<ServerCall>(sink.session, config);
+  AllCloses().Record(*FdToDevIno(file_));
+  const absl::Status status = Forward(from, to.get(), nullptr, /*keep=*/false);
+  EXPECT_TRUE(status.ok()) << status;
+  // One is on its way, and the other waits for room, which the poller sees.
+  sink.Read();
+  sink.GiveCredit(1);
+  sink.Read();
+  // Of each, what waited and what it was a duplicate of.
+  const auto threads = AllCloses().Wait(4);
+  EXPECT_THAT(threads, SizeIs(4));
+  EXPECT_THAT(threads, Each("grpcfd-reaper"));
+}
+
+TEST_F(ForwardingTest, TheReaperClosesWhatWentWithACallThatHadToWait) {
+  const End source = Open(Session::Role::kServer, 64);
+  const End sink = Open(Session::Role::kClient, 2);
+  const auto from = Incoming(source);
+  // Takes the window.
+  const UniqueFd other = MakeFile("y");
+  absl::Status status;
+  ASSERT_TRUE(sink.session->TrySend(CallKey{1, 0}, Indices(0), {other.get()}, &status));
+  ASSERT_TRUE(status.ok()) << status;
+
+  auto to = std::make_shared<ClientCall>();
+  AllCloses().Record(*FdToDevIno(file_));
+  status = Forward(from, to.get(), nullptr, /*keep=*/false);
+  ASSERT_TRUE(status.ok()) << status;
+  ClientCall::Start start;
+  start.limits = SessionLimits();
+  ASSERT_TRUE(to->BeginStart(start).ok());
+  Told<absl::Status> started;
+  to->SendQueuedAsync(sink.session, CallKey{2, 0},
+                      [&started](const absl::Status& done) { started.Set(done); });
+  EXPECT_EQ(started.count(), 0u);
+  sink.Read();
+  sink.GiveCredit(1);
+  EXPECT_TRUE(started.Wait().ok());
+  const auto threads = AllCloses().Wait(2);
+  EXPECT_THAT(threads, SizeIs(2));
+  EXPECT_THAT(threads, Each("grpcfd-reaper"));
+}
+
+TEST_F(ForwardingTest, TheReaperClosesWhatACallHoldsThatIsNeverMade) {
+  const End source = Open(Session::Role::kServer, 64);
+  const auto from = Incoming(source);
+  auto to = std::make_shared<ClientCall>();
+  AllCloses().Record(*FdToDevIno(file_));
+  const absl::Status status = Forward(from, to.get(), nullptr, /*keep=*/false);
+  ASSERT_TRUE(status.ok()) << status;
+  poller_->Post([to = std::move(to)]() mutable { to.reset(); });
+  const auto threads = AllCloses().Wait(2);
+  EXPECT_THAT(threads, SizeIs(2));
+  EXPECT_THAT(threads, Each("grpcfd-reaper"));
+}
+
+}  // namespace
+}  // namespace internal
+}  // namespace grpcfd
+
+extern "C" {
+// NOLINTBEGIN(bugprone-reserved-identifier): the linker's names for what it wraps.
+int __real_close(int fd);
+
+int __wrap_close(int fd) {
+  grpcfd::internal::AllCloses().OnClose(fd);
+  return __real_close(fd);
+}
+// NOLINTEND(bugprone-reserved-identifier)
+}
