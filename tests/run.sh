@@ -38,7 +38,7 @@ done
 [ ${#presets[@]} -gt 0 ] || presets=(release)
 
 jobs=${JOBS:-$(nproc)}
-groups=(build test go)
+groups=(build test go python)
 case " ${presets[*]} " in *" release "*) groups+=(bench) ;; esac
 case " ${presets[*]} " in *" clang "*) groups+=(clang) ;; esac
 case " ${presets[*]} " in *" asan-ubsan "*) groups+=(asan) ;; esac

@@ -4,7 +4,7 @@
 #
 # The one list of Debian packages that grpcfd is built, tested and checked with. Installs those that are missing.
 #
-#   tools/deps.sh [build|test|go|clang|asan|bench|plots|lint]...     default: build test go clang asan lint
+#   tools/deps.sh [build|test|go|python|clang|asan|bench|plots|lint]...     default: build test go python clang asan lint
 set -euo pipefail
 
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
@@ -13,25 +13,29 @@ build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotob
 test=(python3)
 # protobuf 1.3 brings the source of the generator that goes with this gRPC.
 go=(golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-3-dev)
+# What the Python package needs, and what its tests need: the types, the style, and the wheel are checked.
+python=(python3 python3-grpcio python3-protobuf python3-numpy python3-pytest python3-pip python3-setuptools python3-wheel
+        mypy flake8)
 clang=(clang)
 asan=(clang libclang-rt-14-dev)
 bench=(capnproto libcapnp-dev libsystemd-dev valgrind)
 plots=(gnuplot-nox python3)
 lint=(golang-go clang clang-format clang-tidy python3 shellcheck)
 
-[ $# -gt 0 ] || set -- build test go clang asan lint
+[ $# -gt 0 ] || set -- build test go python clang asan lint
 wanted=()
 for group in "$@"; do
   case "$group" in
     build) wanted+=("${build[@]}") ;;
     test) wanted+=("${test[@]}") ;;
     go) wanted+=("${go[@]}") ;;
+    python) wanted+=("${python[@]}") ;;
     clang) wanted+=("${clang[@]}") ;;
     asan) wanted+=("${asan[@]}") ;;
     bench) wanted+=("${bench[@]}") ;;
     plots) wanted+=("${plots[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
-    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, go, clang, asan, bench, plots or lint" >&2; exit 2 ;;
+    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, go, python, clang, asan, bench, plots or lint" >&2; exit 2 ;;
   esac
 done
 

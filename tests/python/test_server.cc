@@ -1,0 +1,340 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The C++ side of the tests of python/: a server of tests/proto/test.proto, with the synchronous or
+// the callback API.
+//
+//   test_server sync|callback unix:PATH [NAME=LIMIT...]    max_fds_per_call, window,
+//   max_session_fds
+//
+// It prints READY, then answers each line of its input with one, and ends with it. "fds" is
+// answered with the number of descriptors it has open, "sessions" with the number of its sessions.
+//
+// What a request says:
+//   urls     the files whose contents the reply's payload joins with line feeds
+//   number   how many files the reply names; their contents are payload.0, payload.1, ...
+//   command  "ignore" takes nothing. "fail" fails after all is sent, with ABORTED. "unsent" names a
+//            file in the reply that was not sent. "register" registers the files for all calls of
+//            the session instead
+#include <dirent.h>
+#include <errno.h>
+#include <grpcpp/grpcpp.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "grpcfd/grpcfd.h"
+#include "test.grpc.pb.h"
+
+namespace grpcfd {
+namespace {
+
+using test::ExchangeReply;
+using test::ExchangeRequest;
+using test::TestService;
+
+absl::StatusOr<UniqueFd> MemoryFile(const std::string& content) {
+  UniqueFd fd(::memfd_create("test", MFD_CLOEXEC));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, "memfd_create");
+  if (::pwrite(fd.get(), content.data(), content.size(), 0) !=
+      static_cast<ssize_t>(content.size())) {
+    return absl::ErrnoToStatus(errno, "pwrite");
+  }
+  return fd;
+}
+
+// A short file's content, read without its offset, which is shared with the sender.
+absl::StatusOr<std::string> ContentOf(const UniqueFd& fd) {
+  char buffer[4096];
+  const ssize_t got = ::pread(fd.get(), buffer, sizeof(buffer), 0);
+  if (got < 0) return absl::ErrnoToStatus(errno, "pread");
+  return std::string(buffer, static_cast<size_t>(got));
+}
+
+int CountDescriptors() {
+  DIR* directory = ::opendir("/proc/self/fd");
+  int count = -3;  // ".", "..", and the one that reads the directory.
+  while (::readdir(directory) != nullptr) ++count;
+  ::closedir(directory);
+  return count;
+}
+
+// The registrations of all sessions, which end with the server.
+class Registrations {
+ public:
+  absl::StatusOr<std::string> Add(grpc::ServerContextBase* context, const UniqueFd& fd) {
+    absl::StatusOr<std::shared_ptr<FdSession>> session = SessionFromContext(context);
+    if (!session.ok()) return session.status();
+    absl::StatusOr<SessionFd> registered = (*session)->Register(fd);
+    if (!registered.ok()) return registered.status();
+    std::string url = registered->url().ToString();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    all_.push_back(*std::move(registered));
+    return url;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<SessionFd> all_;
+};
+
+absl::Status Exchange(grpc::ServerContextBase* context, const ExchangeRequest& request,
+                      Registrations* registrations, ExchangeReply* reply) {
+  if (request.command() == "plain") return absl::OkStatus();
+  auto fds = FromContext(context);
+  if (!fds.ok()) return fds.status();
+  if (request.command() == "ignore") return absl::OkStatus();
+  std::vector<std::string> contents;
+  for (const std::string& url : request.urls()) {
+    // A session-scoped one stays where it is, and each request gets a duplicate.
+    absl::StatusOr<UniqueFd> fd = (*fds)->RecvFd(url);
+    if (!fd.ok()) return fd.status();
+    absl::StatusOr<std::string> content = ContentOf(*fd);
+    if (!content.ok()) return content.status();
+    contents.push_back(*std::move(content));
+  }
+  reply->set_payload(absl::StrJoin(contents, "\n"));
+  for (uint64_t i = 0; i < request.number(); ++i) {
+    absl::StatusOr<UniqueFd> file = MemoryFile(absl::StrCat(request.payload(), ".", i));
+    if (!file.ok()) return file.status();
+    if (request.command() == "register") {
+      absl::StatusOr<std::string> url = registrations->Add(context, *file);
+      if (!url.ok()) return url.status();
+      reply->add_urls(*url);
+      continue;
+    }
+    absl::StatusOr<InodeUrl> url = (*fds)->SendFd(*std::move(file));
+    if (!url.ok()) return url.status();
+    reply->add_urls(url->ToString());
+  }
+  if (request.command() == "unsent") reply->add_urls("inode://1/1?fd=99");
+  if (request.command() == "fail") return absl::AbortedError("as was asked");
+  return absl::OkStatus();
+}
+
+class SyncService final : public TestService::Service {
+ public:
+  grpc::Status Exchange(grpc::ServerContext* context, const ExchangeRequest* request,
+                        ExchangeReply* reply) override {
+    return ToGrpcStatus(grpcfd::Exchange(context, *request, &registrations_, reply));
+  }
+  grpc::Status Upload(grpc::ServerContext* context, grpc::ServerReader<ExchangeRequest>* reader,
+                      ExchangeReply* reply) override {
+    std::vector<std::string> contents;
+    ExchangeRequest request;
+    while (reader->Read(&request)) {
+      const absl::Status status = grpcfd::Exchange(context, request, &registrations_, reply);
+      if (!status.ok()) return ToGrpcStatus(status);
+      contents.push_back(reply->payload());
+    }
+    reply->set_payload(absl::StrJoin(contents, "\n"));
+    return grpc::Status::OK;
+  }
+  grpc::Status Download(grpc::ServerContext* context, const ExchangeRequest* request,
+                        grpc::ServerWriter<ExchangeReply>* writer) override {
+    // A message for each file.
+    for (uint64_t i = 0; i < request->number(); ++i) {
+      ExchangeRequest one;
+      one.set_command(request->command());
+      one.set_payload(absl::StrCat(request->payload(), ".", i));
+      one.set_number(1);
+      ExchangeReply reply;
+      const absl::Status status = grpcfd::Exchange(context, one, &registrations_, &reply);
+      if (!status.ok()) return ToGrpcStatus(status);
+      if (!writer->Write(reply)) break;
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status Chat(grpc::ServerContext* context,
+                    grpc::ServerReaderWriter<ExchangeReply, ExchangeRequest>* stream) override {
+    ExchangeRequest request;
+    while (stream->Read(&request)) {
+      ExchangeReply reply;
+      const absl::Status status = grpcfd::Exchange(context, request, &registrations_, &reply);
+      if (!status.ok()) return ToGrpcStatus(status);
+      if (!stream->Write(reply)) break;
+    }
+    return grpc::Status::OK;
+  }
+
+ private:
+  Registrations registrations_;
+};
+
+class ChatReactor final : public grpc::ServerBidiReactor<ExchangeRequest, ExchangeReply> {
+ public:
+  ChatReactor(grpc::CallbackServerContext* context, Registrations* registrations)
+      : context_(context), registrations_(registrations) {
+    StartRead(&request_);
+  }
+  void OnReadDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status::OK);
+    reply_.Clear();
+    const absl::Status status = Exchange(context_, request_, registrations_, &reply_);
+    if (!status.ok()) return Finish(ToGrpcStatus(status));
+    StartWrite(&reply_);
+  }
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status::OK);
+    StartRead(&request_);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  grpc::CallbackServerContext* const context_;
+  Registrations* const registrations_;
+  ExchangeRequest request_;
+  ExchangeReply reply_;
+};
+
+class UploadReactor final : public grpc::ServerReadReactor<ExchangeRequest> {
+ public:
+  UploadReactor(grpc::CallbackServerContext* context, Registrations* registrations,
+                ExchangeReply* reply)
+      : context_(context), registrations_(registrations), reply_(reply) {
+    StartRead(&request_);
+  }
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      reply_->set_payload(absl::StrJoin(contents_, "\n"));
+      return Finish(grpc::Status::OK);
+    }
+    const absl::Status status = Exchange(context_, request_, registrations_, reply_);
+    if (!status.ok()) return Finish(ToGrpcStatus(status));
+    contents_.push_back(reply_->payload());
+    StartRead(&request_);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  grpc::CallbackServerContext* const context_;
+  Registrations* const registrations_;
+  ExchangeReply* const reply_;
+  ExchangeRequest request_;
+  std::vector<std::string> contents_;
+};
+
+class DownloadReactor final : public grpc::ServerWriteReactor<ExchangeReply> {
+ public:
+  DownloadReactor(grpc::CallbackServerContext* context, const ExchangeRequest& request,
+                  Registrations* registrations)
+      : context_(context), request_(request), registrations_(registrations) {
+    Next();
+  }
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status::OK);
+    Next();
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void Next() {
+    if (sent_ == request_.number()) return Finish(grpc::Status::OK);
+    ExchangeRequest one;
+    one.set_command(request_.command());
+    one.set_payload(absl::StrCat(request_.payload(), ".", sent_++));
+    one.set_number(1);
+    reply_.Clear();
+    const absl::Status status = Exchange(context_, one, registrations_, &reply_);
+    if (!status.ok()) return Finish(ToGrpcStatus(status));
+    StartWrite(&reply_);
+  }
+
+  grpc::CallbackServerContext* const context_;
+  const ExchangeRequest request_;
+  Registrations* const registrations_;
+  ExchangeReply reply_;
+  uint64_t sent_ = 0;
+};
+
+class CallbackService final : public TestService::CallbackService {
+ public:
+  grpc::ServerUnaryReactor* Exchange(grpc::CallbackServerContext* context,
+                                     const ExchangeRequest* request,
+                                     ExchangeReply* reply) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(grpcfd::Exchange(context, *request, &registrations_, reply)));
+    return reactor;
+  }
+  grpc::ServerReadReactor<ExchangeRequest>* Upload(grpc::CallbackServerContext* context,
+                                                   ExchangeReply* reply) override {
+    return new UploadReactor(context, &registrations_, reply);
+  }
+  grpc::ServerWriteReactor<ExchangeReply>* Download(grpc::CallbackServerContext* context,
+                                                    const ExchangeRequest* request) override {
+    return new DownloadReactor(context, *request, &registrations_);
+  }
+  grpc::ServerBidiReactor<ExchangeRequest, ExchangeReply>* Chat(
+      grpc::CallbackServerContext* context) override {
+    return new ChatReactor(context, &registrations_);
+  }
+
+ private:
+  Registrations registrations_;
+};
+
+absl::Status Main(const std::vector<std::string>& arguments) {
+  constexpr char kUsage[] = "usage: test_server sync|callback unix:PATH [NAME=LIMIT...]";
+  if (arguments.size() < 2) return absl::InvalidArgumentError(kUsage);
+  FdServerOptions fd_options;
+  SessionLimits& limits = fd_options.limits.session;
+  const std::map<std::string, uint32_t*> names = {{"max_fds_per_call", &limits.max_fds_per_call},
+                                                  {"window", &limits.session_window},
+                                                  {"max_session_fds", &limits.max_session_fds}};
+  for (size_t i = 2; i < arguments.size(); ++i) {
+    const std::pair<std::string, std::string> option =
+        absl::StrSplit(arguments[i], absl::MaxSplits('=', 1));
+    const auto limit = names.find(option.first);
+    if (limit == names.end() || !absl::SimpleAtoi(option.second, limit->second)) {
+      return absl::InvalidArgumentError(kUsage);
+    }
+  }
+  absl::StatusOr<std::shared_ptr<FdServer>> fd_server = FdServer::Create(fd_options);
+  if (!fd_server.ok()) return fd_server.status();
+  ListenOptions options;
+  options.fd_server = *fd_server;
+  absl::Status bound;
+  options.bind_status = &bound;
+  SyncService sync;
+  CallbackService callback;
+  grpc::ServerBuilder builder;
+  AddListeningPort(&builder, arguments[1], grpc::InsecureServerCredentials(), options);
+  if (arguments[0] == "callback") {
+    builder.RegisterService(&callback);
+  } else {
+    builder.RegisterService(&sync);
+  }
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr) return bound.ok() ? absl::InternalError("no server") : bound;
+  std::cout << "READY" << std::endl;
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    std::cout << (line == "sessions" ? static_cast<int>((*fd_server)->session_count())
+                                     : CountDescriptors())
+              << std::endl;
+  }
+  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace grpcfd
+
+int main(int argc, char** argv) {
+  const absl::Status status = grpcfd::Main({argv + 1, argv + argc});
+  if (status.ok()) return 0;
+  std::cerr << "test_server: " << status << std::endl;
+  return 1;
+}
