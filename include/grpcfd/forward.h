@@ -60,7 +60,7 @@ struct ForwardOptions {
   bool keep = false;
 
   // What the message names: its URLs, those that it got from the previous hop. If `from` came or
-  // went by the in-band wire (docs/in-band.md) they say what to pass on, and without them nobody
+  // went by the in-band wire (docs/guides/go.md) they say what to pass on, and without them nobody
   // can: then ForwardFds says FAILED_PRECONDITION, unless nothing ever came on that connection. An
   // empty list says that there is nothing.
   //     options.urls.emplace(request->urls().begin(), request->urls().end());
@@ -90,7 +90,8 @@ struct ForwardOptions {
 //                       has sent its one request; or `from` is of the in-band wire, and there are
 //                       no ForwardOptions::urls
 //   ALREADY_EXISTS      `to` is of the in-band wire, and its connection has another open file of
-//                       the inode (docs/in-band.md). For calls that are not made yet: when they are
+//                       the inode (docs/guides/go.md). For calls that are not made yet: when they
+//                       are
 //   DEADLINE_EXCEEDED   `from` is of the in-band wire, and what a URL names did not come in time
 //   RESOURCE_EXHAUSTED  this process is at RLIMIT_NOFILE, a limit of grpcfd's did not let the
 //                       descriptors come, or, in a stream, the next hop took none until the

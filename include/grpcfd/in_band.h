@@ -6,7 +6,7 @@
 // Why it exists: Go's grpcfd sends descriptors on the HTTP/2 connection itself, each on one byte of
 // it. Endpoints in C++ that talk to such peers choose that wire, in ListenOptions and
 // ChannelOptions. A relay between the socket and gRPC then puts descriptors in and takes them out;
-// calls use the same FromContext. docs/in-band.md has the wire.
+// calls use the same FromContext. inband/PROTOCOL.md has the wire.
 //
 // How people get it wrong: they choose it between two C++ endpoints. The wire knows connections but
 // no calls, and names but no identities, so it can do less:

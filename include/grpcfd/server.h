@@ -90,7 +90,7 @@ struct ListenOptions {
 
   // Which way the clients' descriptors come. With kInBand and kBoth, FromContext answers for every
   // call of the port, also for clients that send none. All unix sockets that such a server listens
-  // on should be grpcfd's: see docs/in-band.md, "Who is who".
+  // on should be grpcfd's: see docs/guides/go.md, "Who is who".
   Wire wire = Wire::kFdChannel;
   // For the connections that are relayed.
   InBandOptions in_band;

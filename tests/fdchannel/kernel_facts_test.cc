@@ -697,8 +697,8 @@ TEST(KernelFactsTest, AReadOnlyMemfdOpensAgainForWritingButSealsHold) {
   EXPECT_EQ(errno, EPERM);
 }
 
-// The library neither rewinds nor changes what it sends and receives, and docs/using.md says why:
-// both ends have one open file, with its offset and its O_NONBLOCK.
+// The library neither rewinds nor changes what it sends and receives: both ends have one open file,
+// with its offset and its O_NONBLOCK (docs/concepts.md).
 TEST(KernelFactsTest, OffsetAndFlagsAreSharedWithTheSender) {
   const SocketPair pair = MakePair(SOCK_SEQPACKET);
   const UniqueFd file = MakeFile("shared");
