@@ -50,6 +50,7 @@ if [ ${#files[@]} -eq 0 ]; then
 
   echo "== documents"
   python3 tools/extract_snippets.py commands
+  python3 tools/check_documents.py
 
   echo "== shell scripts"
   shellcheck -x "${scripts[@]}"
