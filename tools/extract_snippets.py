@@ -6,7 +6,10 @@
 extract --out DIR   writes one .cc file for each C++ block that follows a line
                     `<!-- snippet: NAME body -->` or `<!-- snippet: NAME file -->`, and prints
                     their paths. `file` is a whole file; `body` is put into a function, after
-                    #include "snippet_prelude.h".
+                    #include "snippet_prelude.h". A schema that follows
+                    `<!-- snippet: NAME proto -->` becomes NAME.proto beside them.
+quickstart --out DIR  writes each block of README.md that follows a line
+                    `<!-- quickstart: FILE -->` to DIR/FILE.
 commands            checks that each command in a shell block that follows `<!-- run -->` is one
                     that .ci/run or a script it calls really runs.
 """
@@ -18,9 +21,10 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUNNERS = (".ci/run", "tests/run.sh", "samples/run.sh", "tools/check.sh")
-SNIPPET = re.compile(r"^<!--\s*snippet:\s*([A-Za-z_][A-Za-z0-9_]*)\s+(body|file)\s*-->$")
+SNIPPET = re.compile(r"^<!--\s*snippet:\s*([A-Za-z_][A-Za-z0-9_]*)\s+(body|file|proto)\s*-->$")
+QUICKSTART = re.compile(r"^<!--\s*quickstart:\s*([A-Za-z][A-Za-z0-9_.]*)\s*-->$")
 RUN = re.compile(r"^<!--\s*run\s*-->$")
-LOOKS_LIKE_MARK = re.compile(r"^<!--\s*(snippet|run)\b")
+LOOKS_LIKE_MARK = re.compile(r"^<!--\s*(snippet|quickstart|run)\b")
 
 
 def documents():
@@ -41,9 +45,9 @@ def marked_blocks(path):
             if i is None:
                 sys.exit(f"{where}: a code block is not closed")
         elif LOOKS_LIKE_MARK.match(line):
-            if not (SNIPPET.match(line) or RUN.match(line)):
-                sys.exit(f"{where}:{i + 1}: expected '<!-- snippet: NAME body|file -->' "
-                         f"or '<!-- run -->', found: {line}")
+            if not (SNIPPET.match(line) or QUICKSTART.match(line) or RUN.match(line)):
+                sys.exit(f"{where}:{i + 1}: expected '<!-- snippet: NAME body|file|proto -->', "
+                         f"'<!-- quickstart: FILE -->' or '<!-- run -->', found: {line}")
             start = i + 1
             while start < len(lines) and not lines[start].strip():
                 start += 1
@@ -72,8 +76,13 @@ def extract(out):
             if not match:
                 continue
             name, kind = match.groups()
-            if language != "cpp":
-                sys.exit(f"{where}:{first_line}: snippet {name} is '{language}', expected 'cpp'")
+            expected = "proto" if kind == "proto" else "cpp"
+            if language != expected:
+                sys.exit(f"{where}:{first_line}: snippet {name} is '{language}', "
+                         f"expected '{expected}'")
+            if kind == "proto":
+                write_if_changed(out / f"{name}.proto", "\n".join(lines) + "\n")
+                continue
             if name in written:
                 sys.exit(f"{where}:{first_line}: there is a snippet {name} already")
             code = [f'#line {first_line} "{where}"', *lines]
@@ -87,6 +96,25 @@ def extract(out):
         stale.unlink()
     for path in written.values():
         print(path)
+
+
+def extract_quick_start(out):
+    readme = ROOT / "README.md"
+    out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for mark, _, first_line, lines in marked_blocks(readme):
+        match = QUICKSTART.match(mark)
+        if not match:
+            continue
+        path = out / match.group(1)
+        if path.exists():
+            sys.exit(f"README.md:{first_line}: {path.name} is there already")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        count += 1
+    if not count:
+        sys.exit("README.md has no block that follows '<!-- quickstart: FILE -->'")
+    print(f"quick start: {count} files")
+    return 0
 
 
 def commands_of(lines):
@@ -127,10 +155,13 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("extract").add_argument("--out", type=pathlib.Path, required=True)
+    actions.add_parser("quickstart").add_argument("--out", type=pathlib.Path, required=True)
     actions.add_parser("commands")
     arguments = parser.parse_args()
     if arguments.action == "extract":
         return extract(arguments.out)
+    if arguments.action == "quickstart":
+        return extract_quick_start(arguments.out)
     return check_commands()
 
 
