@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps README.md and docs/ true.
 
-extract --out DIR   writes one .cc file for each C++ block that follows a line
-                    `<!-- snippet: NAME body -->` or `<!-- snippet: NAME file -->`, and prints
-                    their paths. `file` is a whole file; `body` is put into a function, after
-                    #include "snippet_prelude.h". A schema that follows
+extract --out DIR   writes the C++ block that follows a line `<!-- snippet: NAME file -->` to a file
+                    of its own. Each block that follows `<!-- snippet: NAME body -->` becomes a
+                    function of bodies.cc, after #include "snippet_prelude.h": one file compiles much
+                    faster than thirty. Prints the files' paths. A schema that follows
                     `<!-- snippet: NAME proto -->` becomes NAME.proto beside them.
 quickstart --out DIR  writes each block of README.md that follows a line
                     `<!-- quickstart: FILE -->` to DIR/FILE.
@@ -68,7 +68,9 @@ def write_if_changed(path, text):
 
 def extract(out):
     out.mkdir(parents=True, exist_ok=True)
-    written = {}
+    names = set()
+    files = {}
+    bodies = ['#include "snippet_prelude.h"']
     for document in documents():
         where = document.relative_to(ROOT)
         for mark, language, first_line, lines in marked_blocks(document):
@@ -80,21 +82,23 @@ def extract(out):
             if language != expected:
                 sys.exit(f"{where}:{first_line}: snippet {name} is '{language}', "
                          f"expected '{expected}'")
+            if name in names:
+                sys.exit(f"{where}:{first_line}: there is a snippet {name} already")
+            names.add(name)
+            line = f'#line {first_line} "{where}"'
             if kind == "proto":
                 write_if_changed(out / f"{name}.proto", "\n".join(lines) + "\n")
-                continue
-            if name in written:
-                sys.exit(f"{where}:{first_line}: there is a snippet {name} already")
-            code = [f'#line {first_line} "{where}"', *lines]
-            if kind == "body":
+            elif kind == "body":
                 # `auto`: a snippet that ends in `return status;` compiles too.
-                code = ['#include "snippet_prelude.h"', f"auto Snippet_{name}();",
-                        f"auto Snippet_{name}() {{", *code, "}"]
-            written[name] = out / f"{name}.cc"
-            write_if_changed(written[name], "\n".join(code) + "\n")
-    for stale in set(out.glob("*.cc")) - set(written.values()):
+                bodies += [f"auto Snippet_{name}();", f"auto Snippet_{name}() {{", line, *lines, "}"]
+            else:
+                files[out / f"{name}.cc"] = [line, *lines]
+    files[out / "bodies.cc"] = bodies
+    for path, code in files.items():
+        write_if_changed(path, "\n".join(code) + "\n")
+    for stale in set(out.glob("*.cc")) - set(files):
         stale.unlink()
-    for path in written.values():
+    for path in files:
         print(path)
 
 
