@@ -48,6 +48,9 @@ if [ ${#files[@]} -eq 0 ]; then
   echo "== dependencies"
   python3 tools/check_dependencies.py
 
+  echo "== sizes"
+  python3 tools/report_sizes.py
+
   echo "== documents"
   python3 tools/extract_snippets.py commands
   python3 tools/check_documents.py
