@@ -8,14 +8,14 @@
 #
 #   benchmarks/instructions.sh PROGRAM            compares with the ceilings
 #   benchmarks/instructions.sh PROGRAM --record   prints the lines for benchmarks/instructions.txt, 5 % above what was counted
-set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 
 program=${1:?the first argument is the program, build/release/benchmarks/grpcfd_bench_instructions}
 record=${2:-}
-[ -z "$record" ] || [ "$record" = --record ] || { echo "instructions.sh: unknown option '$record'" >&2; exit 2; }
+[ -z "$record" ] || [ "$record" = --record ] || wrong_use "unknown option '$record'"
 ceilings=$(dirname "${BASH_SOURCE[0]}")/instructions.txt
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+temporary_folder
 
 # Instructions of so many calls, start and end of the process included.
 count() {
@@ -38,8 +38,7 @@ for descriptors in 1 16 253; do
   fi
   ceiling=$(awk -v build="$build" -v n="$descriptors" '$1 == build && $2 == n { print $3 }' "$ceilings")
   if [ -z "$ceiling" ]; then
-    echo "instructions.sh: no ceiling for $descriptors descriptors and $build: add the lines that --record prints to $ceilings" >&2
-    exit 1
+    fail "no ceiling for $descriptors descriptors and $build: add the lines that --record prints to $ceilings"
   fi
   verdict=
   if [ "$counted" -gt "$ceiling" ]; then
@@ -49,7 +48,7 @@ for descriptors in 1 16 253; do
   printf '%3d descriptors: %7d instructions a call, at most %7d (%s)%s\n' "$descriptors" "$counted" "$ceiling" "$build" "$verdict"
 done
 if [ "$result" -ne 0 ]; then
-  echo "instructions.sh: the way of a descriptor has become longer. If that is what the change is worth, say so in its commit, and" >&2
+  echo "$me: the way of a descriptor has become longer. If that is what the change is worth, say so in its commit, and" >&2
   echo "raise the ceilings to what --record prints. callgrind_annotate shows where the instructions are." >&2
 fi
 exit "$result"

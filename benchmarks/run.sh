@@ -9,10 +9,9 @@
 #   benchmarks/run.sh --quick          within a minute, once built
 #   benchmarks/run.sh --json FILE      also writes the figures as one flat JSON object
 #   benchmarks/run.sh --plots FOLDER   also draws the plots of docs/performance.md there (not with --quick)
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-usage() { sed -n '/^# *Installs/,/^#   .*--plots/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
+cd "$root"
 
 quick=()
 json=
@@ -23,13 +22,12 @@ while [ $# -gt 0 ]; do
     --json) json=${2:?--json needs a file}; shift ;;
     --plots) plots=${2:?--plots needs a folder}; shift ;;
     -h | --help) usage; exit 0 ;;
-    *) echo "benchmarks/run.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
+    *) wrong_use "unknown option '$1'" ;;
   esac
   shift
 done
 if [ -n "$plots" ] && [ ${#quick[@]} -gt 0 ]; then
-  echo "benchmarks/run.sh: --quick measures too few points for plots" >&2
-  exit 2
+  fail "--quick measures too few points for plots" 2
 fi
 
 groups=(build bench)
@@ -37,16 +35,10 @@ groups=(build bench)
 tools/deps.sh "${groups[@]}"
 
 # The build of tests and samples, with the benchmark.
-generator=()
-if [ ! -f build/release/CMakeCache.txt ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
-mkdir -p build
-{
-  cmake --preset release -DGRPCFD_BUILD_BENCHMARKS=ON "${generator[@]}"
-  cmake --build build/release --parallel "${JOBS:-$(nproc)}" --target grpcfd_bench grpcfd_bench_server
-} > build/bench-build.log 2>&1 || { cat build/bench-build.log >&2; exit 1; }
+quietly build/bench-configure.log configure release -DGRPCFD_BUILD_BENCHMARKS=ON
+quietly build/bench-build.log cmake --build build/release --parallel "$(job_count)" --target grpcfd_bench grpcfd_bench_server
 
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+temporary_folder
 [ -n "$json" ] || json=$folder/figures.json
 programs=build/release/benchmarks
 "$programs/grpcfd_bench" --server "$programs/grpcfd_bench_server" --dir "$folder" --json "$json" "${quick[@]}"

@@ -5,8 +5,9 @@
 # Runs the benchmark with hardly any calls: it must go through, with every figure and no descriptor left.
 #
 #   benchmarks/smoke.sh GRPCFD_BENCH GRPCFD_BENCH_SERVER
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
+
+temporary_folder
 "$1" --server "$2" --dir "$folder" --json "$folder/figures.json" --smoke
 grep -q '"leaked_fds": *0' "$folder/figures.json"

@@ -10,10 +10,9 @@
 # TARGET: hello frame cmsg url metadata session listener. The seeds are in fuzz/corpus; what is found on the way stays
 # in build/fuzz/corpus. An input that breaks something is printed and kept in build/fuzz: put it into fuzz/corpus/TARGET,
 # under a name that says what it was, together with the fix.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-usage() { sed -n '/^# *Builds the fuzz/,/^# under a name/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
+cd "$root"
 
 seconds=10
 runs=
@@ -23,7 +22,7 @@ while [ $# -gt 0 ]; do
     --seconds) seconds=${2:?--seconds needs a number}; shift ;;
     --runs) runs=${2:?--runs needs a number}; shift ;;
     -h | --help) usage; exit 0 ;;
-    -*) echo "fuzz/run.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
+    -*) wrong_use "unknown option '$1'" ;;
     *) targets+=("$1") ;;
   esac
   shift
@@ -36,11 +35,9 @@ if [ ! -f "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then genera
 cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ \
   -DGRPCFD_FUZZ=ON -DGRPCFD_SANITIZE=address,undefined -DGRPCFD_BUILD_TESTS=OFF -DGRPCFD_BUILD_SAMPLES=OFF \
   -DGRPCFD_BUILD_TESTING_LIBRARY=OFF -DGRPCFD_INSTALL=OFF > /dev/null
-cmake --build "$build" --parallel "${JOBS:-$(nproc)}" --target "${targets[@]/#/fuzz_}" > "$build/build.log" \
+cmake --build "$build" --parallel "$(job_count)" --target "${targets[@]/#/fuzz_}" > "$build/build.log" \
   || { tail -n 40 "$build/build.log" >&2; exit 1; }
 
-run=()
-if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
 total=0
 for target in "${targets[@]}"; do
   mkdir -p "$build/corpus/$target"
@@ -51,11 +48,10 @@ for target in "${targets[@]}"; do
     limit=(-runs="$count")
   fi
   log=$build/$target.log
-  if ! "${run[@]}" "$build/fuzz/fuzz_$target" "${limit[@]}" -max_len=4096 -timeout=30 -rss_limit_mb=1024 \
+  if ! with_fixed_addresses "$build/fuzz/fuzz_$target" "${limit[@]}" -max_len=4096 -timeout=30 -rss_limit_mb=1024 \
     -print_final_stats=1 -artifact_prefix="$build/$target-" "$build/corpus/$target" "fuzz/corpus/$target" > "$log" 2>&1; then
     tail -n 60 "$log" >&2
-    echo "fuzz/run.sh: $target broke; its input is $build/$target-*" >&2
-    exit 1
+    fail "$target broke; its input is $build/$target-*"
   fi
   executed=$(sed -nE 's/^stat::number_of_executed_units: +([0-9]+)/\1/p' "$log")
   coverage=$(sed -nE 's/.* cov: ([0-9]+) .*/\1/p' "$log" | tail -n 1)

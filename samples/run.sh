@@ -9,8 +9,9 @@
 #   samples/run.sh --go    go/: a Go client with a C++ server, and a C++ client with a Go server
 #
 # Exit status 0 only if the programs proved everything.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
+cd "$root"
 
 groups=(build)
 scripts=(samples/handover.sh samples/relay.sh)
@@ -26,22 +27,19 @@ case "$*" in
     targets=(notes_server notes_client grpcfd_sample_go_server grpcfd_sample_go_client)
     options=(-DGRPCFD_GO_TESTS=ON)
     ;;
-  *) echo "usage: samples/run.sh [--go]" >&2; exit 2 ;;
+  *) wrong_use "unknown option '$*'" ;;
 esac
 
-jobs=${JOBS:-$(nproc)}
 tools/deps.sh "${groups[@]}"
 
 # One build for samples, tests and benchmarks: what is there already is not compiled again.
 build=build/release
 if [ ! -f "$build/CMakeCache.txt" ]; then
-  generator=()
-  if command -v ninja > /dev/null; then generator=(-G Ninja); fi
-  cmake --preset release "${generator[@]}" -DGRPCFD_BUILD_TESTS=OFF -DGRPCFD_BUILD_TESTING_LIBRARY=OFF "${options[@]}"
+  configure release -DGRPCFD_BUILD_TESTS=OFF -DGRPCFD_BUILD_TESTING_LIBRARY=OFF "${options[@]}"
 else
   cmake -DGRPCFD_BUILD_SAMPLES=ON "${options[@]}" "$build"
 fi
-cmake --build "$build" --parallel "$jobs" --target "${targets[@]}"
+cmake --build "$build" --parallel "$(job_count)" --target "${targets[@]}"
 
 for i in "${!scripts[@]}"; do
   [ "$i" -eq 0 ] || echo

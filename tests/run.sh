@@ -15,10 +15,9 @@
 # Without ARGS it ends with the table API style x call shape x ending, and fails if a cell is empty.
 #
 # JOBS is the number of parallel jobs (default: all processors).
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-usage() { sed -n '/^# *Installs/,/^# JOBS/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
+cd "$root"
 
 presets=()
 ctest_args=()
@@ -31,13 +30,12 @@ while [ $# -gt 0 ]; do
     --all) presets+=(release asan-ubsan tsan clang) ;;
     --) shift; ctest_args=("$@"); break ;;
     -h | --help) usage; exit 0 ;;
-    *) echo "tests/run.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
+    *) wrong_use "unknown option '$1'" ;;
   esac
   shift
 done
 [ ${#presets[@]} -gt 0 ] || presets=(release)
 
-jobs=${JOBS:-$(nproc)}
 groups=(build test go python)
 case " ${presets[*]} " in *" release "*) groups+=(bench) ;; esac
 case " ${presets[*]} " in *" clang "*) groups+=(clang) ;; esac
@@ -49,21 +47,14 @@ failed=0
 result=0
 for preset in "${presets[@]}"; do
   echo "== tests/run.sh: $preset"
-  generator=()
-  if [ ! -f "build/$preset/CMakeCache.txt" ] && command -v ninja > /dev/null; then
-    generator=(-G Ninja)
-  fi
   run=()
   options=()
   case "$preset" in
     release) options=(-DGRPCFD_BUILD_BENCHMARKS=ON) ;;
-    asan-ubsan | tsan)
-      # The sanitizers of g++ 12 and clang 14 do not start where the kernel randomises addresses with more than 28 bits.
-      if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
-      ;;
+    asan-ubsan | tsan) run=(with_fixed_addresses) ;;
   esac
-  cmake --preset "$preset" "${options[@]}" "${generator[@]}"
-  cmake --build "build/$preset" --parallel "$jobs"
+  configure "$preset" "${options[@]}"
+  cmake --build "build/$preset" --parallel "$(job_count)"
   log=build/$preset/ctest.log
   cells=build/$preset/tests/cells
   [ ! -d "$cells" ] || rm -f "$cells"/*
@@ -71,7 +62,7 @@ for preset in "${presets[@]}"; do
   # A test that fails has one more try, and is named below if it needed it: many of them race processes and signals against
   # each other on machines that others load, but none may fail twice.
   "${run[@]}" ctest --test-dir "build/$preset" --output-on-failure --no-tests=error \
-    --repeat until-pass:2 --parallel "$jobs" "${ctest_args[@]}" 2>&1 | tee "$log" || status=$?
+    --repeat until-pass:2 --parallel "$(job_count)" "${ctest_args[@]}" 2>&1 | tee "$log" || status=$?
   retried=$(sed -nE 's/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: ([^ ]+) .*\*\*\*.*/\1/p; s/^ +Test +#[0-9]+: ([^ ]+) .*\*\*\*.*/\1/p' "$log" | sort -u)
   summary=$(sed -nE 's/^[0-9]+% tests passed, ([0-9]+) tests? failed out of ([0-9]+)$/\1 \2/p' "$log" | tail -n 1)
   if [ -n "$summary" ]; then

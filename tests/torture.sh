@@ -13,10 +13,9 @@
 #
 # Exit status: 0 if every row that was asked for held, 1 if not. A row that needs root is "not run" for other users, and
 # does not count against them; for root it does.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-usage() { sed -n '/^# *Runs the scorecard/,/^# does not count/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
+cd "$root"
 
 full=false
 again=false
@@ -34,7 +33,7 @@ while [ $# -gt 0 ]; do
       ;;
     -h | --help) usage; exit 0 ;;
     [0-9] | [0-9][0-9]) rows+=("$(printf '%02d' "$((10#$1))")") ;;
-    *) echo "tests/torture.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+    *) wrong_use "unknown argument '$1'" ;;
   esac
   shift
 done
@@ -42,10 +41,8 @@ done
 if [ -z "$build" ]; then
   build=build/release
   if ! $markdown; then
-    generator=()
-    if [ ! -f "$build/CMakeCache.txt" ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
-    cmake --preset release "${generator[@]}" > /dev/null
-    cmake --build "$build" --parallel "${JOBS:-$(nproc)}" --target torture
+    configure release > /dev/null
+    cmake --build "$build" --parallel "$(job_count)" --target torture
   fi
 fi
 torture=$build/tests/torture/torture

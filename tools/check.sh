@@ -8,10 +8,10 @@
 #   tools/check.sh --fast       all but clang-tidy, in seconds
 #   tools/check.sh --fix        formats the sources in place
 #   tools/check.sh FILE.cc...   clang-tidy of these files only
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
 
-jobs=${JOBS:-$(nproc)}
 fast=
 fix=
 files=()
@@ -19,7 +19,7 @@ for argument in "$@"; do
   case "$argument" in
     --fast) fast=yes ;;
     --fix) fix=yes ;;
-    -*) echo "tools/check.sh: unknown option '$argument'" >&2; exit 2 ;;
+    -*) wrong_use "unknown option '$argument'" ;;
     *) files+=("$argument") ;;
   esac
 done
@@ -43,7 +43,7 @@ if [ ${#files[@]} -eq 0 ]; then
 
   echo "== format of Go"
   unformatted=$(find tests samples -name '*.go' -print0 | xargs -0 gofmt -l)
-  [ -z "$unformatted" ] || { echo "tools/check.sh: gofmt -w is due for: $unformatted" >&2; exit 1; }
+  [ -z "$unformatted" ] || fail "gofmt -w is due for: $unformatted"
 
   echo "== dependencies"
   python3 tools/check_dependencies.py
@@ -66,15 +66,10 @@ if [ ${#files[@]} -eq 0 ]; then
 fi
 
 echo "== clang-tidy (${#files[@]} files)"
-generator=()
-if [ ! -f build/clang/CMakeCache.txt ] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
-mkdir -p build
-cmake --preset clang "${generator[@]}" > build/clang-configure.log 2>&1 ||
-  { cat build/clang-configure.log >&2; exit 1; }
+quietly build/clang-configure.log configure clang
 # The samples and messages/ include generated headers.
-cmake --build build/clang --parallel "$jobs" --target handover_proto notes_proto grpcfd_messages > build/clang-proto.log 2>&1 ||
-  { cat build/clang-proto.log >&2; exit 1; }
+quietly build/clang-proto.log cmake --build build/clang --parallel "$(job_count)" --target handover_proto notes_proto grpcfd_messages
 printf '%s\0' "${files[@]}" |
-  xargs -0 -n 1 -P "$jobs" clang-tidy --quiet -p build/clang 2> build/clang-tidy.log ||
+  xargs -0 -n 1 -P "$(job_count)" clang-tidy --quiet -p build/clang 2> build/clang-tidy.log ||
   { grep -v 'warnings\? generated\|warnings treated as errors' build/clang-tidy.log >&2 || true; exit 1; }
 echo "tools/check.sh: all is well"

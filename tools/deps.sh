@@ -5,7 +5,8 @@
 # The one list of Debian packages that grpcfd is built, tested and checked with. Installs those that are missing.
 #
 #   tools/deps.sh [build|test|go|python|clang|asan|bench|plots|lint]...     default: build test go python clang asan lint
-set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
        protobuf-compiler protobuf-compiler-grpc libcli11-dev libgtest-dev libgmock-dev
@@ -35,12 +36,12 @@ for group in "$@"; do
     bench) wanted+=("${bench[@]}") ;;
     plots) wanted+=("${plots[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
-    *) echo "tools/deps.sh: unknown group '$group'; expected build, test, go, python, clang, asan, bench, plots or lint" >&2; exit 2 ;;
+    *) wrong_use "unknown group '$group'" ;;
   esac
 done
 
 if ! command -v apt-get > /dev/null || ! command -v dpkg-query > /dev/null; then
-  echo "tools/deps.sh: no apt-get here; on Debian 12 these packages are needed: ${wanted[*]}" >&2
+  echo "$me: no apt-get here; on Debian 12 these packages are needed: ${wanted[*]}" >&2
   exit 0
 fi
 
@@ -58,12 +59,11 @@ done
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
   if ! command -v sudo > /dev/null; then
-    echo "tools/deps.sh: not root and no sudo; please install: ${missing[*]}" >&2
-    exit 1
+    fail "not root and no sudo; please install: ${missing[*]}"
   fi
   as_root=(sudo)
 fi
-echo "tools/deps.sh: installing ${missing[*]}"
+echo "$me: installing ${missing[*]}"
 "${as_root[@]}" apt-get -q -o DPkg::Lock::Timeout=120 update
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
   apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "${missing[@]}"

@@ -7,48 +7,22 @@
 #   samples/go/notes.sh FOLDER    the folder that holds go_client, go_server, notes_client and notes_server
 #
 # Exit status 0 only if all four ended well.
-set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../tools/lib.sh"
 
 if [ $# -ne 1 ] || [ ! -x "$1/go_client" ] || [ ! -x "$1/notes_server" ]; then
-  echo "usage: samples/go/notes.sh FOLDER, the one that holds go_client, go_server, notes_client and notes_server" >&2
-  exit 2
+  wrong_use "a folder with go_client, go_server, notes_client and notes_server is needed"
 fi
 programs=$1
-
-directory=$(mktemp -d)
-server=
-cleanup() {
-  if [ -n "$server" ]; then
-    kill -TERM "$server" 2> /dev/null || true
-    wait "$server" 2> /dev/null || true
-  fi
-  rm -rf "$directory"
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+temporary_folder
 
 # swap CLIENT SERVER: the server, one client against it, and the end of both.
 swap() {
-  local socket=$directory/$2.sock line status=0
-  mkfifo "$directory/$2"
-  # timeout passes SIGTERM on, and kills a server that has not stopped 20 s later: a failure, not a hang.
-  timeout --kill-after=20 120 "$programs/$2" "$socket" > "$directory/$2" &
-  server=$!
-  exec 3< "$directory/$2"
-  if ! IFS= read -r -t 20 line <&3; then
-    echo "samples/go/notes.sh: $2 ended, or did not listen within 20 s" >&2
-    exit 1
-  fi
-  echo "$line"
-  timeout --kill-after=20 60 "$programs/$1" "$socket"
-  kill -TERM "$server"
-  wait "$server" || status=$?
-  server=
-  if [ "$status" -ne 0 ]; then
-    echo "samples/go/notes.sh: FAILED (exit status of $2 $status)" >&2
-    exit 1
-  fi
+  local socket=$folder/$2.sock status=0
+  serve "$2" "$programs/$2" "$socket"
+  client "$programs/$1" "$socket"
+  stop "$2" || status=$?
+  [ "$status" -eq 0 ] || fail "FAILED (exit status of $2 $status)"
 }
 
 swap go_client notes_server

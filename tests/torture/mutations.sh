@@ -9,8 +9,9 @@
 #   tests/torture/mutations.sh --check    only that each change still applies, once; in seconds
 #
 # Exit status: 0 if every row turned red. One row needs root. JOBS is as for the other scripts.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../tools/lib.sh"
+cd "$root"
 
 # What goes, the row that must turn red, the file, and the change: a pattern and its replacement, for perl, over the
 # whole file.
@@ -50,8 +51,8 @@ apply() {
     exit($count == 1 ? 0 : 1);' "$2/${files[$1]}"
 }
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+temporary_folder
+work=$folder
 copy() {
   rm -rf "${work:?}/tree"
   mkdir "$work/tree"
@@ -60,18 +61,16 @@ copy() {
 
 if [ "${1:-}" = --check ]; then
   status=0
-  mkdir -p "$work/fdchannel"
   for i in "${!names[@]}"; do
+    mkdir -p "$(dirname "$work/${files[$i]}")"
     cp "${files[$i]}" "$work/${files[$i]}"
-    apply "$i" "$work" || { echo "mutations.sh: '${names[$i]}' no longer applies to ${files[$i]}" >&2; status=1; }
+    apply "$i" "$work" || { echo "$me: '${names[$i]}' no longer applies to ${files[$i]}" >&2; status=1; }
   done
   exit "$status"
 fi
 
 generator=()
 if command -v ninja > /dev/null; then generator=(-G Ninja); fi
-run=()
-if setarch --addr-no-randomize true 2> /dev/null; then run=(setarch --addr-no-randomize); fi
 survivors=0
 copy
 # The copy is built as build/dev is, so that ccache knows what has not changed.
@@ -81,11 +80,11 @@ build=$work/tree/build/dev
 printf '| taken away | row | without it |\n|---|---|---|\n'
 for i in "${!names[@]}"; do
   cp "$work/tree/${files[$i]}" "$work/original"
-  apply "$i" "$work/tree" || { echo "mutations.sh: '${names[$i]}' no longer applies" >&2; exit 1; }
-  cmake --build "$build" --parallel "${JOBS:-$(nproc)}" --target torture > "$work/log" 2>&1 \
+  apply "$i" "$work/tree" || fail "'${names[$i]}' no longer applies"
+  cmake --build "$build" --parallel "$(job_count)" --target torture > "$work/log" 2>&1 \
     || { tail -n 30 "$work/log" >&2; exit 1; }
   status=0
-  timeout 300 "${run[@]}" "$build/tests/torture/torture" "${rows[$i]}" > "$work/log" 2>&1 || status=$?
+  with_fixed_addresses timeout 300 "$build/tests/torture/torture" "${rows[$i]}" > "$work/log" 2>&1 || status=$?
   case "$status" in
     0) outcome='SURVIVES' ;;
     3) outcome='not run: needs root' ;;
