@@ -155,8 +155,10 @@ class FdChannel:
         copies: Dict[int, int] = {}
         try:
             with self._registry_lock:
-                for index, fd in self._registered.items():
-                    copies[index] = os.dup(fd)  # Somebody may unregister it meanwhile.
+                # Of a server that takes fewer than there are, the earliest.
+                for index in sorted(self._registered)[:session.peer_session_fds]:
+                    # Somebody may unregister it meanwhile.
+                    copies[index] = os.dup(self._registered[index])
             for index, fd in copies.items():
                 yield from session.send(0, index, [fd], deadline)
         except BaseException:

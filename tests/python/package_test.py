@@ -1,6 +1,7 @@
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
 """The package as it is shipped: types, style, the generated messages, and the wheel."""
+import ast
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from conftest import SOURCE
 from google.protobuf import descriptor_pb2 as protobuf
 
 import grpcfd
+import grpcfd.aio
 from grpcfd.v1 import descriptor_pb2
 
 PACKAGE = SOURCE / "python"
@@ -58,6 +60,27 @@ def test_messages_are_generated_from_the_proto(tmp_path):
     for extension in wanted.extension:
         extension.ClearField("json_name")
     assert found == wanted
+
+
+def test_the_manual_is_true():
+    """Its Python can be parsed, and uses what there is."""
+    text = (SOURCE / "docs/guides/python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 5
+    owners = {
+        "grpcfd": [grpcfd],
+        "grpcfd.aio": [grpcfd.aio],
+        "fds": [grpcfd.Call, grpcfd.aio.Call],
+        "channel": [grpcfd.Channel, grpcfd.aio.Channel],
+    }
+    used = set()
+    for block in blocks:
+        compile(block, "python.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for owner, name in re.findall(r"\b(grpcfd\.aio|grpcfd|fds|channel)\.([a-z_]+)\b(?!\.v1)", text):
+        if (owner, name) not in {("grpcfd", "v1"), ("grpcfd", "aio")}:
+            assert any(hasattr(place, name) for place in owners[owner]), f"{owner}.{name}"
+            used.add(name)
+    assert {"attach", "take", "metadata", "call", "memory", "register"} <= used
 
 
 @pytest.fixture
