@@ -5,7 +5,8 @@
 # Installs what is needed (Debian), builds samples and runs them.
 #
 #   samples/run.sh         handover: a server and a client, two processes that hand each other descriptors; then the same
-#                          with a relay between them, a third process that passes everything on
+#                          with a relay between them, a third process that passes everything on; then the same server with
+#                          a client in Python
 #   samples/run.sh --go    go/: a Go client with a C++ server, and a C++ client with a Go server
 #
 # Exit status 0 only if the programs proved everything.
@@ -13,15 +14,15 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 cd "$root"
 
-groups=(build)
-scripts=(samples/handover.sh samples/relay.sh)
+groups=(build python)
+scripts=(samples/handover.sh samples/relay.sh samples/python/handover.sh)
 folder=samples
 targets=(handover_server handover_client relay)
 options=()
 case "$*" in
   "") ;;
   --go)
-    groups+=(go)
+    groups=(build go)
     scripts=(samples/go/notes.sh)
     folder=samples/go
     targets=(notes_server notes_client grpcfd_sample_go_server grpcfd_sample_go_client)
