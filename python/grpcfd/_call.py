@@ -150,6 +150,8 @@ class CallState:
 
     def close(self) -> None:
         """Closes what was queued and not sent, and what came and was not taken."""
+        if not self._channel.is_mine():
+            self._lock = threading.Lock()  # Another thread of the parent may have had the old one.
         with self._lock:
             if self._closed:
                 return

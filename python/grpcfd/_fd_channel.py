@@ -77,8 +77,12 @@ class FdChannel:
         self._next_scoped = 0
         self._registry_lock = threading.Lock()
 
+    def is_mine(self) -> bool:
+        """Not in a child of fork(2), where locks may be held for ever."""
+        return os.getpid() == self._pid
+
     def check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if not self.is_mine():
             raise _errors.failed_precondition(
                 f"this channel was made by process {self._pid}, which forked: its session and its "
                 "connection are the parent's. Make a channel in each process, after fork(2)"
@@ -91,7 +95,7 @@ class FdChannel:
 
     def close(self) -> None:
         """Ends the session. What has come and was not taken is closed."""
-        if os.getpid() == self._pid:
+        if self.is_mine():
             with self._signal.lock:
                 self._closed = True
                 self._signal.notify()
@@ -325,6 +329,7 @@ class FdChannel:
             _waiting.close_all(owned)
 
     def unregister(self, url: str) -> None:
+        self.check_process()
         name = _url.parse(url)
         index = name.index if name.scoped and name.index is not None else -1
         with self._registry_lock:

@@ -76,7 +76,8 @@ class Signal:
             except BlockingIOError:
                 pass  # It is full: the one who polls will wake.
         for future in self._futures:
-            future.get_loop().call_soon_threadsafe(_wake, future)
+            if not future.get_loop().is_closed():
+                future.get_loop().call_soon_threadsafe(_wake, future)
 
     def close(self) -> List[int]:
         """Under the lock: lets go of the socket. Returns what the caller has to close, without

@@ -266,6 +266,18 @@ def test_memory_says_what_is_wrong():
         grpcfd.memory(fd)
 
 
+def test_memory_refuses_huge_pages():
+    try:
+        fd = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
+    except OSError:
+        return  # A kernel without them has none to refuse.
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 15)
+    with pytest.raises(grpcfd.FdError) as error:
+        grpcfd.memory(fd)
+    os.close(fd)
+    assert code_of(error) == grpc.StatusCode.INVALID_ARGUMENT
+
+
 # --- What goes wrong ---
 
 

@@ -223,8 +223,10 @@ def test_fork_while_another_thread_waits(start_server, stubs):
 
             def end():
                 signal.alarm(20)
-                session = channel.fd_channel._session
-                session._signal.lock.acquire(blocking=False)
+                # As if other threads had held them at the fork.
+                channel.fd_channel._session._signal.lock.acquire(blocking=False)
+                channel.fd_channel._signal.lock.acquire(blocking=False)
+                fds._state._lock.acquire(blocking=False)
                 fds.close()
                 channel.fd_channel.close()
 
