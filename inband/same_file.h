@@ -32,7 +32,8 @@ FileTraits LookAtFile(BorrowedFd fd);
 // inode is all there is. Never true for anonymous inodes (eventfd and its like), pipes and sockets.
 bool AsGoodAs(const FileTraits& first, const FileTraits& second);
 
-// By kcmp(2). Where that is not allowed or not there (CONFIG_KCMP, seccomp), as AsGoodAs.
+// Asks the kernel. Where it has no F_DUPFD_QUERY and kcmp(2) is not allowed or not there
+// (CONFIG_KCMP, seccomp), as AsGoodAs.
 bool SameFile(BorrowedFd a, BorrowedFd b);
 
 }  // namespace internal

@@ -5,11 +5,12 @@
 // and judging (a comparison, under the session's lock, once the call and so its policy are known)
 // are apart, because descriptors may come before the RPC whose method decides.
 //
-// Why that is no gap: none of these facts can change to the worse in between. Type and access mode
-// belong to the open file, and seals are only ever added (fcntl(2), F_ADD_SEALS).
+// Why that leaves no gap: none of these facts can change to the worse in between. Type and access
+// mode belong to the open file, and seals are only ever added (fcntl(2), F_ADD_SEALS).
 //
 // Nothing here may block, whatever file a peer sends: no ioctl(2) to a device (isatty(3) is one,
-// and a character device may be served by a process, through CUSE), no statfs(2), no fstat(2).
+// and a character device may be served by a process, through CUSE), no statfs(2), no fstat(2) but
+// where a sandbox refuses statx(2) (urls/statx.h).
 #ifndef GRPCFD_FDCHANNEL_FDS_FD_FACTS_H_
 #define GRPCFD_FDCHANNEL_FDS_FD_FACTS_H_
 

@@ -13,38 +13,15 @@
 #ifndef GRPCFD_TESTING_SAME_FILE_H_
 #define GRPCFD_TESTING_SAME_FILE_H_
 
-#include <errno.h>
-#include <linux/kcmp.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "grpcfd/borrowed_fd.h"
 
 namespace grpcfd {
 
-// True if `a` and `b` are one open file, by kcmp(2) with KCMP_FILE. INVALID_ARGUMENT if one of them
-// is negative or closed; UNIMPLEMENTED or PERMISSION_DENIED where the kernel or a seccomp filter
-// has no kcmp(2) to offer. Thread-safe.
-inline absl::StatusOr<bool> SameOpenFile(BorrowedFd a, BorrowedFd b) {
-  if (!a.valid() || !b.valid()) {
-    return absl::InvalidArgumentError("expected two open descriptors, got a negative number");
-  }
-  const pid_t self = ::getpid();
-  // glibc has no wrapper. The descriptors are `unsigned long` to the kernel, and variadic arguments
-  // are not converted.
-  const long order = ::syscall(SYS_kcmp, self, self, KCMP_FILE,       // NOLINT(google-runtime-int)
-                               static_cast<unsigned long>(a.get()),   // NOLINT(google-runtime-int)
-                               static_cast<unsigned long>(b.get()));  // NOLINT(google-runtime-int)
-  const int error = errno;
-  if (order >= 0) return order == 0;  // 1 and 2 order the two by address, 3 says "not equal".
-  if (error == EBADF) {
-    return absl::InvalidArgumentError("expected two open descriptors, but one is closed");
-  }
-  if (error == EPERM) return absl::PermissionDeniedError("kcmp(2) is forbidden here");
-  return absl::ErrnoToStatus(error, "kcmp");
-}
+// Returns true if `a` and `b` are one open file. INVALID_ARGUMENT if one of them is negative or
+// closed; UNIMPLEMENTED or PERMISSION_DENIED where the kernel has no F_DUPFD_QUERY (Linux 6.10) and
+// kcmp(2) is missing or forbidden. Thread-safe.
+absl::StatusOr<bool> SameOpenFile(BorrowedFd a, BorrowedFd b);
 
 }  // namespace grpcfd
 

@@ -2,23 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpcfd/receive_policy.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,6 +20,7 @@
 #include "fdchannel/fds/fd_facts.h"
 #include "fdchannel/session/session.h"
 #include "grpcfd/testing/inode_holders.h"
+#include "tests/fdchannel/fds/file_samples.h"
 #include "tests/fdchannel/server/server_test_util.h"
 
 namespace grpcfd {
@@ -35,122 +29,6 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-struct Sample {
-  std::string name;
-  FdType type;
-  FdAccess access;
-  UniqueFd fd;
-};
-
-UniqueFd Open(const std::string& path, int flags) {
-  UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC, 0600));
-  EXPECT_TRUE(fd.valid()) << path << ": " << strerror(errno);
-  return fd;
-}
-
-// One of each kind.
-std::vector<Sample> Samples(const TempDir& dir) {
-  std::vector<Sample> samples;
-  const auto add = [&samples](const char* name, FdType type, FdAccess access, UniqueFd fd) {
-    EXPECT_TRUE(fd.valid()) << name << ": " << strerror(errno);
-    samples.push_back(Sample{name, type, access, std::move(fd)});
-  };
-  const std::string file = dir.File("file");
-  add("file rw", FdType::kRegularFile, FdAccess::kReadWrite, Open(file, O_CREAT | O_RDWR));
-  add("file ro", FdType::kRegularFile, FdAccess::kReadOnly, Open(file, O_RDONLY));
-  add("file wo", FdType::kRegularFile, FdAccess::kWriteOnly, Open(file, O_WRONLY));
-  add("file path", FdType::kRegularFile, FdAccess::kPath, Open(file, O_PATH));
-  add("memfd", FdType::kRegularFile, FdAccess::kReadWrite, MakeFile("x"));
-  add("directory", FdType::kDirectory, FdAccess::kReadOnly, Open(dir.path(), O_DIRECTORY));
-  add("directory path", FdType::kDirectory, FdAccess::kPath, Open(dir.path(), O_PATH));
-  EXPECT_EQ(::symlink("file", dir.File("link").c_str()), 0);
-  add("link", FdType::kSymlink, FdAccess::kPath, Open(dir.File("link"), O_PATH | O_NOFOLLOW));
-  int ends[2] = {-1, -1};
-  EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
-  add("pipe reader", FdType::kPipe, FdAccess::kReadOnly, UniqueFd(ends[0]));
-  add("pipe writer", FdType::kPipe, FdAccess::kWriteOnly, UniqueFd(ends[1]));
-  EXPECT_EQ(::mkfifo(dir.File("fifo").c_str(), 0600), 0);
-  add("fifo", FdType::kPipe, FdAccess::kReadWrite, Open(dir.File("fifo"), O_RDWR));
-  for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET}) {
-    add("unix socket", FdType::kUnixSocket, FdAccess::kReadWrite,
-        UniqueFd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0)));
-  }
-  const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address;
-  const socklen_t length = Address(dir.File("socket")).ToSockaddr(&address);
-  EXPECT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), length), 0);
-  add("socket file", FdType::kUnixSocket, FdAccess::kPath, Open(dir.File("socket"), O_PATH));
-  add("tcp", FdType::kOtherSocket, FdAccess::kReadWrite,
-      UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
-  add("netlink", FdType::kOtherSocket, FdAccess::kReadWrite,
-      UniqueFd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0)));
-  UniqueFd terminal(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
-  EXPECT_EQ(::grantpt(terminal.get()), 0);
-  EXPECT_EQ(::unlockpt(terminal.get()), 0);
-  char name[64];
-  EXPECT_EQ(::ptsname_r(terminal.get(), name, sizeof(name)), 0);
-  add("terminal slave", FdType::kTerminal, FdAccess::kReadWrite, Open(name, O_RDWR | O_NOCTTY));
-  add("terminal master", FdType::kTerminal, FdAccess::kReadWrite, std::move(terminal));
-  add("/dev/null", FdType::kCharDevice, FdAccess::kWriteOnly, Open("/dev/null", O_WRONLY));
-  add("/dev/zero", FdType::kCharDevice, FdAccess::kReadOnly, Open("/dev/zero", O_RDONLY));
-  add("epoll", FdType::kEpoll, FdAccess::kReadWrite, UniqueFd(::epoll_create1(EPOLL_CLOEXEC)));
-  add("eventfd", FdType::kAnonymous, FdAccess::kReadWrite, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
-  add("timerfd", FdType::kAnonymous, FdAccess::kReadWrite,
-      UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC)));
-  sigset_t signals;
-  sigemptyset(&signals);
-  add("signalfd", FdType::kAnonymous, FdAccess::kReadWrite,
-      UniqueFd(::signalfd(-1, &signals, SFD_CLOEXEC)));
-  // Where a test may make one, a block device needs no driver: nobody opens it for I/O.
-  if (::mknod(dir.File("block").c_str(), S_IFBLK | 0600, makedev(7, 250)) == 0) {
-    add("block device", FdType::kBlockDevice, FdAccess::kPath, Open(dir.File("block"), O_PATH));
-  }
-  return samples;
-}
-
-TEST(FdFactsTest, KnowsEachKindOfFile) {
-  const TempDir dir;
-  for (const Sample& sample : Samples(dir)) {
-    DevIno dev_ino;
-    FdFacts facts;
-    LookAt(sample.fd, kLookType | kLookKind | kLookAccess | kLookSeals, &dev_ino, &facts);
-    EXPECT_EQ(ToString(facts.type), ToString(sample.type)) << sample.name;
-    EXPECT_EQ(ToString(facts.access), ToString(sample.access)) << sample.name;
-    EXPECT_EQ(dev_ino, *FdToDevIno(sample.fd)) << sample.name;
-  }
-}
-
-TEST(FdFactsTest, AClosedNumberIsOfUnknownType) {
-  for (const int number : {-1, -100, 1000000}) {
-    DevIno dev_ino{1, 2};
-    FdFacts facts;
-    LookAt(BorrowedFd(number), kLookType | kLookKind, &dev_ino, &facts);
-    EXPECT_EQ(facts.type, FdType::kUnknown);
-    EXPECT_EQ(dev_ino, DevIno{});
-    EXPECT_FALSE(Accepts(ReceivePolicy::Strict(), facts, 0));
-  }
-}
-
-TEST(FdFactsTest, LooksForNoMoreThanThePolicyNeeds) {
-  EXPECT_EQ(LookFor(ReceivePolicy()), kLookNothing);
-  EXPECT_EQ(LookFor(ReceivePolicy().MaxFds(3)), kLookNothing);
-  EXPECT_EQ(LookFor(ReceivePolicy().Refuse({FdType::kDirectory})), kLookType);
-  EXPECT_EQ(LookFor(ReceivePolicy().RefuseAccess({FdAccess::kPath})), kLookAccess);
-  EXPECT_EQ(LookFor(ReceivePolicy().RequireSeals(F_SEAL_SHRINK)),
-            static_cast<unsigned>(kLookType | kLookSeals));
-  EXPECT_EQ(LookFor(ReceivePolicy().Refuse({FdType::kEpoll})),
-            static_cast<unsigned>(kLookType | kLookKind));
-  EXPECT_EQ(LookFor(ReceivePolicy().Refuse({FdType::kUnixSocket})),
-            static_cast<unsigned>(kLookType | kLookKind));
-  EXPECT_EQ(LookFor(ReceivePolicy().AcceptOnly({FdType::kRegularFile})), kLookType);
-}
-
-TEST(FdFactsTest, NamesSeals) {
-  EXPECT_EQ(SealNames(0), "none");
-  EXPECT_EQ(SealNames(F_SEAL_SHRINK | F_SEAL_GROW), "F_SEAL_SHRINK|F_SEAL_GROW");
-  EXPECT_EQ(SealNames(0x10000), "0x10000");
-}
 
 TEST(ReceivePolicyTest, TheDefaultAcceptsEverything) {
   const TempDir dir;
@@ -294,7 +172,7 @@ InodeUrl Url(BorrowedFd fd, uint32_t index) { return InodeUrl(*FdToDevIno(fd), i
 TEST_F(PolicySessionTest, ARefusedDescriptorIsClosedAndTheOthersAreThere) {
   const TempDir dir;
   const UniqueFd file = MakeFile("fine");
-  const UniqueFd directory = Open(dir.path(), O_DIRECTORY);
+  const UniqueFd directory = OpenFile(dir.path(), O_DIRECTORY);
   // Before the call and after its beginning: the policy is known at different times.
   for (const bool early : {true, false}) {
     const uint64_t id = early ? 1 : 2;
@@ -328,7 +206,7 @@ TEST_F(PolicySessionTest, ARefusedDescriptorIsClosedAndTheOthersAreThere) {
 TEST_F(PolicySessionTest, SkipsTheRefusedWhenAnotherOpenOfTheFileIsFine) {
   const UniqueFd file = MakeFile("shared");
   const std::string path = absl::StrCat("/proc/self/fd/", file.get());
-  const UniqueFd handle = Open(path, O_PATH);
+  const UniqueFd handle = OpenFile(path, O_PATH);
   CallInbox inbox({1, 0},
                   std::make_shared<ReceivePolicy>(ReceivePolicy().RefuseAccess({FdAccess::kPath})));
   session_->Attach(&inbox, 2, /*open_ended=*/false);
@@ -342,7 +220,7 @@ TEST_F(PolicySessionTest, SkipsTheRefusedWhenAnotherOpenOfTheFileIsFine) {
 
 TEST_F(PolicySessionTest, ACallWithoutAPolicyOfItsOwnTakesAll) {
   const TempDir dir;
-  const UniqueFd directory = Open(dir.path(), O_PATH);
+  const UniqueFd directory = OpenFile(dir.path(), O_PATH);
   CallInbox inbox({1, 0});
   session_->Attach(&inbox, 1, /*open_ended=*/false);
   SendFds(1, 0, {directory.get()});
@@ -352,7 +230,7 @@ TEST_F(PolicySessionTest, ACallWithoutAPolicyOfItsOwnTakesAll) {
 
 TEST_F(PolicySessionTest, CreditIsGivenForWhatIsRefused) {
   const TempDir dir;
-  const UniqueFd directory = Open(dir.path(), O_PATH);
+  const UniqueFd directory = OpenFile(dir.path(), O_PATH);
   CallInbox inbox({1, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy::Strict()));
   session_->Attach(&inbox, 0, /*open_ended=*/true);
   // A stream that sends nothing else: far more than the window, none of which anybody asks for.
