@@ -175,6 +175,17 @@ absl::StatusOr<SharedFd> FdStoreCore::Impl::Put(const FdStoreKey& key, const Ino
   return shared;
 }
 
+namespace {
+
+// Whether `a` comes before `b`, two URLs with an index, for a URL without one: the descriptors of
+// calls first, each kind by its index.
+bool ComesBefore(const InodeUrl& a, const InodeUrl& b) {
+  if (a.index().has_value() != b.index().has_value()) return a.index().has_value();
+  return a.index().has_value() ? *a.index() < *b.index() : *a.session_index() < *b.session_index();
+}
+
+}  // namespace
+
 SharedFd FdStoreCore::Impl::Find(const FdStoreKey& key, const InodeUrl& url) {
   const absl::Time now = Now();
   Dropped dropped;
@@ -194,7 +205,7 @@ SharedFd FdStoreCore::Impl::Find(const FdStoreKey& key, const InodeUrl& url) {
       break;
     }
     if (url.exact() || entry.url.dev_ino() != url.dev_ino()) continue;
-    if (found == nullptr || *entry.url.index() < *found->url.index()) found = &entry;
+    if (found == nullptr || ComesBefore(entry.url, found->url)) found = &entry;
   }
   if (found == nullptr) return nullptr;
   found->used = ++ticks_;

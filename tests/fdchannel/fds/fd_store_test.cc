@@ -96,6 +96,26 @@ TEST(FdStoreTest, AUrlWithoutIndexMeansTheLowestOne) {
   EXPECT_EQ(store.size("k"), 3u);
 }
 
+// Session-scoped descriptors have an index of another kind, which such a URL does not name either:
+// the lowest, after those of calls.
+TEST(FdStoreTest, AUrlWithoutIndexFindsSessionScopedOnes) {
+  Store store;
+  const UniqueFd a = MakeFile("a");
+  const auto put = [&](const InodeUrl& url) { return (*store.Put("k", url, Dup(a)))->get(); };
+  const auto found = [&] { return (*store.Get("k", UrlWithoutIndex(a)))->get(); };
+  const DevIno inode = *FdToDevIno(a);
+  const int fifth = put(InodeUrl::OfSession(inode, 5));
+  EXPECT_EQ(found(), fifth);
+  const int third = put(InodeUrl::OfSession(inode, 3));
+  EXPECT_EQ(found(), third);
+  put(InodeUrl::OfSession(inode, 4));
+  EXPECT_EQ(found(), third);
+  const int of_call = put(Url(a, 7));
+  EXPECT_EQ(found(), of_call);
+  put(InodeUrl::OfSession(inode, 0));
+  EXPECT_EQ(found(), of_call);
+}
+
 TEST(FdStoreTest, RefusesADescriptorThatIsNotTheUrls) {
   Store store;
   const UniqueFd a = MakeFile("a");
