@@ -25,12 +25,7 @@ absl::Status Refuse(const std::string& target, const std::string& what) {
                    "; expected unix:path, unix:///absolute/path or unix-abstract:name"));
 }
 
-int HexValue(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
+bool IsHexDigit(char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); }
 
 // `%41` is `A`; a per cent sign that no two hexadecimal digits follow stands for itself. That is
 // what gRPC does to targets, and both connections must reach the same socket.
@@ -38,14 +33,10 @@ std::string PercentDecode(const std::string& in) {
   std::string out;
   out.reserve(in.size());
   for (size_t i = 0; i < in.size(); ++i) {
-    if (in[i] == '%' && in.size() - i > 2) {
-      const int high = HexValue(in[i + 1]);
-      const int low = HexValue(in[i + 2]);
-      if (high >= 0 && low >= 0) {
-        out.push_back(static_cast<char>(high * 16 + low));
-        i += 2;
-        continue;
-      }
+    if (in[i] == '%' && in.size() - i > 2 && IsHexDigit(in[i + 1]) && IsHexDigit(in[i + 2])) {
+      out += absl::HexStringToBytes(absl::string_view(in).substr(i + 1, 2));
+      i += 2;
+      continue;
     }
     out.push_back(in[i]);
   }
@@ -97,6 +88,11 @@ absl::StatusOr<SocketAddress> SocketAddress::Parse(const std::string& target) {
     }
   }
   name = PercentDecode(name);
+  // gRPC's client takes the decoded name apart at each comma, for a list of addresses.
+  if (name.find(',') != std::string::npos) {
+    return Refuse(target,
+                  "a name cannot contain a comma, where gRPC ends an address: choose another");
+  }
   if (name.empty()) return Refuse(target, "the name is empty");
   if (name.size() > kMaxLength) {
     return Refuse(target,

@@ -10,11 +10,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "tests/torture/raw_client.h"
 #include "tests/torture/torture.h"
 
@@ -53,9 +55,7 @@ int Hold(const std::string& path) {
 // A hello with a token that belongs to somebody else's session; then, when told, connects again.
 int Impostor(const std::string& path, const std::string& hex) {
   std::array<char, internal::kTokenSize> bytes{};
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    bytes[i] = static_cast<char>(std::stoi(hex.substr(2 * i, 2), nullptr, 16));
-  }
+  absl::HexStringToBytes(hex).copy(bytes.data(), bytes.size());
   const RawSession session = OpenRaw(path, internal::Token(bytes));
   Print(session.status == internal::HelloStatus::kTokenInUse ? "in use" : "not refused");
   std::string line;

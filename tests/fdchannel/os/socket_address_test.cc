@@ -68,6 +68,9 @@ TEST(SocketAddressTest, RefusesMalformedUnixTargets) {
       {"unix:/run/a?b", "%3F"},
       {"unix:/run/a#b", "%3F"},
       {"unix-abstract:a?b", "%3F"},
+      {"unix:/run/a,b", "comma"},
+      {"unix:///run/a%2Cb", "comma"},
+      {"unix-abstract:a,b", "comma"},
       {"unix:/run/%00", "NUL"},
       {std::string("unix:/run/a\0b", 13), "NUL"},
   };
