@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <limits>
@@ -118,6 +119,51 @@ bool HasBadPercentEscape(absl::string_view text) {
   return false;
 }
 
+// Whether `url` has blanks or control characters. They have no place anywhere, not even in the
+// parts that are ignored: a newline in a URL forges lines in whatever log it is printed to.
+bool HasBlankOrControl(const std::string& url) {
+  return std::any_of(url.begin(), url.end(),
+                     [](char c) { return absl::ascii_isspace(c) || absl::ascii_iscntrl(c); });
+}
+
+// Cuts off the scheme, and the fragment and the query with what introduces them. In the order of
+// RFC 3986: the fragment goes first, so that a `?` in it means nothing.
+absl::Status CutParts(const std::string& url, absl::string_view* rest, bool* has_query,
+                      absl::string_view* query) {
+  *rest = url;
+  if (!absl::StartsWithIgnoreCase(*rest, kScheme)) {
+    return Malformed(url, "it to begin with inode://");
+  }
+  rest->remove_prefix(sizeof(kScheme) - 1);
+  bool has_fragment = false;
+  absl::string_view fragment = *rest;
+  *rest = CutAt(&fragment, '#', &has_fragment);
+  if (HasBadPercentEscape(fragment)) {
+    return Malformed(url, "two hexadecimal digits after each % of the fragment");
+  }
+  *query = *rest;
+  *rest = CutAt(query, '?', has_query);
+  return absl::OkStatus();
+}
+
+// "{dev}/{ino}".
+absl::Status ParseDevIno(const std::string& url, absl::string_view text, DevIno* dev_ino) {
+  constexpr uint64_t kMax64 = std::numeric_limits<uint64_t>::max();
+  bool has_slash = false;
+  const absl::string_view dev_text = CutAt(&text, '/', &has_slash);
+  if (!ParseDecimal(dev_text, kMax64, &dev_ino->dev)) {
+    return Malformed(url, absl::StrCat("the device in decimal digits after inode://, at most ",
+                                       kMax64, ", not ", Quote(dev_text)));
+  }
+  if (!has_slash) return Malformed(url, "a / and the inode number after the device");
+  if (!ParseDecimal(text, kMax64, &dev_ino->ino)) {
+    return Malformed(
+        url, absl::StrCat("the inode in decimal digits after the device and one /, at most ",
+                          kMax64, ", not ", Quote(text)));
+  }
+  return absl::OkStatus();
+}
+
 // The errors of a path that are the caller's to correct. absl::ErrnoToStatus calls some of them
 // FAILED_PRECONDITION, which reads as if a retry could help.
 absl::Status PathError(int error, const std::string& path) {
@@ -144,45 +190,14 @@ absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
     if (!has_index) return InodeUrl(usual);
     return of_session ? OfSession(usual, index) : InodeUrl(usual, index);
   }
-  // Blanks and control characters have no place anywhere, not even in the parts that are ignored: a
-  // newline in a URL forges lines in whatever log it is printed to.
-  for (const char c : url) {
-    if (absl::ascii_isspace(c) || absl::ascii_iscntrl(c)) {
-      return Malformed(url, "no blank and no control character");
-    }
-  }
-
-  absl::string_view rest = url;
-  if (!absl::StartsWithIgnoreCase(rest, kScheme)) {
-    return Malformed(url, "it to begin with inode://");
-  }
-  rest.remove_prefix(sizeof(kScheme) - 1);
-
-  // In the order of RFC 3986: the fragment is cut off first, so that a `?` in it means nothing.
-  bool has_fragment = false;
-  absl::string_view fragment = rest;
-  rest = CutAt(&fragment, '#', &has_fragment);
-  if (HasBadPercentEscape(fragment)) {
-    return Malformed(url, "two hexadecimal digits after each % of the fragment");
-  }
+  if (HasBlankOrControl(url)) return Malformed(url, "no blank and no control character");
+  absl::string_view rest, query;
   bool has_query = false;
-  absl::string_view query = rest;
-  rest = CutAt(&query, '?', &has_query);
-
-  bool has_slash = false;
-  const absl::string_view dev_text = CutAt(&rest, '/', &has_slash);
+  absl::Status status = CutParts(url, &rest, &has_query, &query);
+  if (!status.ok()) return status;
   DevIno dev_ino;
-  constexpr uint64_t kMax64 = std::numeric_limits<uint64_t>::max();
-  if (!ParseDecimal(dev_text, kMax64, &dev_ino.dev)) {
-    return Malformed(url, absl::StrCat("the device in decimal digits after inode://, at most ",
-                                       kMax64, ", not ", Quote(dev_text)));
-  }
-  if (!has_slash) return Malformed(url, "a / and the inode number after the device");
-  if (!ParseDecimal(rest, kMax64, &dev_ino.ino)) {
-    return Malformed(
-        url, absl::StrCat("the inode in decimal digits after the device and one /, at most ",
-                          kMax64, ", not ", Quote(rest)));
-  }
+  status = ParseDevIno(url, rest, &dev_ino);
+  if (!status.ok()) return status;
 
   InodeUrl result(dev_ino);
   bool has_value = false;

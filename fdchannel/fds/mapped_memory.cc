@@ -120,18 +120,10 @@ absl::Status AddSeals(BorrowedFd fd, uint32_t seals) {
   }
 }
 
-}  // namespace
-
-absl::StatusOr<MappedMemory> MappedMemory::Map(BorrowedFd fd, uint64_t max_size) {
-  return Map(fd, max_size, MapOptions());
-}
-
-absl::StatusOr<MappedMemory> MappedMemory::Map(BorrowedFd fd, uint64_t max_size,
-                                               const MapOptions& options) {
-  if (options.frozen && options.writable) {
-    return absl::InvalidArgumentError(
-        "MapOptions: writable memory cannot be frozen; set frozen = false");
-  }
+// The size of the memory, which is sealed as `options` want it and has a size that they allow; and
+// whether it is sealed against writing.
+absl::StatusOr<uint64_t> CheckedSize(BorrowedFd fd, uint64_t max_size,
+                                     const MappedMemory::MapOptions& options, bool* write_sealed) {
   // Seals first: what they say holds from here on, so the size that is read next is final.
   const absl::StatusOr<uint32_t> seals = Seals(fd);
   if (!seals.ok()) return seals.status();
@@ -161,10 +153,28 @@ absl::StatusOr<MappedMemory> MappedMemory::Map(BorrowedFd fd, uint64_t max_size,
   if (*size > static_cast<uint64_t>(std::numeric_limits<ptrdiff_t>::max())) {
     return absl::OutOfRangeError(absl::StrFormat("%d bytes do not fit this address space", *size));
   }
+  *write_sealed = (*seals & F_SEAL_WRITE) != 0;
+  return *size;
+}
+
+}  // namespace
+
+absl::StatusOr<MappedMemory> MappedMemory::Map(BorrowedFd fd, uint64_t max_size) {
+  return Map(fd, max_size, MapOptions());
+}
+
+absl::StatusOr<MappedMemory> MappedMemory::Map(BorrowedFd fd, uint64_t max_size,
+                                               const MapOptions& options) {
+  if (options.frozen && options.writable) {
+    return absl::InvalidArgumentError(
+        "MapOptions: writable memory cannot be frozen; set frozen = false");
+  }
+  bool sealed = false;
+  const absl::StatusOr<uint64_t> size = CheckedSize(fd, max_size, options, &sealed);
+  if (!size.ok()) return size.status();
 
   // Kernels before 6.7 refuse to share a write-sealed file, even for reading only. A private
   // mapping that is never written to is the same memory.
-  const bool sealed = (*seals & F_SEAL_WRITE) != 0;
   int flags = sealed && !options.writable ? MAP_PRIVATE : MAP_SHARED;
   if (options.populate) flags |= MAP_POPULATE;
   const int protection = PROT_READ | (options.writable ? PROT_WRITE : 0);
