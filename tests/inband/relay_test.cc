@@ -27,30 +27,16 @@
 #include "inband/link_call.h"
 #include "tests/fdchannel/session/lingering_socket.h"
 #include "tests/inband/relay_test_util.h"
+#include "tests/pipe.h"
 
 namespace grpcfd {
 namespace internal {
 namespace {
 
 using ::testing::HasSubstr;
+using testing_internal::Pipe;
 
 constexpr absl::StatusCode kExhausted = absl::StatusCode::kResourceExhausted;
-
-// A pipe shows when all descriptors of its write end are closed.
-struct Pipe {
-  Pipe() {
-    int ends[2];
-    EXPECT_EQ(0, ::pipe2(ends, O_CLOEXEC | O_NONBLOCK));
-    read_end = UniqueFd(ends[0]);
-    write_end = UniqueFd(ends[1]);
-  }
-  bool WriteEndIsClosed() const {
-    char byte;
-    return WaitReadable(read_end) && ::read(read_end.get(), &byte, 1) == 0;
-  }
-  UniqueFd read_end;
-  UniqueFd write_end;
-};
 
 TEST(RelayTest, MovesBytesBothWays) {
   auto relay = StartRelay();
@@ -233,23 +219,23 @@ TEST(RelayTest, TheLeastRecentlyUsedGoesAndWhoAsksIsTold) {
   auto relay = StartRelay(options);
   RelayedConnection c(relay);
   Pipe pipe;
-  const DevIno pipe_name = NameOf(pipe.write_end);
+  const DevIno pipe_name = NameOf(pipe.write);
   const auto files = MakeFiles(2);
   SendWithFd(c.peer, '0', files[0]);
-  SendWithFd(c.peer, 'p', pipe.write_end);
-  pipe.write_end.Reset();
+  SendWithFd(c.peer, 'p', pipe.write);
+  pipe.write.Reset();
   ASSERT_EQ("0p", ReadSome(c.grpc, 2));
   EXPECT_TRUE(c.Ask(NameOf(files[0])).ok());  // Used: the pipe is the oldest now.
   SendWithFd(c.peer, '1', files[1]);
   ASSERT_EQ("1", ReadSome(c.grpc, 1));
-  EXPECT_TRUE(pipe.WriteEndIsClosed());
+  EXPECT_TRUE(pipe.WriteEndsAreClosed());
   // At once, though the deadline is far.
   const auto gone = c.link->received.Receive(pipe_name, &c.caller, absl::InfiniteFuture(), nullptr);
   EXPECT_EQ(kExhausted, gone.status().code()) << gone.status();
   EXPECT_TRUE(c.Ask(NameOf(files[0])).ok());
   EXPECT_TRUE(c.Ask(NameOf(files[1])).ok());
   // What comes again can be had again.
-  SendWithFd(c.peer, 'p', pipe.read_end);
+  SendWithFd(c.peer, 'p', pipe.read);
   ASSERT_EQ("p", ReadSome(c.grpc, 1));
   EXPECT_TRUE(c.Ask(pipe_name).ok());
 }
@@ -488,16 +474,16 @@ TEST(RelayTest, WhatCameCanBeHadUntilTheLastCallOfAConnectionThatEnded) {
   Pipe pipe;
   {
     RelayedConnection c(relay);
-    const DevIno name = NameOf(pipe.write_end);
-    SendWithFd(c.peer, 'x', pipe.write_end);
-    pipe.write_end.Reset();
+    const DevIno name = NameOf(pipe.write);
+    SendWithFd(c.peer, 'x', pipe.write);
+    pipe.write.Reset();
     c.peer.Reset();
     ASSERT_EQ("x", ReadSome(c.grpc, 1));
     ASSERT_TRUE(Eventually([&] { return relay->connection_count() == 0; }));
     EXPECT_TRUE(c.Ask(name).ok());
     EXPECT_EQ(absl::StatusCode::kUnavailable, c.Ask(DevIno{1, 2}).status().code());
   }
-  EXPECT_TRUE(pipe.WriteEndIsClosed());
+  EXPECT_TRUE(pipe.WriteEndsAreClosed());
 }
 
 // --- Sending ---
@@ -560,9 +546,9 @@ TEST(RelayTest, DeathWithDescriptorsQueued) {
     auto relay = StartRelay();
     RelayedConnection c(relay);
     Pipe pipe;
-    ASSERT_TRUE(c.Push(std::move(pipe.write_end)).ok());
+    ASSERT_TRUE(c.Push(std::move(pipe.write)).ok());
     (peer_dies ? c.peer : c.grpc).Reset();
-    EXPECT_TRUE(pipe.WriteEndIsClosed());
+    EXPECT_TRUE(pipe.WriteEndsAreClosed());
     EXPECT_TRUE(Eventually([&] { return relay->connection_count() == 0; }));
     const absl::Status late = c.Push(MakeFile("late"));
     EXPECT_EQ(absl::StatusCode::kUnavailable, late.code()) << late;

@@ -3,7 +3,6 @@
 //
 // Authorizers: a session, or the descriptors of one call, refused before anybody sees them. What
 // was refused is closed at both ends, and nobody else notices.
-#include <poll.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -14,31 +13,17 @@
 
 #include "tests/interceptors/session_log.h"
 #include "tests/interceptors/test_service.h"
+#include "tests/pipe.h"
 
 namespace grpcfd {
 namespace {
 
 using testing_internal::Content;
 using testing_internal::MemoryFile;
+using testing_internal::Pipe;
 using testing_internal::SessionLog;
 using testing_internal::SetDeadline;
 using testing_internal::TestServer;
-
-struct Pipe {
-  Pipe() {
-    int ends[2];
-    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
-    read = UniqueFd(ends[0]);
-    write = UniqueFd(ends[1]);
-  }
-  // Whether all copies of the write end are closed, at either end of the session or on the way.
-  bool WriteEndsAreClosed() {
-    write.Reset();
-    pollfd polled = {read.get(), 0, 0};
-    return poll(&polled, 1, 20'000) == 1 && (polled.revents & POLLHUP) != 0;
-  }
-  UniqueFd read, write;
-};
 
 TestServer::Setup WithOptions(const FdServerOptions& options,
                               std::weak_ptr<FdServer>* made = nullptr) {

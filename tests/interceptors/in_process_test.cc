@@ -4,7 +4,6 @@
 // The in-process channel: descriptors between a client and a server of one process, without a
 // socket file, by the same rules as between two.
 #include <fcntl.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,6 +14,7 @@
 
 #include "tests/interceptors/session_log.h"
 #include "tests/interceptors/test_service.h"
+#include "tests/pipe.h"
 
 namespace grpcfd {
 namespace {
@@ -22,6 +22,7 @@ namespace {
 using testing_internal::Content;
 using testing_internal::FunctionService;
 using testing_internal::MemoryFile;
+using testing_internal::Pipe;
 using testing_internal::SessionLog;
 using testing_internal::SetDeadline;
 
@@ -56,21 +57,6 @@ class Server {
   FunctionService service;
   std::shared_ptr<FdServer> fd_server;
   std::unique_ptr<grpc::Server> server;
-};
-
-struct Pipe {
-  Pipe() {
-    int ends[2];
-    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
-    read = UniqueFd(ends[0]);
-    write = UniqueFd(ends[1]);
-  }
-  bool WriteEndsAreClosed() {
-    write.Reset();
-    pollfd polled = {read.get(), 0, 0};
-    return poll(&polled, 1, 20'000) == 1 && (polled.revents & POLLHUP) != 0;
-  }
-  UniqueFd read, write;
 };
 
 // Takes each descriptor that the request names, and sends one back with "reply to " before it.

@@ -3,9 +3,7 @@
 //
 // Session-scoped descriptors: registered once, named by many calls, until withdrawn or the session
 // ends. Both directions, over a real listener.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <memory>
@@ -17,27 +15,13 @@
 #include "grpcfd/fd_channel.h"
 #include "grpcfd/fd_session.h"
 #include "tests/fdchannel/server/server_test_util.h"
+#include "tests/pipe.h"
 
 namespace grpcfd {
 namespace internal {
 namespace {
 
-// A pipe whose read end tells when every copy of the write end is closed, wherever it is.
-struct Pipe {
-  Pipe() {
-    int ends[2];
-    EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
-    read = UniqueFd(ends[0]);
-    write = UniqueFd(ends[1]);
-  }
-  bool WriteEndsAreClosed() {
-    write.Reset();
-    pollfd polled = {read.get(), 0, 0};
-    return ::poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))) == 1 &&
-           (polled.revents & POLLHUP) != 0;
-  }
-  UniqueFd read, write;
-};
+using testing_internal::Pipe;
 
 class SessionScopeTest : public ::testing::Test {
  protected:

@@ -143,8 +143,8 @@ void ExpectNothingLeft(Stage* stage, const Pipe& a2, const Pipe& b2, StyleServer
 bool InProcess(const Plan& plan, absl::Duration deadline) {
   const TempDir dir;
   const std::string address = "unix:" + dir.File("socket");
-  Pipe a2 = MakePipe();
-  Pipe b2 = MakePipe();
+  Pipe a2;
+  Pipe b2;
   Stage stage(plan.ending, std::move(b2.write));
   const auto server = StartServer(plan.server, address, &stage);
   const auto channel = ChannelTo(address);
@@ -194,8 +194,8 @@ bool InProcess(const Plan& plan, absl::Duration deadline) {
 void ServerIsKilled(const Plan& plan) {
   const TempDir dir;
   const std::string address = "unix:" + dir.File("socket");
-  Pipe a2 = MakePipe();
-  Pipe b2 = MakePipe();
+  Pipe a2;
+  Pipe b2;
   Peer server({"--serve", Name(plan.server), address}, std::move(b2.write));
   ASSERT_EQ("ready", server.Line());
   const auto channel = ChannelTo(address);
@@ -224,8 +224,8 @@ void ServerIsKilled(const Plan& plan) {
 void ClientIsKilled(const Plan& plan) {
   const TempDir dir;
   const std::string address = "unix:" + dir.File("socket");
-  Pipe a2 = MakePipe();
-  Pipe b2 = MakePipe();
+  Pipe a2;
+  Pipe b2;
   Stage stage(Ending::kKilled, std::move(b2.write));
   const auto server = StartServer(plan.server, address, &stage);
   Peer client({"--call", Name(plan.client), Name(plan.shape), address}, std::move(a2.write));

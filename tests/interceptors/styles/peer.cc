@@ -24,8 +24,8 @@ namespace grpcfd {
 namespace styles {
 
 Peer::Peer(std::vector<std::string> arguments, UniqueFd given) {
-  Pipe in = MakePipe();
-  Pipe out = MakePipe();
+  Pipe in;
+  Pipe out;
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, in.read.get(), STDIN_FILENO);

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -92,21 +91,6 @@ int CountOpen() {
   }
   closedir(dir);
   return count;
-}
-
-Pipe MakePipe() {
-  int ends[2];
-  EXPECT_EQ(0, pipe2(ends, O_CLOEXEC));
-  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
-bool AwaitHangUp(const UniqueFd& read_end) {
-  pollfd polled = {read_end.get(), 0, 0};  // POLLHUP needs no asking for.
-  int ready = 0;
-  do {
-    ready = poll(&polled, 1, std::chrono::milliseconds(kPatience).count());
-  } while (ready < 0 && errno == EINTR);
-  return ready == 1;
 }
 
 // --- Stage ---

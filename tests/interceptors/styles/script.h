@@ -34,9 +34,13 @@
 
 #include "grpcfd/grpcfd.h"
 #include "test.grpc.pb.h"
+#include "tests/pipe.h"
 
 namespace grpcfd {
 namespace styles {
+
+using testing_internal::AwaitHangUp;
+using testing_internal::Pipe;
 
 using Request = test::ExchangeRequest;
 using Reply = test::ExchangeReply;
@@ -92,14 +96,6 @@ UniqueFd MakeFile(const std::string& content);
 std::string ContentOf(const absl::StatusOr<UniqueFd>& fd);  // Or the error.
 // How many such files this process has open.
 int CountOpen();
-
-struct Pipe {
-  UniqueFd read;
-  UniqueFd write;
-};
-Pipe MakePipe();
-// Waits until nobody has a write end. Far longer than it takes.
-bool AwaitHangUp(const UniqueFd& read_end);
 
 // What the server's side has seen when both directions are under way.
 struct Report {

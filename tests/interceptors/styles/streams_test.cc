@@ -408,7 +408,7 @@ TEST(StreamsTest, WaitingReactorsHoldNoThread) {
 
 TEST(StreamsTest, AReactionThatThrowsLeavesNothingIfItCatches) {
   AnsweringServer server;
-  Pipe left = MakePipe();
+  Pipe left;
   {
     const auto stub = server.Stub();
     grpc::ClientContext context;

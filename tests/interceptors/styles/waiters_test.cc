@@ -30,9 +30,7 @@ constexpr char kMissing[] = "inode://1/1?fd=9";
 class UnderWay {
  public:
   UnderWay(Style style, Ending ending, absl::Duration deadline = absl::Seconds(60))
-      : a2_(MakePipe()),
-        b2_(MakePipe()),
-        stage_(ending, std::move(b2_.write)),
+      : stage_(ending, std::move(b2_.write)),
         address_("unix:" + dir_.File("socket")),
         server_(StartServer(style, address_, &stage_)),
         context_(std::make_unique<grpc::ClientContext>()) {
@@ -118,8 +116,8 @@ INSTANTIATE_TEST_SUITE_P(Styles, WaitersTest, ::testing::ValuesIn(kStyles),
 TEST_P(WaitersTest, ALateDescriptorWakesTheHandler) {
   const TempDir dir;
   const std::string address = "unix:" + dir.File("socket");
-  Pipe a2 = MakePipe();
-  Pipe b2 = MakePipe();
+  Pipe a2;
+  Pipe b2;
   Stage stage(Ending::kOk, std::move(b2.write));
   const auto server = StartServer(GetParam(), address, &stage);
   grpc::ChannelArguments arguments;
