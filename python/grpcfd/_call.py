@@ -254,12 +254,15 @@ class CallState:
                 return ((_ENTRY, entry),)
             return ((_ENTRY, entry), (_URLS, " ".join(self._urls)))
 
-    def end(self, well: bool) -> None:
-        """The RPC is over."""
-        self._ended_well = well
+    def end(self, code: Optional[grpc.StatusCode]) -> None:
+        """The RPC is over; None if its status is not known."""
+        self._ended_well = code == grpc.StatusCode.OK
         session = self._session
         if session is not None:
             session.over(self._inbox)
+            if code == grpc.StatusCode.UNAVAILABLE:
+                # Perhaps it went to another process than the session. The next call asks.
+                session.in_doubt = True
 
     def remaining(self) -> Optional[float]:
         """What is left of the RPC's timeout."""

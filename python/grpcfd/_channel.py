@@ -73,13 +73,16 @@ class _Method:
         _waiting.run(state.send_queue())
         left = state.remaining()
         entries = state.bind(left)
-        well = False
+        code = None
         try:
             result = method(request, left, _call.bound(metadata, entries), *rest)
-            well = True
+            code = grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            code = error.code()
+            raise
         finally:
-            if not well or not returns_call:
-                state.end(well)
+            if code != grpc.StatusCode.OK or not returns_call:
+                state.end(code)
         if returns_call:
             _end_with(result, state)
         return result
@@ -88,7 +91,7 @@ class _Method:
 def _end_with(call: Any, state: _call.CallState) -> None:
     def end() -> None:
         # It is known now: this does not block.
-        state.end(bool(call.code() == grpc.StatusCode.OK))
+        state.end(call.code())
 
     if not call.add_callback(end):
         end()  # It is over already.

@@ -122,8 +122,8 @@ class FdChannel:
                 session = None if self._connecting else self._session
                 if self._closed:
                     raise _errors.failed_precondition("the channel was closed")
-            if session is not None:
-                if session.error() is None:
+            if session is not None and session.error() is None:
+                if not session.in_doubt:
                     return session
             with self._signal.lock:
                 mine = self._signal.count == seen and not self._connecting
@@ -132,7 +132,7 @@ class FdChannel:
                 if not mine:
                     yield _waiting.Changed(self._signal, seen, deadline)
                     continue
-                return (yield from self._renew(deadline))
+                return (yield from self._renew(session, deadline))
             except _waiting.DeadlinePassed:
                 raise _errors.deadline_exceeded(
                     f"no session with {self.target} before the call's deadline"
@@ -153,9 +153,20 @@ class FdChannel:
                 ) from None
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _renew(self, deadline: Optional[float]) -> _waiting.Steps[Session]:
-        """A new session, with what is registered. What came in the former can still be taken."""
-        session = yield from self._connect(deadline)
+    def _renew(
+        self, former: Optional[Session], deadline: Optional[float]
+    ) -> _waiting.Steps[Session]:
+        """A new session, with what is registered. What came in the former can still be taken. If
+        the former is in doubt and the server that answers has it, there is no other."""
+        try:
+            session = yield from self._connect(former, deadline)
+        except _errors.FdError:
+            if former is not None and former.error() is None:
+                return former  # In doubt, and better than none.
+            raise
+        if session is former:
+            session.in_doubt = False
+            return session
         copies: Dict[int, int] = {}
         try:
             with self._registry_lock:
@@ -173,16 +184,24 @@ class FdChannel:
         with self._signal.lock:
             if not self._closed:
                 self._session = session
-                return session
+        if self._session is session:
+            if former is not None:
+                former.retire()
+            return session
         session.close()
         raise _errors.failed_precondition("the channel was closed")
 
-    def _connect(self, deadline: Optional[float]) -> _waiting.Steps[Session]:
+    def _connect(
+        self, former: Optional[Session], deadline: Optional[float]
+    ) -> _waiting.Steps[Session]:
         patience = time.monotonic() + _TOKEN_PATIENCE
         while True:
             sock, reply = yield from self._shake_hands(deadline)
             if sock is not None:
                 return Session(sock, reply, self.limits)
+            if reply.status == _wire.TOKEN_IN_USE and former is not None:
+                if former.error() is None:
+                    return former
             if reply.status != _wire.TOKEN_IN_USE or time.monotonic() > patience:
                 self._refuse(reply)
             yield _waiting.Pause(0.01, deadline)

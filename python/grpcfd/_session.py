@@ -85,6 +85,8 @@ class Session:
         self.max_fds_per_call = min(limits.max_fds_per_call, reply.max_fds_per_call)
         self.window = min(limits.window, reply.window)
         self.peer_session_fds = reply.max_session_fds
+        # A call was UNAVAILABLE: it may have gone to another process than the one at the other end.
+        self.in_doubt = False
         self._pid = os.getpid()
         self._socket = sock
         self._signal = _waiting.Signal(sock.fileno())
@@ -101,6 +103,7 @@ class Session:
         self._inboxes: Dict[int, Inbox] = {}
         # None: it came and could not be kept.
         self._scoped: Dict[int, Optional[int]] = {}
+        self._retired = False
         self._ended: Deque[int] = collections.deque(maxlen=max(1, self.window))
 
     @contextlib.contextmanager
@@ -136,6 +139,16 @@ class Session:
             for inbox in self._inboxes.values():
                 self._empty(inbox)
 
+    def retire(self) -> None:
+        """There is a newer one: ends with its last call."""
+        with self._locked():
+            self._retired = True
+            self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if self._retired and not self._inboxes:
+            self._die(_errors.unavailable("the session was replaced by a newer one"))
+
     # --- Calls ---
 
     def begin(self, call_id: int) -> Inbox:
@@ -165,6 +178,7 @@ class Session:
             if tell:
                 self._send_discards()
             self._send_credit()
+            self._end_if_unused()
 
     # --- Sending ---
 

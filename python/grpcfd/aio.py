@@ -58,7 +58,7 @@ class _Method:
             )
         except BaseException:
             if state is not None:
-                state.end(False)
+                state.end(None)
             raise
         if state is not None:
             _end_with(rpc, state)
@@ -67,24 +67,24 @@ class _Method:
 
 def _end_with(rpc: Any, state: _call.CallState) -> None:
     def end(done: Any) -> None:
-        state.end(_is_ok(done))
+        state.end(_code_of(done))
 
     rpc.add_done_callback(end)
 
 
-def _is_ok(rpc: Any) -> bool:
-    # The RPC is done, so the coroutine has its answer at hand and need not be awaited. If it does
-    # not, "no" costs one frame.
+def _code_of(rpc: Any) -> Optional[grpc.StatusCode]:
+    # The RPC is done, so the coroutine has its answer at hand and need not be awaited.
     code = rpc.code()
     try:
         code.send(None)
     except StopIteration as stop:
-        return bool(stop.value == grpc.StatusCode.OK)
+        result: grpc.StatusCode = stop.value
+        return result
     except asyncio.CancelledError:
         pass
     finally:
         code.close()
-    return False
+    return None
 
 
 class Channel(grpc.aio.Channel):  # type: ignore[misc]

@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+import grpc
+
 import grpcfd
 from grpcfd import _call, _fd_channel, _waiting
 
@@ -52,7 +54,7 @@ class Client:
             os.close(fd)
 
     def over(self, name):
-        self.call(name)._state.end(True)
+        self.call(name)._state.end(grpc.StatusCode.OK)
 
     def end(self, name):
         self.calls.pop(name).close()

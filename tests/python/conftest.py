@@ -76,6 +76,13 @@ class Server:
         self._process.kill()
         self._reap()
 
+    def drain(self):
+        """Has it end in good order, and does not wait for that."""
+        self._process.stdin.close()
+
+    def runs(self):
+        return self._process.poll() is None
+
     def stop(self):
         """In good order."""
         if self._process.poll() is None:

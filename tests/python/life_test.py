@@ -77,6 +77,57 @@ def test_a_restarted_server_is_found_again(server, stubs):
             server.start()
 
 
+def test_a_rolling_restart(start_server, stubs):
+    """The old server drains, held up by another client's stream; the new one has the path. Calls
+    with descriptors succeed again although the session with the old one is alive."""
+    old, new = start_server(), start_server()
+    request_of = stubs[0].ExchangeRequest
+    with grpcfd.insecure_channel(old.target) as channel:
+        # A pool of its own: the other client's connection is not shared.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpcfd.insecure_channel(old.target, options) as other:
+            go = threading.Event()
+
+            def requests():
+                yield request_of(number=1)
+                go.wait()
+
+            with grpcfd.call(other) as held:
+                stream = stubs[1].TestServiceStub(other).Chat(requests(), metadata=held.metadata)
+                url = next(stream).urls[0]
+                stub = stubs[1].TestServiceStub(channel)
+                exchange(channel, stub, request_of)
+                first = channel.fd_channel._session
+                # A call of the old session that still runs.
+                with grpcfd.call(channel) as mine:
+                    reply = stub.Exchange(request_of(number=1), metadata=mine.metadata)
+                    os.rename(new.path, old.path)
+                    old.drain()
+                    assert eventually(lambda: works(channel, stub, request_of), 4)
+                    assert old.runs()
+                    assert channel.fd_channel._session is not first
+                    assert content_of(mine.take(reply.urls[0])) == b".0"
+                assert first.error() is not None  # It ended with its last call.
+                for _ in range(20):
+                    exchange(channel, stub, request_of)
+                assert content_of(held.take(url)) == b".0"
+                go.set()
+                assert list(stream) == []
+
+
+def test_unavailable_of_a_handler_keeps_the_session(start_server, stubs):
+    """Another status of the application's changes nothing but for one question to the server."""
+    server = start_server()
+    with grpcfd.insecure_channel(server.target) as channel:
+        stub, request_of = stubs[1].TestServiceStub(channel), stubs[0].ExchangeRequest
+        exchange(channel, stub, request_of)
+        first = channel.fd_channel._session
+        first.in_doubt = True
+        exchange(channel, stub, request_of)
+        assert channel.fd_channel._session is first and not first.in_doubt
+        assert server.ask("sessions") == 1
+
+
 def test_a_call_waits_for_a_server_to_come(server, stubs):
     with grpcfd.insecure_channel(server.target) as channel:
         stub, request_of = stubs[1].TestServiceStub(channel), stubs[0].ExchangeRequest
