@@ -15,7 +15,7 @@ from grpcfd._call import Call, FileDescriptorLike
 from grpcfd._channel import Channel, call, insecure_channel, intercept, secure_channel
 from grpcfd._errors import FdError
 from grpcfd._memory import memory, sealed_memory
-from grpcfd._session import Limits
+from grpcfd._received import Limits
 from grpcfd._version import __version__
 
 __all__ = [

@@ -3,6 +3,7 @@
 """One call's descriptors: CallState, which both kinds of channels use, and Call for threads."""
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import threading
@@ -14,7 +15,8 @@ import grpc
 
 from grpcfd import _errors, _url, _waiting, _wire
 from grpcfd._fd_channel import FdChannel
-from grpcfd._session import Inbox, Session
+from grpcfd._received import Inbox
+from grpcfd._session import Session
 from grpcfd.v1 import descriptor_pb2
 
 # Of how many descriptors the metadata names the URLs, for logs.
@@ -111,6 +113,7 @@ class CallState:
         owned = [fd]
         try:
             self._channel.check_process()
+            name = _url.of(fd, 0)  # Without the lock: fstat(2) can block.
             with self._lock:
                 self._check()
                 session = self._session
@@ -122,7 +125,7 @@ class CallState:
                         self._check_number(session, index + 1)
                 elif self._begun:
                     raise _errors.failed_precondition("the RPC is being started")
-                url = str(_url.of(fd, index))
+                url = str(dataclasses.replace(name, index=index))
                 self._next_index += 1
                 if index < _MOST_URLS:
                     self._urls.append(url)

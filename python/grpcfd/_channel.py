@@ -10,7 +10,7 @@ import grpc
 
 from grpcfd import _call, _waiting
 from grpcfd._fd_channel import FdChannel
-from grpcfd._session import Limits
+from grpcfd._received import Limits
 
 
 class _Method:

@@ -4,18 +4,16 @@
 new one when that has ended."""
 from __future__ import annotations
 
-import errno
 import os
-import socket
-import stat
 import threading
 import time
-from typing import Dict, List, NoReturn, Optional
+from typing import Dict, Optional
 
 import grpc
 
-from grpcfd import _errors, _url, _waiting, _wire
-from grpcfd._session import Limits, Session, receive
+from grpcfd import _errors, _hello, _url, _waiting, _wire
+from grpcfd._received import Limits
+from grpcfd._session import Session
 
 # How long a server may take to notice that the session before has ended.
 _TOKEN_PATIENCE = 1.0
@@ -23,38 +21,11 @@ _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
 
 
-def address_of(target: str) -> str:
-    """What connect(2) takes. FAILED_PRECONDITION if no descriptor can get there."""
-    if target.startswith("unix-abstract:"):
-        name = "\0" + target[len("unix-abstract:"):]
-    elif target.startswith("unix://"):
-        name = target[len("unix://"):]
-    elif target.startswith("unix:"):
-        name = target[len("unix:"):]
-    else:
-        name = ""
-    if not name or (target.startswith("unix://") and not name.startswith("/")):
-        raise _errors.failed_precondition(
-            f"{target!r} is not a unix socket, and descriptors never leave the host: expected "
-            "unix:path, unix:///absolute/path or unix-abstract:name"
-        )
-    return name
-
-
-def _is_session_socket(fd: int) -> bool:
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return False
-    sock = socket.socket(fileno=fd)
-    kind = (sock.family, sock.type)
-    sock.detach()
-    return kind == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
 class FdChannel:
     """Thread-safe. Of no use in a child of fork(2), as is gRPC's channel."""
 
     def __init__(self, target: str, limits: Optional[Limits] = None) -> None:
-        self._address = address_of(target)
+        _hello.address_of(target)  # Says so at once if it is none.
         self.target = target
         self.limits = limits or Limits()
         if (
@@ -196,130 +167,17 @@ class FdChannel:
     ) -> _waiting.Steps[Session]:
         patience = time.monotonic() + _TOKEN_PATIENCE
         while True:
-            sock, reply = yield from self._shake_hands(deadline)
+            sock, reply = yield from _hello.shake_hands(
+                self.target, self.token, self.limits, deadline
+            )
             if sock is not None:
                 return Session(sock, reply, self.limits)
             if reply.status == _wire.TOKEN_IN_USE and former is not None:
                 if former.error() is None:
                     return former
             if reply.status != _wire.TOKEN_IN_USE or time.monotonic() > patience:
-                self._refuse(reply)
+                _hello.refuse(self.target, reply)
             yield _waiting.Pause(0.01, deadline)
-
-    def _shake_hands(
-        self, deadline: Optional[float]
-    ) -> _waiting.Steps["tuple[Optional[socket.socket], _wire.Reply]"]:
-        """One connection, one hello: the socket of the session, and the server's answer."""
-        until = time.monotonic() + self.limits.connect_timeout
-        soonest = _waiting.earlier(until, deadline)
-        data, fds = b"", []  # type: bytes, List[int]
-        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            while True:
-                try:
-                    stream.connect(self._address)
-                    break
-                except BlockingIOError:  # The server's backlog is full.
-                    yield _waiting.Pause(0.01, soonest)
-            # 64 bytes fit into a new socket.
-            stream.send(
-                _wire.encode_hello(
-                    self.token,
-                    self.limits.max_fds_per_call,
-                    self.limits.window,
-                    self.limits.max_session_fds,
-                ),
-                socket.MSG_NOSIGNAL,
-            )
-            lost = False
-            while len(data) < _wire.REPLY_SIZE:
-                try:
-                    part, more, truncated = receive(stream, _wire.REPLY_SIZE - len(data))
-                except BlockingIOError:
-                    yield _waiting.Ready(stream.fileno(), soonest)
-                    continue
-                data, lost = data + part, lost or truncated
-                fds += more
-                if not part:
-                    break
-            reply = _wire.decode_reply(data)
-            if reply.status != _wire.OK and not fds:
-                return None, reply
-            if lost:
-                raise _errors.resource_exhausted(
-                    "the session's socket could not be received: this process is at its "
-                    "RLIMIT_NOFILE"
-                )
-            if reply.status != _wire.OK or len(fds) != 1 or len(data) != _wire.REPLY_SIZE:
-                raise _wire.Malformed(f"the reply came with {len(fds)} descriptors, expected one")
-            if not _is_session_socket(fds[0]):
-                raise _wire.Malformed("the reply came with a descriptor of the wrong kind")
-            return socket.socket(fileno=fds.pop()), reply
-        except _waiting.DeadlinePassed:
-            if soonest is not until:
-                raise
-            raise _errors.unavailable(
-                f"{self.target} did not answer the hello within {self.limits.connect_timeout} s"
-            ) from None
-        except _wire.NoReply as error:
-            raise _errors.failed_precondition(
-                f"the server at {self.target} takes no descriptors: it is not a grpcfd server, or "
-                f"does not listen with AddListeningPort ({error})"
-            ) from None
-        except _wire.Malformed as error:
-            raise _errors.unavailable(f"the server at {self.target}: {error}") from None
-        except OSError as error:
-            self._fail_to_connect(error)
-        finally:
-            stream.close()
-            _waiting.close_all(fds)
-
-    def _fail_to_connect(self, error: OSError) -> NoReturn:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise _errors.resource_exhausted(f"no session with {self.target}: {error}") from error
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise _errors.FdError(
-                grpc.StatusCode.PERMISSION_DENIED, f"no session with {self.target}: {error}"
-            ) from error
-        raise _errors.unavailable(f"no session with {self.target}: {error}") from error
-
-    def _refuse(self, reply: _wire.Reply) -> NoReturn:
-        versions = f"{_wire.MIN_VERSION} to {_wire.MAX_VERSION}"
-        code, text = {
-            _wire.UNSUPPORTED_VERSION: (
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"speaks the protocol up to version {reply.version}, this client {versions}; "
-                "bring the older of the two up to date",
-            ),
-            _wire.TOKEN_IN_USE: (
-                grpc.StatusCode.UNAVAILABLE,
-                "still has a session of this channel; try again once it has noticed its end",
-            ),
-            _wire.TOO_MANY_SESSIONS: (
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "has as many sessions as its limits allow; close channels, or raise the limits",
-            ),
-            _wire.HELLO_REFUSED: (
-                grpc.StatusCode.PERMISSION_DENIED,
-                "refused a session to this process; connect as a user that it allows",
-            ),
-            _wire.MALFORMED: (
-                grpc.StatusCode.INTERNAL,
-                "could not read this client's hello; report this as a bug",
-            ),
-            _wire.SHUTTING_DOWN: (
-                grpc.StatusCode.UNAVAILABLE,
-                "is shutting down; try again once it is back",
-            ),
-            _wire.OUT_OF_DESCRIPTORS: (
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "has no descriptors left for a session; raise its RLIMIT_NOFILE",
-            ),
-        }.get(
-            reply.status,
-            (grpc.StatusCode.INTERNAL, f"answered with an unknown status {reply.status}"),
-        )
-        raise _errors.FdError(code, f"the server at {self.target} {text}")
 
     # --- Descriptors for all calls ---
 

@@ -1,43 +1,23 @@
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One session with a server: its socket, its window, and what came for which call."""
+"""One session with a server: its socket, its window, and who waits."""
 from __future__ import annotations
 
 import array
 import collections
 import contextlib
+import dataclasses
 import errno
-import fcntl
 import os
 import socket
-from typing import Deque, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Deque, Iterator, List, Optional, Tuple
 
 from grpcfd import _errors, _url, _waiting, _wire
+from grpcfd._received import Inbox, Limits, Received, duplicate
 
 # Frames that one look reads at most: a server that never stops sending holds nobody up for ever.
 _MOST_FRAMES = 256
-# Indices of a call that are remembered above one that is missing.
-_MOST_GAPS = 1 << 16
 _RIGHTS_SPACE = socket.CMSG_SPACE(_wire.MAX_FDS_IN_FRAME * 4)
-
-
-class Limits(NamedTuple):
-    """What this process is prepared to hold for one server.
-
-    Each end tells the other its own, and the lower ones hold. To raise a limit, raise it at both
-    ends.
-    """
-
-    max_fds_per_call: int = 16
-    """Descriptors of a call in one direction; of a stream those sent at once."""
-    window: int = 64
-    """Descriptors that were sent in a session and that the receiver has not disposed of."""
-    max_session_fds: int = 16
-    """Descriptors for all calls of a session (register()), in one direction."""
-    recv_timeout: float = 10.0
-    """Seconds that a call without a timeout waits for a descriptor, or for room to send one."""
-    connect_timeout: float = 5.0
-    """Seconds that one attempt to open a session may take."""
 
 
 def receive(sock: socket.socket, size: int) -> Tuple[bytes, List[int], bool]:
@@ -50,28 +30,6 @@ def receive(sock: socket.socket, size: int) -> Tuple[bytes, List[int], bool]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(payload[: len(payload) // fds.itemsize * fds.itemsize])
     return data, fds.tolist(), bool(flags & socket.MSG_CTRUNC)
-
-
-class Inbox:
-    """What came for one call. The session's lock guards it."""
-
-    def __init__(self) -> None:
-        self.fds: Dict[int, int] = {}
-        self.failure: Optional[_errors.FdError] = None
-        self.over = False  # The RPC has ended: nothing more is sent for it.
-        self._gone_below = 0  # All indices below have come, and so have those of _gone.
-        self._gone: Set[int] = set()
-
-    def came(self, index: int) -> bool:
-        return index < self._gone_below or index in self._gone
-
-    def note(self, index: int) -> bool:
-        """False if the sender leaves out so many indices that they are not remembered."""
-        self._gone.add(index)
-        while self._gone_below in self._gone:
-            self._gone.remove(self._gone_below)
-            self._gone_below += 1
-        return len(self._gone) <= _MOST_GAPS
 
 
 class Session:
@@ -91,18 +49,13 @@ class Session:
         self._socket = sock
         self._signal = _waiting.Signal(sock.fileno())
         self._error: Optional[_errors.FdError] = None
-        self._trash: List[int] = []
         self._sent = 0
         self._credit = 0  # Of what was sent, what the server has disposed of.
-        self._disposed = 0
-        self._credited = 0  # Of what was disposed of, what the server was told.
+        self._credited = 0  # Of what was disposed of here, what the server was told.
         self._credit_step = max(
             1, min(self.window // 4, self.window - self.max_fds_per_call + 1)
         )
-        self._held = 0
-        self._inboxes: Dict[int, Inbox] = {}
-        # None: it came and could not be kept.
-        self._scoped: Dict[int, Optional[int]] = {}
+        self._received = Received(limits)
         self._retired = False
         self._ended: Deque[int] = collections.deque(maxlen=max(1, self.window))
 
@@ -115,7 +68,7 @@ class Session:
                 try:
                     yield
                 finally:
-                    trash, self._trash = self._trash, []
+                    trash, self._received.trash = self._received.trash, []
         finally:
             _waiting.close_all(trash)
 
@@ -129,15 +82,17 @@ class Session:
         """Ends the session. After fork(2) the child's copies go, and the session lives on."""
         if os.getpid() != self._pid:
             # Another thread may have had the lock when the process forked.
-            _waiting.close_all(self._all_fds() + self._signal.fds())
+            self._received.drop_scoped()
+            self._received.empty_all()
+            _waiting.close_all(self._received.trash + self._signal.fds())
             self._socket.detach()
             return
         with self._locked():
             if code and self._error is None:
                 self._send_small(_wire.Frame(_wire.CLOSE, code=code, text=text))
-            self._die(_errors.failed_precondition("the channel was closed"))
-            for inbox in self._inboxes.values():
-                self._empty(inbox)
+            error = _errors.failed_precondition("the channel was closed")
+            self._die(error)
+            self._received.empty_all(error)
 
     def retire(self) -> None:
         """There is a newer one: ends with its last call."""
@@ -146,7 +101,7 @@ class Session:
             self._end_if_unused()
 
     def _end_if_unused(self) -> None:
-        if self._retired and not self._inboxes:
+        if self._retired and not self._received.inboxes:
             self._die(_errors.unavailable("the session was replaced by a newer one"))
 
     # --- Calls ---
@@ -154,7 +109,7 @@ class Session:
     def begin(self, call_id: int) -> Inbox:
         inbox = Inbox()
         with self._locked():
-            self._inboxes[call_id] = inbox
+            self._received.inboxes[call_id] = inbox
         return inbox
 
     def over(self, inbox: Inbox) -> None:
@@ -169,8 +124,9 @@ class Session:
         if os.getpid() != self._pid:
             return
         with self._locked():
-            self._inboxes.pop(call_id, None)
-            self._empty(inbox)
+            self._received.inboxes.pop(call_id, None)
+            self._received.empty(inbox)
+            inbox.closed = True
             if sent:
                 self._ended.append(call_id)
             if self._error is None:
@@ -261,10 +217,11 @@ class Session:
                 self._ended.popleft()
 
     def _send_credit(self) -> None:
-        if self._disposed - self._credited < self._credit_step or self._error is not None:
+        disposed = self._received.disposed
+        if disposed - self._credited < self._credit_step or self._error is not None:
             return
-        if self._send_small(_wire.Frame(_wire.CREDIT, numbers=(self._disposed,))):
-            self._credited = self._disposed
+        if self._send_small(_wire.Frame(_wire.CREDIT, numbers=(disposed,))):
+            self._credited = disposed
 
     # --- Receiving ---
 
@@ -277,21 +234,18 @@ class Session:
                 seen = self._signal.count
                 # Whatever happens after this is not seen by it.
                 over = inbox.over
-                # A session-scoped one may have been withdrawn meanwhile.
-                fd = None if url.scoped else self._find(inbox, url, dup)
-                if fd is None:
-                    empty = self._read()
-                    fd = self._find(inbox, url, dup)
-                if fd is not None:
-                    self._send_credit()
-                    return fd
-                if self._error is not None:
-                    raise self._error
-                if empty and (over or url.scoped):
-                    raise _errors.not_found(
-                        f"the server did not send {url}"
-                        + (", or has withdrawn it" if url.scoped else " before the call ended")
-                    )
+                empty = self._read()
+                error = self._error
+            fd = self._look(inbox, url, dup)
+            if fd is not None:
+                return fd
+            if error is not None:
+                raise error
+            if empty and (over or url.scoped):
+                raise _errors.not_found(
+                    f"the server did not send {url}"
+                    + (", or has withdrawn it" if url.scoped else " before the call ended")
+                )
             try:
                 yield _waiting.Changed(self._signal, seen, deadline)
             except _waiting.DeadlinePassed:
@@ -300,44 +254,52 @@ class Session:
                     "that names it"
                 ) from None
 
-    def _find(self, inbox: Inbox, url: _url.InodeUrl, dup: bool) -> Optional[int]:
-        """The descriptor, if it is here."""
-        if url.scoped:
-            return self._find_scoped(url)
-        if inbox.failure is not None:
-            raise inbox.failure
-        index = url.index
-        if index is None:
-            fitting = [i for i, fd in sorted(inbox.fds.items()) if _is(fd, url)]
-            if not fitting:
+    def _look(self, inbox: Inbox, url: _url.InodeUrl, dup: bool) -> Optional[int]:
+        """Takes it from what came; None if it did not."""
+        if url.index is None:
+            index = self._find_inode(inbox, url)
+            if index is None:
                 return None
-            index = fitting[0]
-        if index not in inbox.fds:
-            if inbox.came(index):
-                raise _errors.failed_precondition(f"{url} was taken before; dup() copies")
-            return None
-        if not _is(inbox.fds[index], url):
-            raise _errors.invalid_argument(
-                f"{url} is the name of another file than descriptor {index} of this call: it was "
-                "made for another call"
-            )
-        if dup:
-            return _dup(inbox.fds[index])
-        self._dispose(1)
-        self._held -= 1
-        return inbox.fds.pop(index)
-
-    def _find_scoped(self, url: _url.InodeUrl) -> Optional[int]:
-        if url.index not in self._scoped:
-            return None
-        fd = self._scoped[url.index]
+            url = dataclasses.replace(url, index=index)
+        with self._locked():
+            fd = self._received.claim(inbox, url, dup)
         if fd is None:
-            raise _errors.resource_exhausted(
-                f"{url} came, and this process had no room for it (RLIMIT_NOFILE)"
+            return None
+        good = False
+        try:
+            good = url.names(fd)
+        finally:
+            with self._locked():
+                if good:
+                    self._received.settle(url, dup)
+                    self._send_credit()
+                else:
+                    self._received.give_back(inbox, url, dup, fd)
+        if not good:
+            raise _errors.invalid_argument(
+                f"{url} is the name of another file than descriptor {url.index}: it was made for "
+                "another call"
             )
-        if not _is(fd, url):
-            raise _errors.invalid_argument(f"{url} is the name of another file")
-        return _dup(fd)
+        return fd
+
+    def _find_inode(self, inbox: Inbox, url: _url.InodeUrl) -> Optional[int]:
+        """The lowest index of the URL's inode."""
+        with self._locked():
+            indices = sorted(inbox.fds)
+        for index in indices:
+            with self._locked():
+                if index not in inbox.fds:
+                    continue
+                copy = [duplicate(inbox.fds[index])]
+            try:
+                if url.names(copy[0]):
+                    return index
+            finally:
+                _waiting.close_all(copy)
+        with self._locked():
+            if inbox.failure is not None:
+                raise inbox.failure
+        return None
 
     def _read(self) -> bool:
         """Reads what is in the socket. Whether it is empty now."""
@@ -354,7 +316,7 @@ class Session:
             except OSError as error:
                 self._die(_errors.unavailable(f"the session broke: {error}"))
                 return True
-            self._trash += fds  # Until somebody owns them.
+            self._received.trash += fds  # Until somebody keeps them.
             try:
                 if not data and not fds and not lost:
                     self._die(
@@ -371,15 +333,7 @@ class Session:
 
     def _deliver(self, frame: _wire.Frame, fds: List[int], lost: bool) -> None:
         if frame.type == _wire.DATA:
-            if len(fds) > frame.fd_count or (len(fds) < frame.fd_count and not lost):
-                raise _wire.Malformed(
-                    f"a frame that announces {frame.fd_count} descriptors came with {len(fds)}"
-                )
-            whole = None if lost else fds
-            if frame.call_id:
-                self._deliver_data(frame, whole)
-            else:
-                self._deliver_scoped(frame, whole)
+            self._received.deliver(frame, fds, lost)
             return
         if fds or lost:
             raise _wire.Malformed("a frame that carries no descriptors came with some")
@@ -391,9 +345,7 @@ class Session:
             self._credit = max(self._credit, frame.numbers[0])
         elif frame.type == _wire.WITHDRAW:
             for index in frame.numbers:
-                fd = self._scoped.pop(index, None)
-                if fd is not None:
-                    self._trash.append(fd)
+                self._received.withdraw(index)
         elif frame.type == _wire.CLOSE:
             self._die(
                 _errors.unavailable(
@@ -401,118 +353,19 @@ class Session:
                 )
             )
 
-    def _deliver_data(self, frame: _wire.Frame, fds: Optional[List[int]]) -> None:
-        inbox = self._inboxes.get(frame.call_id)
-        # This client makes no second attempt by itself.
-        if inbox is None or frame.attempt:
-            self._dispose(frame.fd_count)
-            return
-        indices = range(frame.first_index, frame.first_index + frame.fd_count)
-        noted = True
-        for index in indices:
-            if inbox.came(index):
-                raise _wire.Malformed(f"descriptor {index} of a call came twice")
-            noted = inbox.note(index) and noted
-        if inbox.failure is None:
-            inbox.failure = self._refusal(frame, fds, noted)
-        if inbox.failure is not None or fds is None:
-            self._empty(inbox)
-            self._dispose(frame.fd_count)
-            return
-        self._own(fds)
-        self._held += len(fds)
-        inbox.fds.update(zip(indices, fds))
-
-    def _refusal(
-        self, frame: _wire.Frame, fds: Optional[List[int]], noted: bool
-    ) -> Optional[_errors.FdError]:
-        """Why a call fails whose descriptors cannot be kept."""
-        if fds is None:
-            return _errors.resource_exhausted(
-                "descriptors of this call could not be received: this process is at its "
-                "RLIMIT_NOFILE (raise it, or take them sooner), or a security module refused one"
-            )
-        if frame.fd_count > self.limits.max_fds_per_call:
-            return _errors.resource_exhausted(
-                f"the server sent {frame.fd_count} descriptors at once, max_fds_per_call is "
-                f"{self.limits.max_fds_per_call}: raise it"
-            )
-        if self._held + frame.fd_count > self.limits.window:
-            return _errors.resource_exhausted(
-                f"{self._held} descriptors that came wait to be taken, the window is "
-                f"{self.limits.window}: take them sooner, or raise it"
-            )
-        if not noted:
-            return _errors.resource_exhausted("the server left out too many indices of this call")
-        return None
-
-    def _deliver_scoped(self, frame: _wire.Frame, fds: Optional[List[int]]) -> None:
-        indices = range(frame.first_index, frame.first_index + frame.fd_count)
-        if any(index in self._scoped for index in indices):
-            raise _wire.Malformed("a session-scoped descriptor came twice")
-        if len(self._scoped) + frame.fd_count > self.limits.max_session_fds:
-            raise _wire.Malformed(
-                f"more than {self.limits.max_session_fds} session-scoped descriptors came"
-            )
-        if fds is None:
-            self._scoped.update((index, None) for index in indices)
-        else:
-            self._own(fds)
-            self._scoped.update(zip(indices, fds))
-        self._dispose(frame.fd_count)
-
-    def _own(self, fds: List[int]) -> None:
-        """Takes what was just received out of the trash."""
-        self._trash = [fd for fd in self._trash if fd not in fds]
-
-    def _dispose(self, count: int) -> None:
-        self._disposed += count
-
-    def _empty(self, inbox: Inbox) -> None:
-        self._trash += inbox.fds.values()
-        self._held -= len(inbox.fds)
-        self._dispose(len(inbox.fds))
-        inbox.fds.clear()
-
     def _cut(self, why: str) -> None:
         """The server broke the protocol: nothing of what it sent is kept."""
         self._send_small(_wire.Frame(_wire.CLOSE, code=_wire.PROTOCOL_ERROR, text=why))
-        for inbox in self._inboxes.values():
-            self._empty(inbox)
-        self._die(_errors.unavailable(f"the session was cut: {why}"))
-
-    def _all_fds(self) -> List[int]:
-        fds = [fd for fd in self._scoped.values() if fd is not None]
-        self._scoped.clear()
-        for inbox in self._inboxes.values():
-            fds += inbox.fds.values()
-            inbox.fds.clear()
-        return fds
+        error = _errors.unavailable(f"the session was cut: {why}")
+        self._received.empty_all(error)
+        self._die(error)
 
     def _die(self, error: _errors.FdError) -> None:
         """What has come for calls can still be taken."""
         if self._error is not None:
             return
         self._error = error
-        self._trash += [fd for fd in self._scoped.values() if fd is not None]
-        self._scoped.clear()
+        self._received.drop_scoped()
         self._ended.clear()
         self._socket.detach()
-        self._trash += self._signal.close()
-
-
-def _is(fd: int, url: _url.InodeUrl) -> bool:
-    status = os.fstat(fd)
-    return (status.st_dev, status.st_ino) == (url.dev, url.ino)
-
-
-def _dup(fd: int) -> int:
-    try:
-        # 3: never in the place of a standard stream.
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-        raise _errors.resource_exhausted(
-            "this process is at its RLIMIT_NOFILE: raise it"
-        ) from None
+        self._received.trash += self._signal.close()

@@ -22,6 +22,11 @@ class InodeUrl:
     index: Optional[int] = None
     scoped: bool = False
 
+    def names(self, fd: int) -> bool:
+        """Whether it is the name of this file. Asks fstat(2), which can block on a network file."""
+        status = os.fstat(fd)
+        return (status.st_dev, status.st_ino) == (self.dev, self.ino)
+
     def __str__(self) -> str:
         text = f"inode://{self.dev}/{self.ino}"
         if self.index is None:

@@ -23,7 +23,7 @@ import grpc.aio
 
 from grpcfd import _call, _waiting
 from grpcfd._fd_channel import FdChannel
-from grpcfd._session import Limits
+from grpcfd._received import Limits
 from grpcfd.v1 import descriptor_pb2
 
 __all__ = ["Call", "Channel", "call", "insecure_channel", "intercept", "secure_channel"]
