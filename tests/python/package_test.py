@@ -63,9 +63,13 @@ def test_messages_are_generated_from_the_proto(tmp_path):
 
 
 def test_the_manual_is_true():
-    """Its Python can be parsed, and uses what there is."""
+    """Its Python, and README.md's, can be parsed, and uses what there is."""
+    in_python = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
     text = (SOURCE / "docs/guides/python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    readme = in_python.findall((SOURCE / "README.md").read_text(encoding="utf-8"))
+    assert readme
+    blocks = in_python.findall(text) + readme
+    text += "\n".join(readme)
     assert len(blocks) >= 5
     owners = {
         "grpcfd": [grpcfd],
