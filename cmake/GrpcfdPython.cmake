@@ -18,7 +18,7 @@ if(GRPCFD_PYTHON_TESTS STREQUAL "OFF")
   return()
 endif()
 
-set(_modules "grpc.aio, google.protobuf, pytest, mypy, flake8, setuptools, wheel, pip")
+set(_modules "grpc.aio, google.protobuf, numpy, pytest, mypy, flake8, setuptools, wheel, pip")
 find_package(Python3 QUIET COMPONENTS Interpreter)
 foreach(_candidate "${GRPCFD_PYTHON_TOOL}" /usr/bin/python3 "${Python3_EXECUTABLE}")
   if(_candidate STREQUAL "" OR NOT EXISTS "${_candidate}")

@@ -17,14 +17,15 @@ from grpcfd._received import Inbox, Limits, Received, duplicate
 
 # Frames that one look reads at most: a server that never stops sending holds nobody up for ever.
 _MOST_FRAMES = 256
+# Plain numbers: an enum puts them together anew for each call.
+_RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_SEND_FLAGS = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 _RIGHTS_SPACE = socket.CMSG_SPACE(_wire.MAX_FDS_IN_FRAME * 4)
 
 
 def receive(sock: socket.socket, size: int) -> Tuple[bytes, List[int], bool]:
     """One recvmsg(2): the bytes, the descriptors (close-on-exec) and whether some were lost."""
-    data, control, flags, _ = sock.recvmsg(
-        size + 1, _RIGHTS_SPACE, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-    )
+    data, control, flags, _ = sock.recvmsg(size + 1, _RIGHTS_SPACE, _RECEIVE_FLAGS)
     fds = array.array("i")
     for level, kind, payload in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -174,9 +175,7 @@ class Session:
             return False, False
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
         try:
-            self._socket.sendmsg(
-                [_wire.encode_frame(frame)], [rights], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
-            )
+            self._socket.sendmsg([_wire.encode_frame(frame)], [rights], _SEND_FLAGS)
         except BlockingIOError:
             return True, False
         except OSError as error:
@@ -199,9 +198,7 @@ class Session:
     def _send_small(self, frame: _wire.Frame) -> bool:
         """Sends a frame without descriptors, if the socket takes it."""
         try:
-            self._socket.sendmsg(
-                [_wire.encode_frame(frame)], [], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
-            )
+            self._socket.sendmsg([_wire.encode_frame(frame)], [], _SEND_FLAGS)
             return True
         except OSError:
             return False  # Full, or at its end, which the next read finds.

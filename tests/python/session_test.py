@@ -5,6 +5,7 @@ import array
 import errno
 import os
 import resource
+import signal
 import socket
 import threading
 import time
@@ -353,6 +354,33 @@ def test_close_releases_who_waits(pair, file):
     assert errors == [grpc.StatusCode.FAILED_PRECONDITION] * 4
 
 
+def test_a_signal_that_raises_leaves_a_wait(pair, file):
+    """As Ctrl-C does: the session goes on, also for another thread that waits."""
+
+    class Interrupted(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Interrupted
+
+    inboxes = [pair.session.begin(call) for call in (1, 2)]
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(pair.take(inboxes[1], file, 0, 60)))
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Interrupted):
+            thread.start()
+            pair.take(inboxes[0], file, 0, 60)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    pair.data([file], call=2)
+    thread.join()
+    assert content_of(taken.pop()) == b"hostile"
+    pair.data([file], call=1)
+    assert content_of(pair.take(inboxes[0], file, 0, 60)) == b"hostile"
+
+
 # --- The hello ---
 
 
@@ -537,3 +565,25 @@ def test_no_server(path):
         _waiting.run(channel.session(time.monotonic() + 0.1, True))
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     channel.close()
+
+
+def test_the_rpcs_live_on_when_a_session_is_cut(path, file, stubs, start_server):
+    """The sessions come from a server that lies, the RPCs from one that does not."""
+    server = start_server()
+    ends = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+    liar = Answerer(path, [[(reply_of(session_id=k + 1), [ends[k][0].fileno()])] for k in (0, 1)])
+    with grpcfd.intercept(grpc.insecure_channel(server.target), f"unix:{path}") as channel:
+        stub, request_of = stubs[1].TestServiceStub(channel), stubs[0].ExchangeRequest
+        for k in (0, 1):
+            with grpcfd.call(channel) as fds:
+                fds.send(file)
+                stub.Exchange(request_of(command="plain"), metadata=fds.metadata)
+                lie = _wire.encode_frame(_wire.Frame(_wire.DATA, 1, 0, 1))
+                send_raw(ends[k][1], lie, [file] * 17)
+                with pytest.raises(grpcfd.FdError, match="was cut"):
+                    fds.take(str(_url.of(file, 0)))
+            stub.Exchange(request_of(command="plain"))
+    liar.join()
+    for pair_of_ends in ends:
+        for end in pair_of_ends:
+            end.close()
