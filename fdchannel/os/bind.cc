@@ -4,32 +4,36 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "fdchannel/os/threads.h"
+#include "fdchannel/os/path_lock.h"
 
 namespace grpcfd {
 namespace internal {
 namespace {
 
-absl::Status BindError(const SocketAddress& address, const char* call, int error) {
-  const std::string text = absl::StrCat(call, " ", address.ToString());
-  if (error == EADDRINUSE) {
-    return absl::AlreadyExistsError(absl::StrCat(text, ": a server is listening there"));
-  }
-  return absl::ErrnoToStatus(error, text);
+// Linux 6.6, newer than Debian 12's headers; the number is the same on all architectures.
+#ifndef SYS_fchmodat2
+#define SYS_fchmodat2 452
+#endif
+
+std::string Binding(const SocketAddress& address) {
+  return absl::StrCat("bind ", address.ToString());
+}
+
+absl::Status NotASocket(const std::string& path) {
+  return absl::AlreadyExistsError(
+      absl::StrCat(path, " exists and is not a socket: it is left alone; choose another path"));
 }
 
 // Whether the file at `path` is a socket, and which. The file itself: bind(2) does not follow a
@@ -37,13 +41,29 @@ absl::Status BindError(const SocketAddress& address, const char* call, int error
 absl::StatusOr<DevIno> SocketFile(const std::string& path) {
   struct stat st;
   if (::lstat(path.c_str(), &st) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("lstat(", path, ")"));
+    const int error = errno;
+    return absl::ErrnoToStatus(error, absl::StrCat("lstat(", path, ")"));
   }
-  if (!S_ISSOCK(st.st_mode)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(path, " exists and is no socket: it is left alone; choose another path"));
-  }
+  if (!S_ISSOCK(st.st_mode)) return NotASocket(path);
   return DevIno{st.st_dev, st.st_ino};
+}
+
+// What an O_PATH handle of a socket file is to calls that take a path.
+std::string ProcPath(const UniqueFd& handle) {
+  return absl::StrCat("/proc/self/fd/", handle.get());
+}
+
+// 0, or the errno of a connect(2) to `path`, which fits into a sockaddr_un.
+int ConnectTo(const std::string& path) {
+  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!probe.valid()) return errno;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  return ::connect(probe.get(), reinterpret_cast<const struct sockaddr*>(&address),
+                   sizeof(address)) == 0
+             ? 0
+             : errno;
 }
 
 // A socket file, held. Between a look at a path, a connect(2) to it and a second look, it may have
@@ -55,82 +75,39 @@ class HeldFile {
     file.handle_ = UniqueFd(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
     struct stat st;
     if (!file.handle_.valid() || ::fstat(file.handle_.get(), &st) != 0) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("open ", path));
+      const int error = errno;
+      return absl::ErrnoToStatus(error, absl::StrCat("open ", path));
     }
-    if (!S_ISSOCK(st.st_mode)) {
-      return absl::AlreadyExistsError(
-          absl::StrCat(path, " exists and is no socket: it is left alone; choose another path"));
-    }
+    if (!S_ISSOCK(st.st_mode)) return NotASocket(path);
     file.id_ = DevIno{st.st_dev, st.st_ino};
+    file.owner_ = st.st_uid;
     return file;
   }
 
   const DevIno& id() const { return id_; }
+  uid_t owner() const { return owner_; }
 
   // What connect(2) says: 0 and EAGAIN if somebody listens, ECONNREFUSED if nobody does (any more,
   // or yet), anything else if it cannot be told. Through the handle, as in
-  // kernel_facts_test.cc, AHandleOfASocketFileIsGoodForConnecting.
-  int Probe() const {
-    const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!probe.valid()) return errno;
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    const std::string path = absl::StrCat("/proc/self/fd/", handle_.get());
-    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    return ::connect(probe.get(), reinterpret_cast<const struct sockaddr*>(&address),
-                     sizeof(address)) == 0
-               ? 0
-               : errno;
+  // kernel_facts_test.cc, AHandleOfASocketFileIsGoodForConnecting; by `path` where there is no
+  // /proc, and the answer counts only if the path still names this file then.
+  int Probe(const std::string& path) const {
+    int error = ConnectTo(ProcPath(handle_));
+    if (error != ENOENT) return error;
+    error = ConnectTo(path);
+    struct stat st;
+    const bool same = ::lstat(path.c_str(), &st) == 0 && DevIno{st.st_dev, st.st_ino} == id_;
+    return same ? error : EAGAIN;
   }
-  bool SomebodyListens() const {
-    const int error = Probe();
+  bool SomebodyListens(const std::string& path) const {
+    const int error = Probe(path);
     return error == 0 || error == EAGAIN;
   }
 
  private:
   UniqueFd handle_;
   DevIno id_;
-};
-
-// The right to bind a path, from before bind(2) until after listen(2). Two processes that start at
-// once must not both find a stale file, and the second remove the first one's new file; and a
-// socket that is bound but does not listen yet looks as stale as one whose process is gone. The
-// lock is a file beside the socket, removed with the lock.
-class PathLock {
- public:
-  static absl::StatusOr<PathLock> Take(const SocketAddress& address) {
-    PathLock lock(absl::StrCat(address.name(), ".grpcfd-lock"));
-    lock.fd_ =
-        UniqueFd(::open(lock.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!lock.fd_.valid()) {
-      const int error = errno;
-      return absl::ErrnoToStatus(error,
-                                 absl::StrCat("bind ", address.ToString(), ": open ", lock.path_));
-    }
-    // Not waited for: whoever holds it may never let go. And whoever held it when it was opened
-    // here may have removed it since.
-    struct stat held, named;
-    if (::flock(lock.fd_.get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(lock.fd_.get(), &held) != 0 ||
-        ::lstat(lock.path_.c_str(), &named) != 0 || held.st_ino != named.st_ino ||
-        held.st_dev != named.st_dev) {
-      lock.fd_.Reset();
-      return absl::UnavailableError(absl::StrCat(address.ToString(),
-                                                 " is being bound by another process, which has ",
-                                                 lock.path_, ": start again in a moment"));
-    }
-    return lock;
-  }
-  PathLock(PathLock&&) = default;
-  // While it is still locked: whoever opened it before sees that it is gone.
-  ~PathLock() {
-    if (fd_.valid()) ::unlink(path_.c_str());
-  }
-
- private:
-  explicit PathLock(std::string path) : path_(std::move(path)) {}
-
-  std::string path_;
-  UniqueFd fd_;
+  uid_t owner_ = 0;
 };
 
 // Removes the socket file at `path` if it is `file`. Between a look and an unlink(2) another server
@@ -151,16 +128,39 @@ int RemoveFile(const std::string& path, const DevIno& file) {
   return ESTALE;
 }
 
-// Removes the socket file of a server that is gone. Under the PathLock.
+// Removes the socket file of a server that is gone. Under the PathLock, if there is one.
 absl::Status RemoveStale(const SocketAddress& address) {
   const std::string& path = address.name();
   auto file = HeldFile::Open(path);
   if (!file.ok()) return absl::IsNotFound(file.status()) ? absl::OkStatus() : file.status();
-  if (file->Probe() != ECONNREFUSED) return BindError(address, "bind", EADDRINUSE);
-  const int error = RemoveFile(path, file->id());
-  if (error == ESTALE) return BindError(address, "bind", EADDRINUSE);
+  const std::string whose = absl::StrCat(Binding(address), ": the socket file that is there (user ",
+                                         file->owner(), "'s) ");
+  int error = file->Probe(path);
+  switch (error) {
+    case ECONNREFUSED:
+      break;
+    case 0:
+    case EAGAIN:
+      return absl::AlreadyExistsError(
+          absl::StrCat(Binding(address), ": a server is listening there"));
+    case EPROTOTYPE:
+      return absl::AlreadyExistsError(absl::StrCat(whose, "is a socket of another type, in use"));
+    default:
+      return absl::ErrnoToStatus(
+          error, absl::StrCat(whose,
+                              "may be a server's, connect(2) cannot tell: remove the file, "
+                              "or choose another path"));
+  }
+  error = RemoveFile(path, file->id());
+  if (error == ESTALE) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(Binding(address), ": another process has just taken it"));
+  }
   if (error != 0 && error != ENOENT) {
-    return absl::ErrnoToStatus(error, absl::StrCat("remove ", path));
+    return absl::ErrnoToStatus(
+        error, absl::StrCat(whose,
+                            "is stale, but cannot be removed: remove it, or choose another "
+                            "path"));
   }
   return absl::OkStatus();
 }
@@ -172,22 +172,22 @@ int BindFd(const UniqueFd& fd, const SocketAddress& address) {
                                                                                             : errno;
 }
 
-// The file gets the socket's mode less the umask (net/unix/af_unix.c, unix_bind_bsd), so the mode
-// is set on the socket, where nobody can look in between. The umask is the whole process's, except
-// for a thread that has asked for its own (unshare(2), CLONE_FS; no privilege needed).
-int BindFdWithoutUmask(const UniqueFd& fd, const SocketAddress& address) {
-  int error = 0;
-  std::thread thread = StartThread("grpcfd-bind", [&] {
-    if (::unshare(CLONE_FS) == 0) ::umask(0);
+// Binds, in the place of a stale file if need be.
+absl::Status BindOverStale(const UniqueFd& fd, const SocketAddress& address) {
+  int error = BindFd(fd, address);
+  if (error == EADDRINUSE && address.kind() == SocketAddress::Kind::kPath) {
+    absl::Status removed = RemoveStale(address);
+    if (!removed.ok()) return removed;
     error = BindFd(fd, address);
-  });
-  if (!thread.joinable()) return BindFd(fd, address);  // WidenMode does the rest.
-  thread.join();
-  return error;
+  }
+  if (error == EADDRINUSE) {
+    return absl::AlreadyExistsError(absl::StrCat(Binding(address), ": another socket has it"));
+  }
+  return error == 0 ? absl::OkStatus() : absl::ErrnoToStatus(error, Binding(address));
 }
 
-// Where a seccomp filter forbids unshare(2), the umask did cut the mode. Nobody can connect yet, so
-// nothing was open that should not be.
+// Gives the file the bits that the umask has cut off. Nobody can connect yet, so nothing is open
+// that should not be, and nobody who should get in is kept out.
 absl::Status WidenMode(const std::string& path, const DevIno& file, mode_t mode) {
   const UniqueFd opened(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
   struct stat st;
@@ -196,12 +196,16 @@ absl::Status WidenMode(const std::string& path, const DevIno& file, mode_t mode)
     return absl::ErrnoToStatus(error, absl::StrCat("open ", path));
   }
   if (DevIno{st.st_dev, st.st_ino} != file || (st.st_mode & 07777) == mode) return absl::OkStatus();
-  // chmod(2) would follow a symbolic link that took the name meanwhile.
-  if (::chmod(absl::StrCat("/proc/self/fd/", opened.get()).c_str(), mode) != 0) {
-    const int error = errno;
-    return absl::ErrnoToStatus(error, absl::StrCat("chmod ", path));
+  // chmod(2) of the path would follow a symbolic link that took the name meanwhile, and fchmod(2)
+  // takes no such handle.
+  if (::syscall(SYS_fchmodat2, opened.get(), "", mode, AT_EMPTY_PATH) == 0 ||
+      ::chmod(ProcPath(opened).c_str(), mode) == 0) {
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  const int error = errno;
+  return absl::ErrnoToStatus(error, absl::StrCat("chmod ", path,
+                                                 ", which needs Linux 6.6 or /proc (or a umask "
+                                                 "that leaves the mode as it is)"));
 }
 
 }  // namespace
@@ -220,25 +224,21 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
   if (!fd.valid()) return absl::ErrnoToStatus(errno, "socket");
   std::optional<PathLock> lock;
   if (!abstract) {
-    auto taken = PathLock::Take(address);
-    if (!taken.ok()) return taken.status();
+    auto taken = PathLock::Take(address.name());
+    if (!taken.ok()) {
+      return absl::Status(taken.status().code(),
+                          absl::StrCat(Binding(address), ": ", taken.status().message()));
+    }
     lock.emplace(*std::move(taken));
   }
   const bool with_mode = !abstract && options.mode.has_value();
+  // The file gets the socket's mode less the umask (net/unix/af_unix.c, unix_bind_bsd): never more
+  // than what was asked for. What is missing comes before listen(2).
   if (with_mode && ::fchmod(fd.get(), *options.mode) != 0) {
-    const int error = errno;
-    return absl::ErrnoToStatus(error, "fchmod of the socket");
+    return absl::ErrnoToStatus(errno, "fchmod of the socket");
   }
-  const auto bind = [&] {
-    return with_mode ? BindFdWithoutUmask(fd, address) : BindFd(fd, address);
-  };
-  int error = bind();
-  if (error == EADDRINUSE && !abstract) {
-    absl::Status removed = RemoveStale(address);
-    if (!removed.ok()) return removed;
-    error = bind();
-  }
-  if (error != 0) return BindError(address, "bind", error);
+  absl::Status status = BindOverStale(fd, address);
+  if (!status.ok()) return status;
 
   DevIno file;
   std::string path;
@@ -252,11 +252,14 @@ absl::StatusOr<BoundSocket> BoundSocket::Bind(const SocketAddress& address,
   }
   BoundSocket result(std::move(fd), std::move(path), file);
   if (with_mode) {
-    absl::Status widened = WidenMode(result.path_, file, *options.mode);
-    if (!widened.ok()) return widened;
+    status = WidenMode(result.path_, file, *options.mode);
+    if (!status.ok()) return status;
   }
   result.SetRights(options.pass_rights);
-  if (::listen(result.fd_.get(), options.backlog) != 0) return BindError(address, "listen", errno);
+  if (::listen(result.fd_.get(), options.backlog) != 0) {
+    const int error = errno;
+    return absl::ErrnoToStatus(error, absl::StrCat("listen ", address.ToString()));
+  }
   return result;
 }
 
@@ -267,7 +270,7 @@ absl::StatusOr<BoundSocket> BoundSocket::Adopt(UniqueFd socket, PassRights pass_
       ::getsockopt(socket.get(), SOL_SOCKET, SO_TYPE, &type, &size) != 0 ||
       ::getsockopt(socket.get(), SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the descriptor to listen on is no socket: ", strerror(errno)));
+        absl::StrCat("the descriptor to listen on is not a socket: ", strerror(errno)));
   }
   if (domain != AF_UNIX || type != SOCK_STREAM || listening == 0) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -309,7 +312,7 @@ void BoundSocket::Close() {
     auto now = SocketFile(path_);
     if (now.ok() && *now == file_) {
       auto held = HeldFile::Open(path_);
-      if (!held.ok() || !held->SomebodyListens()) (void)RemoveFile(path_, file_);
+      if (!held.ok() || !held->SomebodyListens(path_)) (void)RemoveFile(path_, file_);
     }
   }
   fd_.Reset();

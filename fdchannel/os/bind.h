@@ -7,16 +7,17 @@
 // path that exists. Deleting what is there before binding is the usual answer, and it silently
 // takes the address away from a server that is alive.
 //
-// How people get it wrong: bind, then chmod (anybody connects in between); umask around bind (it is
-// the whole process's); unlink at exit whatever has the name by then. Here the mode is set on the
-// socket before it is bound, a file is removed only if nobody answers there, under a lock that is
-// held until the new socket listens, and at exit only the file that this socket made is removed.
+// The mode is set on the socket before it is bound, so the file never has more of it than was asked
+// for, and before listen(2) it has all of it; the umask, which is the whole process's, is left
+// alone. A file is removed only if nobody answers there, under a lock that is held until the new
+// socket listens. At exit only the file that this socket made is removed.
 #ifndef GRPCFD_FDCHANNEL_OS_BIND_H_
 #define GRPCFD_FDCHANNEL_OS_BIND_H_
 
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -30,10 +31,12 @@ namespace grpcfd {
 namespace internal {
 
 struct BindOptions {
-  std::optional<mode_t>
-      mode;  // Of the socket file, whatever the umask; unset: 0777 less the umask.
+  // Of the socket file, whatever the umask; unset: 0777 less the umask.
+  std::optional<mode_t> mode;
   bool allow_abstract = false;
-  int backlog = 128;
+  // Connections that may wait to be accepted. The kernel cuts it to net.core.somaxconn (listen(2)),
+  // which is what gRPC asks for.
+  int backlog = std::numeric_limits<int>::max();
   // Whether connections may bring descriptors (SO_PASSRIGHTS). kOn for those that carry them
   // in-band.
   PassRights pass_rights = PassRights::kOff;
@@ -45,7 +48,8 @@ class BoundSocket {
   // Binds and listens.
   //   ALREADY_EXISTS       a server is listening there, or the path is something else than a socket
   //   FAILED_PRECONDITION  an abstract name without allow_abstract
-  //   UNAVAILABLE          another process is binding the same path at this moment
+  //   PERMISSION_DENIED    the file there is another user's, and cannot be tried or removed
+  //   UNAVAILABLE          another process of this user is binding the same path at this moment
   //   PERMISSION_DENIED, NOT_FOUND, RESOURCE_EXHAUSTED, INVALID_ARGUMENT as bind(2) says
   static absl::StatusOr<BoundSocket> Bind(const SocketAddress& address, const BindOptions& options);
 

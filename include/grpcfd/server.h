@@ -27,6 +27,7 @@
 #include <grpcpp/support/server_interceptor.h>
 #include <sys/types.h>
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -76,14 +77,16 @@ struct ListenOptions {
   // For the FdServer that is made if `fd_server` is unset. The first port of the builder decides.
   FdServerOptions fd_server_options;
 
-  // Mode of the socket file, in force from the moment it exists; unset: 0777 less the umask, as
-  // with gRPC itself.
+  // Mode of the socket file, whatever the umask, before anybody can connect: the file never has
+  // more, and has all of it when the server begins to listen. Unset: 0777 less the umask, as with
+  // gRPC itself.
   std::optional<mode_t> mode;
   // Abstract names (`unix-abstract:name`) have no mode: whoever is in the network namespace may
   // connect. Hence the question.
   bool allow_abstract = false;
-  // Connections that wait to be accepted.
-  int backlog = 128;
+  // Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn, gRPC's own
+  // choice.
+  int backlog = std::numeric_limits<int>::max();
   // A unix stream socket that is bound and listening already, from socket activation say. The
   // address is for messages only then. It is adopted when the server starts.
   std::shared_ptr<UniqueFd> listen_fd;
@@ -108,8 +111,9 @@ struct ListenOptions {
 // vector.
 //
 // At bind: ALREADY_EXISTS if a server listens there; a socket file that nobody listens on is
-// removed; FAILED_PRECONDITION for an abstract name without allow_abstract, or for an address that
-// is no unix socket; others as BoundSocket and FdServer::Create say.
+// removed; PERMISSION_DENIED if it is another user's and cannot be tried or removed;
+// FAILED_PRECONDITION for an abstract name without allow_abstract, or for an address that is not a
+// unix socket; others as BoundSocket and FdServer::Create say.
 void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
                       const std::shared_ptr<grpc::ServerCredentials>& credentials,
                       const ListenOptions& options = {});
