@@ -31,6 +31,7 @@
 #include "fdchannel/os/reaper.h"
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/os/token.h"
+#include "fdchannel/os/user_function.h"
 #include "fdchannel/session/counters.h"
 #include "fdchannel/session/in_flight.h"
 #include "fdchannel/session/in_process_server.h"
@@ -132,7 +133,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
         address_(std::move(address)),
         in_process_(std::move(in_process)),
         token_(token),
-        options_(options),
+        options_(WithGuardedFunctions(options)),
         policy_(options.receive_policy.accepts_all()
                     ? nullptr
                     : std::make_shared<ReceivePolicy>(options.receive_policy)),

@@ -38,6 +38,12 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 // what the user may; beyond it the oldest go at once, but not the one that died last.
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
 
+std::shared_ptr<const FdServerOptions> GuardedOptions(const FdServerOptions& options) {
+  auto guarded = std::make_shared<FdServerOptions>(WithGuardedFunctions(options));
+  guarded->authorize_call = Guarded(std::move(guarded->authorize_call), "authorize_call");
+  return guarded;
+}
+
 std::string PeerName(const PeerCredentials& credentials) {
   return absl::StrCat("pid ", credentials.pid, ", uid ", credentials.uid);
 }
@@ -64,7 +70,7 @@ absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOpt
 
 ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limits)
     : limits_(limits),
-      options_(std::make_shared<const FdServerOptions>(options)),
+      options_(GuardedOptions(options)),
       ledger_(std::make_shared<QuotaLedger>(limits)),
       in_flight_(std::make_shared<InFlightBudget>(
           limits.max_fds_in_flight, InFlightBudget::Shares::kFair, limits.max_sessions)) {

@@ -49,7 +49,9 @@ struct FdChannelOptions {
   // Which descriptors the server may send back. The default accepts all.
   ReceivePolicy receive_policy;
   // The functions may be unset. They run on the thread `grpcfd-channel`, under no lock of grpcfd's,
-  // and may not block: calls wait for a session meanwhile. They may drop the FdChannel.
+  // and may not block: calls wait for a session meanwhile. They may drop the FdChannel. An
+  // exception ends in grpcfd: authorize_session refuses if it throws, with the exception's text;
+  // what the others throw is dropped.
 
   // Asked when a server has answered, before there is a session with it; what is not OK refuses the
   // server: calls with descriptors fail with PERMISSION_DENIED and nothing is sent. For sockets at

@@ -49,7 +49,9 @@ using CallAuthorizer = std::function<absl::Status(const CallDescription& call)>;
 
 // The functions may be unset. None is called under a lock of grpcfd's, and none may block:
 // everybody's sessions wait for the thread that they run on. Nor may they destroy the grpc::Server,
-// whose destructor waits for that thread; anything else, the FdServer included, they may.
+// whose destructor waits for that thread; anything else, the FdServer included, they may. An
+// exception ends in grpcfd: an authorizer that throws refuses, with the exception's text, and what
+// on_session and on_session_end throw is dropped.
 struct FdServerOptions {
   ServerLimits limits;
 

@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -96,6 +97,37 @@ TEST(SessionEventsTest, ThePidfdIsThatOfThePeersProcess) {
   // The kernel closes what the process had, and that ends the session.
   EXPECT_EQ(ended.Wait(), session);
   EXPECT_FALSE(session->alive());
+}
+
+// An authorizer that throws refuses; what is only told is told, whatever it throws. The server's
+// thread lives on.
+TEST(SessionEventsTest, WhatTheServersFunctionsThrowEndsInGrpcfd) {
+  TempDir dir;
+  std::atomic<bool> refuse{true};
+  std::atomic<int> begun{0};
+  Told<bool> ended;
+  FdServerOptions options;
+  options.authorize_session = [&](const PeerCredentials&) -> absl::Status {
+    if (refuse) throw std::runtime_error("no database");
+    return absl::OkStatus();
+  };
+  options.on_session = [&](const std::shared_ptr<FdSession>&) {
+    ++begun;
+    throw 1;
+  };
+  options.on_session_end = [&](const std::shared_ptr<FdSession>&) {
+    ended.Set(true);
+    throw std::string("gone");
+  };
+  Served served(dir.File("s"), options);
+  const Hello hello = HelloWith(MintToken());
+  EXPECT_EQ(SayHello(Address(dir.File("s")), hello).status(), HelloStatus::kRefused);
+  EXPECT_EQ(begun, 0);
+  refuse = false;
+  EXPECT_EQ(SayHello(Address(dir.File("s")), hello).status(), HelloStatus::kOk);
+  EXPECT_EQ(begun, 1);
+  EXPECT_TRUE(ended.Wait()) << "the client hung up";
+  EXPECT_EQ(SayHello(Address(dir.File("s")), HelloWith(MintToken())).status(), HelloStatus::kOk);
 }
 
 TEST(SessionEventsTest, ARefusedPeerGetsTheStatusAndNoSocket) {
