@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "fdchannel/fds/own_credentials.h"
+#include "fdchannel/os/user_function.h"
 
 namespace grpcfd {
 namespace internal {
@@ -143,42 +144,13 @@ size_t ServerCore::session_count() const {
 FdServerStats ServerCore::stats() const {
   FdServerStats stats;
   const CounterValues values = session_counters_->Values();
-  const auto ended = [&values](Counter counter) { return values[static_cast<size_t>(counter)]; };
   stats.sessions = ToSessionStats(values);
-  stats.sessions_closed_by_peer = ended(Counter::kClosedByPeer);
-  stats.sessions_cut_protocol = ended(Counter::kCutProtocol);
-  stats.sessions_cut_here = ended(Counter::kCutHere);
-  stats.sessions_broken = ended(Counter::kBroken);
+  FillSessionEnds(values, &stats);
   stats.sessions_now = session_count();
   stats.fds_held_now = ledger_->held_total();
   stats.fds_in_flight_now = in_flight_->Look();
   stats.in_band = ToInBandStats(*in_band_counters_);
-
-  const ListenerCounters& counters = listener_counters_;
-  const auto load = [](const std::atomic<uint64_t>& counter) {
-    return counter.load(std::memory_order_relaxed);
-  };
-  stats.half_open_now = load(counters.half_open_now);
-  stats.accepted = load(counters.accepted);
-  stats.handed_on = load(counters.handed_on);
-  stats.half_open_evicted = load(counters.half_open_evicted);
-  stats.half_open_expired = load(counters.half_open_expired);
-  stats.half_open_gone = load(counters.half_open_gone);
-  stats.credentials_failed = load(counters.credentials_failed);
-  stats.early_fds_closed = load(counters.early_fds_closed);
-  stats.accept_pauses = load(counters.accept_pauses);
-  stats.accept_rejected = load(counters.accept_rejected);
-  const auto hellos = [&](HelloStatus status) {
-    return load(counters.hellos[static_cast<size_t>(status)]);
-  };
-  stats.sessions_opened = hellos(HelloStatus::kOk);
-  stats.hellos_malformed = hellos(HelloStatus::kMalformed);
-  stats.hellos_unsupported_version = hellos(HelloStatus::kUnsupportedVersion);
-  stats.hellos_token_in_use = hellos(HelloStatus::kTokenInUse);
-  stats.hellos_too_many_sessions = hellos(HelloStatus::kTooManySessions);
-  stats.hellos_refused = hellos(HelloStatus::kRefused);
-  stats.hellos_shutting_down = hellos(HelloStatus::kShuttingDown);
-  stats.hellos_out_of_descriptors = hellos(HelloStatus::kOutOfDescriptors);
+  FillListenerStats(listener_counters_, &stats);
   return stats;
 }
 

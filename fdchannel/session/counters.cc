@@ -4,51 +4,65 @@
 
 #include <utility>
 
+#include "fdchannel/wire/hello.h"
+
 namespace grpcfd {
 namespace internal {
+namespace {
 
-InBandStats ToInBandStats(const InBandCounters& counters) {
-  const auto load = [](const std::atomic<uint64_t>& counter) {
-    return counter.load(std::memory_order_relaxed);
-  };
-  InBandStats stats;
-  stats.connections_now = load(counters.connections_now);
-  stats.connections = load(counters.connections);
-  stats.cut_flood = load(counters.cut_flood);
-  stats.cut_truncated = load(counters.cut_truncated);
-  stats.cut_unsendable = load(counters.cut_unsendable);
-  stats.fds_received = load(counters.fds_received);
-  stats.fds_repeated = load(counters.fds_repeated);
-  stats.fds_pushed_out = load(counters.fds_pushed_out);
-  stats.fds_sent = load(counters.fds_sent);
-  stats.fds_unsent = load(counters.fds_unsent);
-  stats.sends_refused = load(counters.sends_refused);
-  stats.asks_refused_policy = load(counters.asks_refused_policy);
+uint64_t Load(const std::atomic<uint64_t>& counter) {
+  return counter.load(std::memory_order_relaxed);
+}
+
+uint64_t At(const CounterValues& values, Counter counter) {
+  return values[static_cast<size_t>(counter)];
+}
+
+// What the answer to a hello counts as.
+constexpr struct {
+  HelloStatus status;
+  uint64_t FdServerStats::*field;
+} kHellos[] = {
+    {HelloStatus::kOk, &FdServerStats::sessions_opened},
+    {HelloStatus::kMalformed, &FdServerStats::hellos_malformed},
+    {HelloStatus::kUnsupportedVersion, &FdServerStats::hellos_unsupported_version},
+    {HelloStatus::kTokenInUse, &FdServerStats::hellos_token_in_use},
+    {HelloStatus::kTooManySessions, &FdServerStats::hellos_too_many_sessions},
+    {HelloStatus::kRefused, &FdServerStats::hellos_refused},
+    {HelloStatus::kShuttingDown, &FdServerStats::hellos_shutting_down},
+    {HelloStatus::kOutOfDescriptors, &FdServerStats::hellos_out_of_descriptors},
+};
+
+}  // namespace
+
+SessionStats ToSessionStats(const CounterValues& values) {
+  SessionStats stats;
+#define GRPCFD_COUNTER(name, field) stats.field = At(values, Counter::name);
+  GRPCFD_SESSION_COUNTERS(GRPCFD_COUNTER)
+#undef GRPCFD_COUNTER
   return stats;
 }
 
-SessionStats ToSessionStats(const CounterValues& values) {
-  const auto at = [&values](Counter counter) { return values[static_cast<size_t>(counter)]; };
-  SessionStats stats;
-  stats.fds_sent = at(Counter::kFdsSent);
-  stats.sends_refused_limit = at(Counter::kSendsRefusedLimit);
-  stats.sends_refused_window = at(Counter::kSendsRefusedWindow);
-  stats.sends_refused_in_flight = at(Counter::kSendsRefusedInFlight);
-  stats.sends_failed = at(Counter::kSendsFailed);
-  stats.fds_received = at(Counter::kFdsReceived);
-  stats.fds_taken = at(Counter::kFdsTaken);
-  stats.fds_registered = at(Counter::kFdsRegistered);
-  stats.fds_refused_policy = at(Counter::kFdsRefusedPolicy);
-  stats.fds_refused_call = at(Counter::kFdsRefusedCall);
-  stats.fds_refused_window = at(Counter::kFdsRefusedWindow);
-  stats.fds_refused_quota = at(Counter::kFdsRefusedQuota);
-  stats.fds_unclaimed = at(Counter::kFdsUnclaimed);
-  stats.fds_expired = at(Counter::kFdsExpired);
-  stats.fds_discarded = at(Counter::kFdsDiscarded);
-  stats.fds_late = at(Counter::kFdsLate);
-  stats.fds_truncated = at(Counter::kFdsTruncated);
-  stats.frames_received = at(Counter::kFramesReceived);
-  stats.frames_refused = at(Counter::kFramesRefused);
+void FillSessionEnds(const CounterValues& values, FdServerStats* stats) {
+#define GRPCFD_COUNTER(name, field) stats->field = At(values, Counter::name);
+  GRPCFD_SESSION_ENDS(GRPCFD_COUNTER)
+#undef GRPCFD_COUNTER
+}
+
+void FillListenerStats(const ListenerCounters& counters, FdServerStats* stats) {
+#define GRPCFD_COUNTER(field) stats->field = Load(counters.field);
+  GRPCFD_LISTENER_COUNTERS(GRPCFD_COUNTER)
+#undef GRPCFD_COUNTER
+  for (const auto& hello : kHellos) {
+    stats->*hello.field = Load(counters.hellos[static_cast<size_t>(hello.status)]);
+  }
+}
+
+InBandStats ToInBandStats(const InBandCounters& counters) {
+  InBandStats stats;
+#define GRPCFD_COUNTER(field) stats.field = Load(counters.field);
+  GRPCFD_IN_BAND_COUNTERS(GRPCFD_COUNTER)
+#undef GRPCFD_COUNTER
   return stats;
 }
 

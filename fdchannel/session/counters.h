@@ -26,37 +26,81 @@
 namespace grpcfd {
 namespace internal {
 
-// In the order of SessionStats, and how a session ended.
+// Each counter stands once in these lists; the enum, the structs and the copies to the structs of
+// grpcfd/stats.h are made from them.
+
+// Of a session: its name here, its field of SessionStats.
+#define GRPCFD_SESSION_COUNTERS(X)                  \
+  X(kFdsSent, fds_sent)                             \
+  X(kSendsRefusedLimit, sends_refused_limit)        \
+  X(kSendsRefusedWindow, sends_refused_window)      \
+  X(kSendsRefusedInFlight, sends_refused_in_flight) \
+  X(kSendsFailed, sends_failed)                     \
+  X(kFdsReceived, fds_received)                     \
+  X(kFdsTaken, fds_taken)                           \
+  X(kFdsRegistered, fds_registered)                 \
+  X(kFdsRefusedPolicy, fds_refused_policy)          \
+  X(kFdsRefusedCall, fds_refused_call)              \
+  X(kFdsRefusedWindow, fds_refused_window)          \
+  X(kFdsRefusedQuota, fds_refused_quota)            \
+  X(kFdsUnclaimed, fds_unclaimed)                   \
+  X(kFdsExpired, fds_expired)                       \
+  X(kFdsDiscarded, fds_discarded)                   \
+  X(kFdsLate, fds_late)                             \
+  X(kFdsTruncated, fds_truncated)                   \
+  X(kFramesReceived, frames_received)               \
+  X(kFramesRefused, frames_refused)
+
+// How a session ended: its name here, its field of FdServerStats.
+#define GRPCFD_SESSION_ENDS(X)              \
+  X(kClosedByPeer, sessions_closed_by_peer) \
+  X(kCutProtocol, sessions_cut_protocol)    \
+  X(kCutHere, sessions_cut_here)            \
+  X(kBroken, sessions_broken)
+
+// Of a server's listeners: fields of FdServerStats.
+#define GRPCFD_LISTENER_COUNTERS(X) \
+  X(half_open_now)                  \
+  X(accepted)                       \
+  X(handed_on)                      \
+  X(half_open_evicted)              \
+  X(half_open_expired)              \
+  X(half_open_gone)                 \
+  X(credentials_failed)             \
+  X(early_fds_closed)               \
+  X(accept_pauses)                  \
+  X(accept_rejected)
+
+// Of the relays of a server's ports, or of a channel: fields of InBandStats.
+#define GRPCFD_IN_BAND_COUNTERS(X) \
+  X(connections_now)               \
+  X(connections)                   \
+  X(cut_flood)                     \
+  X(cut_truncated)                 \
+  X(cut_unsendable)                \
+  X(fds_received)                  \
+  X(fds_repeated)                  \
+  X(fds_pushed_out)                \
+  X(fds_sent)                      \
+  X(fds_unsent)                    \
+  X(sends_refused)                 \
+  X(asks_refused_policy)
+
+// clang-format off
 enum class Counter : size_t {
-  kFdsSent,
-  kSendsRefusedLimit,
-  kSendsRefusedWindow,
-  kSendsRefusedInFlight,
-  kSendsFailed,
-  kFdsReceived,
-  kFdsTaken,
-  kFdsRegistered,
-  kFdsRefusedPolicy,
-  kFdsRefusedCall,
-  kFdsRefusedWindow,
-  kFdsRefusedQuota,
-  kFdsUnclaimed,
-  kFdsExpired,
-  kFdsDiscarded,
-  kFdsLate,
-  kFdsTruncated,
-  kFramesReceived,
-  kFramesRefused,
-  kClosedByPeer,
-  kCutProtocol,
-  kCutHere,
-  kBroken,
+#define GRPCFD_COUNTER(name, field) name,
+  GRPCFD_SESSION_COUNTERS(GRPCFD_COUNTER)
+  GRPCFD_SESSION_ENDS(GRPCFD_COUNTER)
+#undef GRPCFD_COUNTER
   kCount,
 };
+// clang-format on
 inline constexpr size_t kCounters = static_cast<size_t>(Counter::kCount);
 using CounterValues = std::array<uint64_t, kCounters>;
 
 SessionStats ToSessionStats(const CounterValues& values);
+// Fills in how sessions ended.
+void FillSessionEnds(const CounterValues& values, FdServerStats* stats);
 
 class CounterSum;
 
@@ -103,38 +147,19 @@ inline void Count(std::atomic<uint64_t>* counter, uint64_t n = 1) {
   counter->fetch_add(n, std::memory_order_relaxed);
 }
 
-// Of a server's listeners. See FdServerStats.
+#define GRPCFD_COUNTER(field) std::atomic<uint64_t> field{0};
 struct ListenerCounters {
-  std::atomic<uint64_t> half_open_now{0};
-  std::atomic<uint64_t> accepted{0};
-  std::atomic<uint64_t> handed_on{0};
-  std::atomic<uint64_t> half_open_evicted{0};
-  std::atomic<uint64_t> half_open_expired{0};
-  std::atomic<uint64_t> half_open_gone{0};
-  std::atomic<uint64_t> credentials_failed{0};
-  std::atomic<uint64_t> early_fds_closed{0};
-  std::atomic<uint64_t> accept_pauses{0};
-  std::atomic<uint64_t> accept_rejected{0};
+  GRPCFD_LISTENER_COUNTERS(GRPCFD_COUNTER)
   // Hellos by their answer, a HelloStatus.
   std::array<std::atomic<uint64_t>, 8> hellos{};
 };
+void FillListenerStats(const ListenerCounters& counters, FdServerStats* stats);
 
-// Of the relays of a server's ports, or of a channel. See InBandStats.
 struct InBandCounters {
-  std::atomic<uint64_t> connections_now{0};
-  std::atomic<uint64_t> connections{0};
-  std::atomic<uint64_t> cut_flood{0};
-  std::atomic<uint64_t> cut_truncated{0};
-  std::atomic<uint64_t> cut_unsendable{0};
-  std::atomic<uint64_t> fds_received{0};
-  std::atomic<uint64_t> fds_repeated{0};
-  std::atomic<uint64_t> fds_pushed_out{0};
-  std::atomic<uint64_t> fds_sent{0};
-  std::atomic<uint64_t> fds_unsent{0};
-  std::atomic<uint64_t> sends_refused{0};
-  std::atomic<uint64_t> asks_refused_policy{0};
+  GRPCFD_IN_BAND_COUNTERS(GRPCFD_COUNTER)
 };
 InBandStats ToInBandStats(const InBandCounters& counters);
+#undef GRPCFD_COUNTER
 
 }  // namespace internal
 }  // namespace grpcfd
