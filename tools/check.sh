@@ -48,6 +48,9 @@ if [ ${#files[@]} -eq 0 ]; then
   echo "== dependencies"
   python3 tools/check_dependencies.py
 
+  echo "== clocks"
+  python3 tools/check_clocks.py
+
   echo "== sizes"
   python3 tools/report_sizes.py
 

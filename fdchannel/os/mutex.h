@@ -10,12 +10,11 @@
 #ifndef GRPCFD_FDCHANNEL_OS_MUTEX_H_
 #define GRPCFD_FDCHANNEL_OS_MUTEX_H_
 
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/time/time.h"
+#include "fdchannel/os/clock.h"
 
 namespace grpcfd {
 namespace internal {
@@ -73,13 +72,13 @@ class CondVar {
   }
 
   // Returns false once `deadline` has passed.
-  bool WaitUntil(Mutex* mutex, absl::Time deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    if (deadline == absl::InfiniteFuture()) {
+  bool WaitUntil(Mutex* mutex, MonotonicTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (deadline == MonotonicTime::InfiniteFuture()) {
       Wait(mutex);
       return true;
     }
     std::unique_lock<std::mutex> lock(mutex->mutex_, std::adopt_lock);
-    const std::cv_status status = cv_.wait_until(lock, absl::ToChronoTime(deadline));
+    const std::cv_status status = cv_.wait_until(lock, deadline.ToChrono());
     lock.release();
     return status == std::cv_status::no_timeout;
   }

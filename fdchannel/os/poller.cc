@@ -13,7 +13,6 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "fdchannel/os/threads.h"
 
 namespace grpcfd {
@@ -23,9 +22,9 @@ namespace {
 constexpr Poller::Id kWakeId = 0;
 
 // Milliseconds for epoll_wait(2), rounded up so that a timer is never early by a busy loop.
-int TimeoutMillis(absl::Time next) {
-  if (next == absl::InfiniteFuture()) return -1;
-  const absl::Duration left = next - absl::Now();
+int TimeoutMillis(MonotonicTime next) {
+  if (next == MonotonicTime::InfiniteFuture()) return -1;
+  const absl::Duration left = next - MonotonicTime::Now();
   if (left <= absl::ZeroDuration()) return 0;
   const int64_t millis = absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)));
   return static_cast<int>(std::min<int64_t>(millis, std::numeric_limits<int>::max()));
@@ -116,7 +115,7 @@ void Poller::Post(Task task) {
   task();
 }
 
-Poller::Id Poller::RunAt(absl::Time when, Task task) {
+Poller::Id Poller::RunAt(MonotonicTime when, Task task) {
   MutexLock lock(&state_->mutex);
   const Id id = state_->next_id++;
   if (state_->stopping) return id;
@@ -173,81 +172,94 @@ void Poller::Run(const std::shared_ptr<State>& state) {
     MutexLock lock(&state->mutex);
     state->thread = std::this_thread::get_id();
   }
-  for (;;) {
-    absl::Time next = absl::InfiniteFuture();
+  do {
     bool stop = false;
-    {
-      MutexLock lock(&state->mutex);
-      if (!state->tasks.empty() || state->stopping) {
-        next = absl::InfinitePast();
-      } else if (!state->timers.empty()) {
-        next = state->timers.begin()->first.first;
+    const int timeout = NextTimeout(state.get(), &stop);
+    const int count = epoll_wait(state->epoll.get(), events.data(), events.size(), timeout);
+    if (!stop) {
+      for (int i = 0; i < count; ++i) {
+        // Copied, not referred to: epoll_event is packed on x86-64, and its data misaligned.
+        const uint64_t id = events[i].data.u64;
+        HandleEvent(state.get(), id, events[i].events);
       }
-      stop = state->stopping;
+      RunDueTimers(state.get());
     }
-    const int count =
-        epoll_wait(state->epoll.get(), events.data(), events.size(), TimeoutMillis(next));
-    for (int i = 0; i < count && !stop; ++i) {
-      // Copied, not referred to: epoll_event is packed on x86-64, and its data misaligned.
-      const uint64_t id = events[i].data.u64;
-      if (id == kWakeId) {
-        uint64_t ignored;
-        [[maybe_unused]] const ssize_t got = ::read(state->wake.get(), &ignored, sizeof(ignored));
-        continue;
-      }
-      std::shared_ptr<EventHandler> handler;
-      {
-        MutexLock lock(&state->mutex);
-        auto it = state->registrations.find(id);
-        if (it != state->registrations.end()) handler = it->second.handler;
-      }
-      if (handler != nullptr) (*handler)(events[i].events);
-    }
+    RunTasks(state.get());
+  } while (!EndIfStopped(state.get()));
+}
 
-    // Timers that are due, one by one, because each may cancel the next; those that they add wait
-    // for the next round.
-    Id newest = 0;
-    const absl::Time now = absl::Now();
-    while (!stop) {
-      Task task;
-      {
-        MutexLock lock(&state->mutex);
-        if (newest == 0) newest = state->next_id;
-        auto timer = state->timers.begin();
-        while (timer != state->timers.end() && timer->first.second >= newest) ++timer;
-        if (timer == state->timers.end() || timer->first.first > now) break;
-        state->timer_times.erase(timer->first.second);
-        task = std::move(timer->second);
-        state->timers.erase(timer);
-      }
-      task();
-    }
-    // Then what was posted.
-    std::deque<Task> tasks;
-    {
-      MutexLock lock(&state->mutex);
-      tasks.swap(state->tasks);
-    }
-    for (Task& task : tasks) {
-      task();
-      task = nullptr;
-    }
-
-    absl::flat_hash_map<Id, Registration> registrations;
-    std::map<std::pair<absl::Time, Id>, Task> timers;
+int Poller::NextTimeout(State* state, bool* stop) {
+  MonotonicTime next = MonotonicTime::InfiniteFuture();
+  {
     MutexLock lock(&state->mutex);
-    if (state->stopping && state->tasks.empty()) {
-      state->stopped = true;
-      registrations.swap(state->registrations);
-      timers.swap(state->timers);
-      state->timer_times.clear();
-      lock.Unlock();
-      registrations.clear();
-      timers.clear();
-      lock.Lock();
-      return;
+    *stop = state->stopping;
+    if (!state->tasks.empty() || state->stopping) {
+      next = MonotonicTime::InfinitePast();
+    } else if (!state->timers.empty()) {
+      next = state->timers.begin()->first.first;
     }
   }
+  return TimeoutMillis(next);
+}
+
+void Poller::HandleEvent(State* state, Id id, uint32_t epoll_events) {
+  if (id == kWakeId) {
+    uint64_t ignored;
+    [[maybe_unused]] const ssize_t got = ::read(state->wake.get(), &ignored, sizeof(ignored));
+    return;
+  }
+  std::shared_ptr<EventHandler> handler;
+  {
+    MutexLock lock(&state->mutex);
+    auto it = state->registrations.find(id);
+    if (it != state->registrations.end()) handler = it->second.handler;
+  }
+  if (handler != nullptr) (*handler)(epoll_events);
+}
+
+// One by one, because each may cancel the next; those that they add wait for the next round.
+void Poller::RunDueTimers(State* state) {
+  Id newest = 0;
+  const MonotonicTime now = MonotonicTime::Now();
+  for (;;) {
+    Task task;
+    {
+      MutexLock lock(&state->mutex);
+      if (newest == 0) newest = state->next_id;
+      auto timer = state->timers.begin();
+      while (timer != state->timers.end() && timer->first.second >= newest) ++timer;
+      if (timer == state->timers.end() || timer->first.first > now) return;
+      state->timer_times.erase(timer->first.second);
+      task = std::move(timer->second);
+      state->timers.erase(timer);
+    }
+    task();
+  }
+}
+
+void Poller::RunTasks(State* state) {
+  std::deque<Task> tasks;
+  {
+    MutexLock lock(&state->mutex);
+    tasks.swap(state->tasks);
+  }
+  for (Task& task : tasks) {
+    task();
+    task = nullptr;
+  }
+}
+
+bool Poller::EndIfStopped(State* state) {
+  // Destroyed after the lock: their captures may own much.
+  absl::flat_hash_map<Id, Registration> registrations;
+  std::map<std::pair<MonotonicTime, Id>, Task> timers;
+  MutexLock lock(&state->mutex);
+  if (!state->stopping || !state->tasks.empty()) return false;
+  state->stopped = true;
+  registrations.swap(state->registrations);
+  timers.swap(state->timers);
+  state->timer_times.clear();
+  return true;
 }
 
 }  // namespace internal

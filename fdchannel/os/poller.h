@@ -5,9 +5,8 @@
 // handshakes, hang-ups, sweeps, time-outs and asynchronous waiters. It is not on the path of a
 // descriptor: whoever waits for one reads it itself.
 //
-// How people get it wrong: they key handlers by descriptor number. A number that is closed and
-// opened again within one batch of events gets its predecessor's events. Here every registration
-// has an id of its own.
+// Every registration has an id of its own: a descriptor's number that is closed and opened again
+// within one batch of events would get its predecessor's events.
 //
 // Thread-safe. Handlers, tasks and timers run one after another on the poller's thread; they must
 // not block.
@@ -27,6 +26,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "fdchannel/os/clock.h"
 #include "fdchannel/os/mutex.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/unique_fd.h"
@@ -61,7 +61,10 @@ class Poller {
   // Runs `task` soon, in the order of the calls. After Stop() the caller's thread runs it.
   void Post(Task task);
   // Runs `task` at `when` or soon after. Dropped if the poller stops before.
-  Id RunAt(absl::Time when, Task task);
+  Id RunAt(MonotonicTime when, Task task);
+  Id RunAfter(absl::Duration delay, Task task) {
+    return RunAt(MonotonicTime::Now() + delay, std::move(task));
+  }
   // Too late is no error: the timer may be running.
   void CancelTimer(Id id);
 
@@ -87,12 +90,20 @@ class Poller {
     Id next_id ABSL_GUARDED_BY(mutex) = 1;
     std::deque<Task> tasks ABSL_GUARDED_BY(mutex);
     absl::flat_hash_map<Id, Registration> registrations ABSL_GUARDED_BY(mutex);
-    std::map<std::pair<absl::Time, Id>, Task> timers ABSL_GUARDED_BY(mutex);
-    absl::flat_hash_map<Id, absl::Time> timer_times ABSL_GUARDED_BY(mutex);
+    std::map<std::pair<MonotonicTime, Id>, Task> timers ABSL_GUARDED_BY(mutex);
+    absl::flat_hash_map<Id, MonotonicTime> timer_times ABSL_GUARDED_BY(mutex);
   };
 
   explicit Poller(std::shared_ptr<State> state) : state_(std::move(state)) {}
   static void Run(const std::shared_ptr<State>& state);
+  // The parts of one round of Run(). How long epoll_wait(2) may wait, and whether it is the last
+  // round; the handler of one event; timers that are due; what was posted. The last one returns
+  // true if the thread is to end.
+  static int NextTimeout(State* state, bool* stop);
+  static void HandleEvent(State* state, Id id, uint32_t epoll_events);
+  static void RunDueTimers(State* state);
+  static void RunTasks(State* state);
+  static bool EndIfStopped(State* state);
   // Has the thread look at tasks and timers, unless that is who calls: it will.
   static void Wake(State* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex);
 

@@ -4,7 +4,6 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "fdchannel/os/threads.h"
 
@@ -67,7 +66,8 @@ void Reaper::Pool::Stop() {
 bool Reaper::AwaitWork(State* state) {
   while (state->ready.empty()) {
     if (state->stopping) return false;
-    const absl::Time deadline = state->idle == 0 ? absl::InfiniteFuture() : absl::Now() + kIdleTime;
+    const MonotonicTime deadline =
+        state->idle == 0 ? MonotonicTime::InfiniteFuture() : MonotonicTime::Now() + kIdleTime;
     ++state->idle;
     const bool woken = state->wake.WaitUntil(&state->mutex, deadline);
     --state->idle;
