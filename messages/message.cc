@@ -185,7 +185,7 @@ absl::Status AttachAll(FdSender* sender, Message* message, int file_flags) {
     const absl::StatusOr<InodeUrl> url = sender->SendFd(std::move(each.fd));
     if (!url.ok()) return At(*each.found, url.status());
     each.url =
-        absl::StrCat(url->ToString(), url->exact() ? "&" : "?", kParameter, Name(each.scheme));
+        absl::StrCat(url->ToString(), url->has_index() ? "&" : "?", kParameter, Name(each.scheme));
   }
   for (const Opened& each : opened) internal::Replace(message, *each.found, each.url);
   return absl::OkStatus();
@@ -255,7 +255,7 @@ class TakeAllOperation {
     std::vector<TakenFds::Held>& held = taken_.held_;
     size_t index = held.size();
     // Without an index it means another one each time.
-    if (url.exact()) {
+    if (url.has_index()) {
       index = static_cast<size_t>(
           std::find_if(held.begin(), held.end(),
                        [&url](const TakenFds::Held& each) { return each.url == url; }) -

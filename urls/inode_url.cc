@@ -188,7 +188,7 @@ absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
   if (ParseUsual(url, &usual, &of_session, &usual_index, &has_index)) {
     const auto index = static_cast<uint32_t>(usual_index);
     if (!has_index) return InodeUrl(usual);
-    return of_session ? OfSession(usual, index) : InodeUrl(usual, index);
+    return of_session ? ForSession(usual, index) : InodeUrl(usual, index);
   }
   if (HasBlankOrControl(url)) return Malformed(url, "no blank and no control character");
   absl::string_view rest, query;
@@ -207,7 +207,7 @@ absl::StatusOr<InodeUrl> InodeUrl::Parse(const std::string& url) {
     const absl::string_view name = CutAt(&value, '=', &has_value);
     if (name != "fd" && name != "session") continue;
     // Two indices would be read as the first by one program and as the last by another.
-    if (result.exact()) return Malformed(url, "at most one fd or session parameter");
+    if (result.has_index()) return Malformed(url, "at most one fd or session parameter");
     constexpr uint64_t kMax32 = std::numeric_limits<uint32_t>::max();
     uint64_t index = 0;
     if (!ParseDecimal(value, kMax32, &index)) {

@@ -46,7 +46,7 @@ absl::StatusOr<SessionFd> FdRegistry::Register(BorrowedFd fd, absl::Time deadlin
     }
     // A session that has died is no error: the next one gets it.
   }
-  return SessionFd(InodeUrl::OfSession(*dev_ino, *index),
+  return SessionFd(InodeUrl::ForSession(*dev_ino, *index),
                    [weak = weak_from_this(), index = *index] {
                      if (auto self = weak.lock()) self->Withdraw(index);
                    });

@@ -204,7 +204,7 @@ SharedFd FdStoreCore::Impl::Find(const FdStoreKey& key, const InodeUrl& url) {
       found = &entry;
       break;
     }
-    if (url.exact() || entry.url.dev_ino() != url.dev_ino()) continue;
+    if (url.has_index() || entry.url.dev_ino() != url.dev_ino()) continue;
     if (found == nullptr || ComesBefore(entry.url, found->url)) found = &entry;
   }
   if (found == nullptr) return nullptr;

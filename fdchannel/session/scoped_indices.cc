@@ -33,7 +33,7 @@ absl::StatusOr<SessionFd> RegisterInSession(const std::shared_ptr<Session>& sess
   options.deadline = deadline;
   const absl::Status sent = session->SendScoped(*index, fd.get(), options);
   if (!sent.ok()) return sent;
-  return SessionFd(InodeUrl::OfSession(*dev_ino, *index),
+  return SessionFd(InodeUrl::ForSession(*dev_ino, *index),
                    [weak = std::weak_ptr<Session>(session), index = *index] {
                      if (auto still = weak.lock()) still->WithdrawScoped(index);
                    });

@@ -58,7 +58,7 @@ class InodeUrl {
 
   // Names a session-scoped descriptor: one that was registered for many calls
   // (grpcfd/fd_session.h).
-  static InodeUrl OfSession(DevIno dev_ino, uint32_t session_index) {
+  static InodeUrl ForSession(DevIno dev_ino, uint32_t session_index) {
     InodeUrl url(dev_ino);
     url.session_index_ = session_index;
     return url;
@@ -83,7 +83,7 @@ class InodeUrl {
   const std::optional<uint32_t>& session_index() const { return session_index_; }
 
   // Whether the URL means one descriptor and no other: it has an index of either kind.
-  bool exact() const { return index_.has_value() || session_index_.has_value(); }
+  bool has_index() const { return index_.has_value() || session_index_.has_value(); }
 
   // `inode://{dev}/{ino}`, with `?fd={index}` or `?session={index}` if there is one. Parse() reads
   // it back as an equal value.

@@ -265,16 +265,16 @@ TEST(InodeUrlTest, Prints) {
 }
 
 TEST(InodeUrlTest, NamesASessionsDescriptor) {
-  const InodeUrl url = InodeUrl::OfSession(DevIno{1, 2}, 3);
+  const InodeUrl url = InodeUrl::ForSession(DevIno{1, 2}, 3);
   EXPECT_EQ(url.session_index(), 3u);
   EXPECT_EQ(url.index(), std::nullopt);
-  EXPECT_TRUE(url.exact());
-  EXPECT_TRUE(InodeUrl(DevIno{1, 2}, 3).exact());
-  EXPECT_FALSE(InodeUrl(DevIno{1, 2}).exact());
+  EXPECT_TRUE(url.has_index());
+  EXPECT_TRUE(InodeUrl(DevIno{1, 2}, 3).has_index());
+  EXPECT_FALSE(InodeUrl(DevIno{1, 2}).has_index());
   EXPECT_EQ(url.ToString(), "inode://1/2?session=3");
   EXPECT_NE(url, InodeUrl(DevIno{1, 2}, 3));
   EXPECT_NE(url, InodeUrl(DevIno{1, 2}));
-  EXPECT_NE(url, InodeUrl::OfSession(DevIno{1, 2}, 4));
+  EXPECT_NE(url, InodeUrl::ForSession(DevIno{1, 2}, 4));
   for (const char* text : {"inode://1/2?session=3", "inode://1/2?x=y&session=03&sessions=9#fd=1"}) {
     const absl::StatusOr<InodeUrl> parsed = InodeUrl::Parse(text);
     ASSERT_TRUE(parsed.ok()) << parsed.status();

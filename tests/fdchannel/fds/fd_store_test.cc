@@ -104,15 +104,15 @@ TEST(FdStoreTest, AUrlWithoutIndexFindsSessionScopedOnes) {
   const auto put = [&](const InodeUrl& url) { return (*store.Put("k", url, Dup(a)))->get(); };
   const auto found = [&] { return (*store.Get("k", UrlWithoutIndex(a)))->get(); };
   const DevIno inode = *FdToDevIno(a);
-  const int fifth = put(InodeUrl::OfSession(inode, 5));
+  const int fifth = put(InodeUrl::ForSession(inode, 5));
   EXPECT_EQ(found(), fifth);
-  const int third = put(InodeUrl::OfSession(inode, 3));
+  const int third = put(InodeUrl::ForSession(inode, 3));
   EXPECT_EQ(found(), third);
-  put(InodeUrl::OfSession(inode, 4));
+  put(InodeUrl::ForSession(inode, 4));
   EXPECT_EQ(found(), third);
   const int of_call = put(Url(a, 7));
   EXPECT_EQ(found(), of_call);
-  put(InodeUrl::OfSession(inode, 0));
+  put(InodeUrl::ForSession(inode, 0));
   EXPECT_EQ(found(), of_call);
 }
 

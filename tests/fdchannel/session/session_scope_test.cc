@@ -243,8 +243,8 @@ TEST_F(SessionScopeTest, AUrlOfAnotherFileIsRefused) {
   auto channel = Channel();
   const SessionFd pool = MustRegister(channel, MakeFile("pool"));
   Call call = Start(channel);
-  const InodeUrl wrong = InodeUrl::OfSession(DevIno{pool.url().dev(), pool.url().ino() + 1},
-                                             *pool.url().session_index());
+  const InodeUrl wrong = InodeUrl::ForSession(DevIno{pool.url().dev(), pool.url().ino() + 1},
+                                              *pool.url().session_index());
   EXPECT_EQ(CodeOf(call.server->RecvFd(wrong)), absl::StatusCode::kInvalidArgument);
 }
 
@@ -256,7 +256,7 @@ TEST_F(SessionScopeTest, AskedForAsynchronously) {
   for (const uint32_t index : {0u, 7u}) {
     Told<std::string> told;
     call.server->RecvFdAsync(
-        InodeUrl::OfSession(pool.url().dev_ino(), index), absl::InfiniteFuture(),
+        InodeUrl::ForSession(pool.url().dev_ino(), index), absl::InfiniteFuture(),
         [&](absl::StatusOr<UniqueFd> fd) {
           told.Set(fd.ok() ? Content(*fd) : absl::StatusCodeToString(fd.status().code()));
         });
