@@ -218,13 +218,13 @@ void Attempts::Start(Callback done) {
         if (!sent.ok()) {
           if (call->has_descriptors()) {
             if (!absl::IsUnavailable(sent.status())) {
-              call->StartWithout(sent.status());
+              call->FailStart(sent.status());
               self->Cancel(sent.status());
             }
             return done(sent.status());
           }
           // A call that brings nothing can be made; what it cannot do is get something back.
-          call->StartWithout(sent.status());
+          call->FailStart(sent.status());
           sent = CallMetadata();
         }
         const auto bytes = EncodeCallMetadata(*sent);

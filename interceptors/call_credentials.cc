@@ -112,16 +112,16 @@ bool Credentials::ApplyToCall(grpc_call* call) {
   FlatCredentials flat;
   Flatten(&flat);
   absl::Status refusal = flat.refusal;
-  std::vector<std::shared_ptr<ClientCall>> claimed;
+  std::vector<std::shared_ptr<ClientCall>> bound;
   for (const auto& fd_call : flat.calls) {
     if (!refusal.ok()) break;
-    if (!fd_call->Claim(call)) {
+    if (!fd_call->BindTo(call)) {
       refusal = absl::FailedPreconditionError(
           "the call's credentials hold the descriptors of another call: a ClientContext serves one "
           "call, and so does its FromContext; PerRpcCredentials serve many");
       break;
     }
-    claimed.push_back(fd_call);
+    bound.push_back(fd_call);
     // A factory has started it, or put it aside to be started. Otherwise there is none on this
     // channel.
     if (fd_call->begun()) continue;
@@ -129,7 +129,7 @@ bool Credentials::ApplyToCall(grpc_call* call) {
         "the call was to bring or to get descriptors, but its channel cannot carry them: it was "
         "not made by grpcfd::CreateCustomChannel and has no grpcfd::MakeClientInterceptorFactory");
     if (fd_call->has_queued()) refusal = why;
-    fd_call->StartWithout(why);
+    fd_call->FailStart(why);
   }
   for (const auto& set : flat.sets) {
     const bool joined = std::any_of(flat.calls.begin(), flat.calls.end(),
@@ -162,7 +162,7 @@ bool Credentials::ApplyToCall(grpc_call* call) {
   }
   if (!refusal.ok()) {
     // A call that is held back until its session is there need not wait for it now.
-    for (const auto& fd_call : claimed) fd_call->StartWithout(refusal);
+    for (const auto& fd_call : bound) fd_call->FailStart(refusal);
     CancelWithStatus(call, refusal);
     return true;
   }
@@ -180,7 +180,7 @@ ClientCall* ContextCredentials::OnlyCall(grpc::CallCredentials* slot) {
 
 bool ContextCredentials::ApplyToCall(grpc_call* call) {
   // The usual call: a factory has sent what it brings, and nothing is left to be done.
-  if (inner_ == nullptr && ClaimBegun(call)) return true;
+  if (inner_ == nullptr && BindBegun(call)) return true;
   return Credentials::ApplyToCall(call);
 }
 
@@ -402,7 +402,7 @@ std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
       absl::Status joined = set->Join(call);
       // The call cannot be made as it was meant; it says so when it is made, and each SendFd until
       // then.
-      if (!joined.ok()) call->StartWithout(joined);
+      if (!joined.ok()) call->FailStart(joined);
     }
   }
   context->set_credentials(call);

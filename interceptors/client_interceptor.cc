@@ -187,7 +187,7 @@ class DeferredStart final : public Interceptor {
         WriteMetadata(call->metadata(), urls, methods->GetSendInitialMetadata());
       } else {
         const bool had_descriptors = call->has_queued();
-        call->StartWithout(status);
+        call->FailStart(status);
         // A call that brings nothing can be made; what it cannot do is get something back.
         if (had_descriptors) CancelWithStatus(core_call, status);
       }
@@ -212,12 +212,12 @@ class AttemptWatch final : public Interceptor {
 
   void Intercept(InterceptorBatchMethods* methods) override {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA) &&
-        !call_->claimed()) {
+        !call_->bound()) {
       const absl::Status why = absl::FailedPreconditionError(
           "ClientContext::set_credentials replaced what the channel's grpcfd factory had set, and "
           "the call's descriptors with it: interceptor factories that set credentials chain them "
           "(grpcfd::ChainCallCredentials), or come before grpcfd's");
-      call_->StartWithout(why);
+      call_->FailStart(why);
       CancelWithStatus(context_->c_call(), why);
     }
     // gRPC shows what comes back only when it has decided against another attempt.
@@ -305,7 +305,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       if (status.ok()) return WatchFor(call, info);
     }
     if (status.ok() && fd_channel_ == nullptr) {
-      call->StartWithout(without_);
+      call->FailStart(without_);
       if (call->has_descriptors()) Refuse(context, without_);
       return nullptr;
     }
@@ -313,7 +313,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       if (!call->begun_for(info)) {
         Refuse(context, status);  // It belongs to another call: leave it alone.
       } else {
-        call->StartWithout(status);
+        call->FailStart(status);
         Refuse(context, status);
       }
       return nullptr;
@@ -338,7 +338,7 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       return new DeferredStart(fd_channel_->core(), call, context, info->type(), std::move(urls));
     }
     if (!status.ok()) {
-      call->StartWithout(status);
+      call->FailStart(status);
       if (call->has_descriptors()) Refuse(context, status);
       return nullptr;
     }

@@ -153,7 +153,7 @@ absl::StatusOr<std::vector<InodeUrl>> ClientCall::Arrived() {
   return session->Arrived(inbox.get());
 }
 
-absl::Status ClientCall::Claim(std::vector<InodeUrl>* urls) {
+absl::Status ClientCall::ClaimIndices(std::vector<InodeUrl>* urls) {
   MutexLock lock(&mutex_);
   if (!forward_failure_.ok()) return forward_failure_;
   if (urls->empty()) return absl::OkStatus();
@@ -164,12 +164,12 @@ absl::Status ClientCall::Claim(std::vector<InodeUrl>* urls) {
     if (!session.ok()) return session.status();
     if (!start_.client_streams) return RequestSent();
   }
-  return indices_.Claim(urls);
+  return indices_.ClaimIndices(urls);
 }
 
-void ClientCall::Unclaim(uint32_t index) {
+void ClientCall::UnclaimIndex(uint32_t index) {
   MutexLock lock(&mutex_);
-  indices_.Unclaim(index);
+  indices_.UnclaimIndex(index);
 }
 
 size_t ClientCall::MaxAtOnce() {
@@ -309,18 +309,18 @@ bool ClientCall::starting() const {
   return phase_ == Phase::kStarting;
 }
 
-bool ClientCall::claimed() const {
+bool ClientCall::bound() const {
   MutexLock lock(&mutex_);
   return transport_call_ != nullptr;
 }
 
-bool ClientCall::Claim(const void* transport_call) {
+bool ClientCall::BindTo(const void* transport_call) {
   MutexLock lock(&mutex_);
   if (transport_call_ == nullptr) transport_call_ = transport_call;
   return transport_call_ == transport_call;
 }
 
-bool ClientCall::ClaimBegun(const void* transport_call) {
+bool ClientCall::BindBegun(const void* transport_call) {
   if (has_carrier_) return false;
   MutexLock lock(&mutex_);
   if (phase_ == Phase::kQueueing || transport_call_ != nullptr) return false;
@@ -413,7 +413,7 @@ bool ClientCall::TrySendQueued(const std::shared_ptr<Session>& session, CallKey 
 
 void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
                                  std::function<void(absl::Status)> done) {
-  // The session waits with numbers, so the descriptors are kept out of reach of StartWithout: it
+  // The session waits with numbers, so the descriptors are kept out of reach of FailStart: it
   // may come meanwhile, and a number that it closed would be another file's by the time it is sent.
   auto sending = std::make_shared<IndexedFds>();
   std::vector<int> numbers;
@@ -445,7 +445,7 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
             if (status.ok()) {
               self->FinishStart(status, &done_with);
             } else {
-              self->queue_.swap(*sending);  // The call has failed; StartWithout closes them.
+              self->queue_.swap(*sending);  // The call has failed; FailStart closes them.
             }
           }
         }
@@ -454,7 +454,7 @@ void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKe
       });
 }
 
-void ClientCall::StartWithout(const absl::Status& why) {
+void ClientCall::FailStart(const absl::Status& why) {
   IndexedFds done_with;  // Outlives the lock, as does this:
   std::shared_ptr<CallCarrier> carrier;
   std::shared_ptr<Session> session;

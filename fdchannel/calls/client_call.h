@@ -70,8 +70,8 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
 
   absl::StatusOr<std::vector<InodeUrl>> Arrived() override;
-  absl::Status Claim(std::vector<InodeUrl>* urls) override;
-  void Unclaim(uint32_t index) override;
+  absl::Status ClaimIndices(std::vector<InodeUrl>* urls) override;
+  void UnclaimIndex(uint32_t index) override;
   size_t MaxAtOnce() override;
   size_t Room(size_t max_at_once) override;
   bool MustNotWait() override;
@@ -81,7 +81,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
 
   // Puts duplicates of what a set of descriptors shared by several calls holds in front of the
   // queue. FAILED_PRECONDITION, unless the set is empty, once anything else is queued; what
-  // StartWithout was given after that.
+  // FailStart was given after that.
   absl::Status Preload(const std::vector<UniqueFd>& fds, const std::vector<InodeUrl>& urls);
 
   // --- For whoever makes the call ---
@@ -101,23 +101,23 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   bool has_queued() const;
   // Whether there are any at all, sent or not.
   bool has_descriptors() const;
-  // Whether BeginStart or StartWithout was called; whether BeginStart by `rpc`, which has not been
-  // claimed yet; and whether the call is between BeginStart and its outcome.
+  // Whether BeginStart or FailStart was called; whether BeginStart by `rpc`, and the call is
+  // not bound yet; and whether it is between BeginStart and its outcome.
   bool begun() const;
   bool begun_for(const void* rpc) const;
   bool starting() const;
-  // Whether Claim was called.
-  bool claimed() const;
+  // Whether BindTo was called.
+  bool bound() const;
   // Ties the call to the transport's own call object, once that exists. False if it is tied to
   // another one: credentials that were copied to a second context. Addresses are reused, hence
   // begun_for() as well.
-  bool Claim(const void* transport_call);
+  bool BindTo(const void* transport_call);
   // The same, if the call was started, and is its own carrier: false, with nothing done, otherwise.
-  bool ClaimBegun(const void* transport_call);
+  bool BindBegun(const void* transport_call);
   std::vector<InodeUrl> queued_urls() const;
 
   // Takes the call from "queueing" to "starting"; from here on SendFd waits until it has started.
-  // ALREADY_EXISTS if it was started before for the same RPC, which has not claimed it yet.
+  // ALREADY_EXISTS if it was started before for the same RPC, and not bound yet.
   // FAILED_PRECONDITION if for another one: a context, and with it this state, serves one call.
   // INVALID_ARGUMENT if more are queued than start.limits allow.
   absl::Status BeginStart(const Start& start);
@@ -131,7 +131,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
                        std::function<void(absl::Status)> done);
   // The call goes out without descriptors, or not at all: all methods report `why` from now on.
   // What is queued is closed, and what waits for room leaves the line.
-  void StartWithout(const absl::Status& why);
+  void FailStart(const absl::Status& why);
 
   // Instead of a session: the call has started, and `carrier` does all that its methods are asked
   // for from now on. MakeCarrier is given what is queued; it must not block.
@@ -153,7 +153,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   // sends all that the call has. False, with nothing sent, if that would have to wait. `*result` is
   // what the attempt must say, or as Session::Send; besides
   //   RESOURCE_EXHAUSTED  the call has sent more than is kept for another attempt
-  // An attempt that failed does not end the call: there may be another. StartWithout does.
+  // An attempt that failed does not end the call: there may be another. FailStart does.
   // `call_id` counts for the first attempt; the later ones keep the call's.
   bool TrySendAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
                       absl::StatusOr<CallMetadata>* result);
@@ -161,7 +161,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   void SendAttemptAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
                         AttemptCallback done);
   // There will be no further attempt: what was kept for one is closed. If there was none at all, as
-  // StartWithout(why).
+  // FailStart(why).
   void Commit(const absl::Status& why);
   // The call's context has gone: no attempt is begun any more, and one that waits for room does so
   // no longer. CANCELLED for both.

@@ -35,7 +35,7 @@ std::vector<uint32_t> IndicesOf(const std::vector<InodeUrl>& urls) {
   return indices;
 }
 
-absl::Status ForwardedIndices::Claim(std::vector<InodeUrl>* urls) {
+absl::Status ForwardedIndices::ClaimIndices(std::vector<InodeUrl>* urls) {
   urls->erase(
       std::remove_if(urls->begin(), urls->end(),
                      [this](const InodeUrl& url) { return !forwarded_.IsFree(*url.index()); }),
@@ -51,7 +51,7 @@ absl::Status ForwardedIndices::Claim(std::vector<InodeUrl>* urls) {
   return absl::OkStatus();
 }
 
-void ForwardedIndices::Unclaim(uint32_t index) {
+void ForwardedIndices::UnclaimIndex(uint32_t index) {
   forwarded_.GiveBack(index);
   all_.GiveBack(index);
 }
@@ -88,7 +88,7 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
   auto urls = from->Arrived();
   if (!urls.ok()) return urls.status();
   // Also if nothing has come: it says what went wrong with what came before.
-  absl::Status status = to->Claim(&*urls);
+  absl::Status status = to->ClaimIndices(&*urls);
   if (!status.ok() || urls->empty()) return status;
   // What has to wait for room stays with `from` as well until it is sent: its sender is not to be
   // told that there is room for more.
@@ -99,7 +99,7 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
   IndexedFds fds;
   for (const InodeUrl& url : *urls) {
     if (room == 0) {  // The next time, when the call is made.
-      to->Unclaim(*url.index());
+      to->UnclaimIndex(*url.index());
       continue;
     }
     // It is there, so this does not wait. FAILED_PRECONDITION: another thread has taken it
@@ -107,14 +107,14 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
     auto fd = duplicate ? from->DupFd(url, absl::InfinitePast())
                         : from->RecvFd(url, absl::InfinitePast());
     if (!fd.ok()) {
-      to->Unclaim(*url.index());
+      to->UnclaimIndex(*url.index());
       if (!absl::IsFailedPrecondition(fd.status())) status.Update(fd.status());
       continue;
     }
     const bool passes = status.ok() && (!filter || filter(url, *fd));
     ReapedFd reaped(*std::move(fd), reaper);
     if (!passes) {
-      to->Unclaim(*url.index());
+      to->UnclaimIndex(*url.index());
       if (later && !keep) CloseArrived(from.get(), url);
     } else if (later) {
       to->SendClaimedLater(IndexedFd{url, std::move(reaped)}, [from, url, keep] {
@@ -173,7 +173,7 @@ absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, Forwardi
   const auto others = std::find_if(urls.begin(), urls.end(),
                                    [](const InodeUrl& url) { return !url.index().has_value(); });
   std::vector<InodeUrl> indexed(urls.begin(), others);
-  status = to->Claim(&indexed);
+  status = to->ClaimIndices(&indexed);
   if (!status.ok()) return status;
   const bool later = to->MustNotWait();
   // The next call's, for want of their own. A call that was not made yet knows it when it is.
@@ -187,7 +187,7 @@ absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, Forwardi
       status = fd.status();
     }
     if (!passes) {
-      to->Unclaim(*url.index());
+      to->UnclaimIndex(*url.index());
     } else if (later) {
       to->SendClaimedLater(IndexedFd{url, ReapedFd(*std::move(fd), reaper)}, [] {});
     } else {
@@ -195,7 +195,7 @@ absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, Forwardi
     }
   }
   if (!status.ok()) {
-    for (const IndexedFd& fd : fds) to->Unclaim(*fd.url.index());
+    for (const IndexedFd& fd : fds) to->UnclaimIndex(*fd.url.index());
     return status;
   }
   if (!fds.empty()) status = to->SendClaimed(std::move(fds));

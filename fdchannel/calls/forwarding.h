@@ -53,9 +53,9 @@ class ForwardingCall : public FdTransceiver {
   // before. FAILED_PRECONDITION, with nothing taken, if one is in use otherwise, or nothing can be
   // sent any more; INVALID_ARGUMENT for more than the peer takes. Also returns what went wrong
   // since with SendClaimedLater.
-  virtual absl::Status Claim(std::vector<InodeUrl>* urls) = 0;
+  virtual absl::Status ClaimIndices(std::vector<InodeUrl>* urls) = 0;
   // Nothing was sent under this index after all.
-  virtual void Unclaim(uint32_t index) = 0;
+  virtual void UnclaimIndex(uint32_t index) = 0;
 
   // How many the peer of this call may send with it before it is made.
   virtual size_t MaxAtOnce() = 0;
@@ -82,9 +82,9 @@ class ForwardedIndices {
   bool exhausted() const { return all_.exhausted(); }
   uint32_t Take() { return all_.Take(); }
   void GiveBack(uint32_t index) { all_.GiveBack(index); }
-  // As ForwardingCall::Claim.
-  absl::Status Claim(std::vector<InodeUrl>* urls);
-  void Unclaim(uint32_t index);
+  // As ForwardingCall::ClaimIndices.
+  absl::Status ClaimIndices(std::vector<InodeUrl>* urls);
+  void UnclaimIndex(uint32_t index);
 
  private:
   IndexAllocator all_;
@@ -112,7 +112,7 @@ absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall
 // Passes on duplicates of what `urls` name, each once, as they come: waits for them as DupFd does.
 // Under the index that the URL has, if it has one; the others after those, under the next ones.
 //   INVALID_ARGUMENT  an index that no sender can have used
-//   others            as FdReceiver::DupFd, ForwardingCall::Claim, FdSender::SendFd
+//   others            as FdReceiver::DupFd, ForwardingCall::ClaimIndices, FdSender::SendFd
 absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, ForwardingCall* to,
                           const ForwardFilter& filter);
 absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, FdSender* to,

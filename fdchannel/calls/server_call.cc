@@ -98,18 +98,18 @@ std::function<bool()> ServerCall::AskedHere() const {
 
 absl::StatusOr<std::vector<InodeUrl>> ServerCall::Arrived() { return session_->Arrived(&inbox_); }
 
-absl::Status ServerCall::Claim(std::vector<InodeUrl>* urls) {
+absl::Status ServerCall::ClaimIndices(std::vector<InodeUrl>* urls) {
   MutexLock lock(&mutex_);
   if (!forward_failure_.ok()) return forward_failure_;
   if (urls->empty()) return absl::OkStatus();
   absl::Status status = CheckSend(urls->size());
   if (!status.ok()) return status;
-  return indices_.Claim(urls);
+  return indices_.ClaimIndices(urls);
 }
 
-void ServerCall::Unclaim(uint32_t index) {
+void ServerCall::UnclaimIndex(uint32_t index) {
   MutexLock lock(&mutex_);
-  indices_.Unclaim(index);
+  indices_.UnclaimIndex(index);
 }
 
 size_t ServerCall::MaxAtOnce() { return session_->local_limits().max_fds_per_call; }

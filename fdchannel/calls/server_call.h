@@ -60,8 +60,8 @@ class ServerCall final : public ForwardingCall, public std::enable_shared_from_t
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
 
   absl::StatusOr<std::vector<InodeUrl>> Arrived() override;
-  absl::Status Claim(std::vector<InodeUrl>* urls) override;
-  void Unclaim(uint32_t index) override;
+  absl::Status ClaimIndices(std::vector<InodeUrl>* urls) override;
+  void UnclaimIndex(uint32_t index) override;
   size_t MaxAtOnce() override;
   size_t Room(size_t max_at_once) override;
   bool MustNotWait() override;

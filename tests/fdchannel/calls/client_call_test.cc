@@ -99,7 +99,7 @@ TEST_F(ClientCallTest, GivingUpACallThatWaitsToSendNeverSendsAnotherFile) {
   ASSERT_FALSE(waiting->TrySendQueued(session_, CallKey{2, 0}, &status));
   std::promise<void> done;
   waiting->SendQueuedAsync(session_, CallKey{2, 0}, [&done](absl::Status) { done.set_value(); });
-  waiting->StartWithout(absl::CancelledError("given up"));
+  waiting->FailStart(absl::CancelledError("given up"));
   std::vector<UniqueFd> strangers;
   for (int i = 0; i < 8; ++i) strangers.push_back(MakeFile("a stranger's"));
 
@@ -144,7 +144,7 @@ TEST_F(ClientCallTest, WhatIsSentWhileTheFirstAttemptWaitsGoesAlong) {
     if (forwarded) {
       UniqueFd late = MakeFile("late");
       std::vector<InodeUrl> urls = {InodeUrl(*FdToDevIno(late), 2)};
-      ASSERT_EQ(absl::OkStatus(), call->Claim(&urls));
+      ASSERT_EQ(absl::OkStatus(), call->ClaimIndices(&urls));
       bool told = false;
       call->SendClaimedLater(IndexedFd{urls[0], std::move(late)}, [&told] { told = true; });
       EXPECT_TRUE(told);
@@ -172,14 +172,13 @@ TEST_F(ClientCallTest, WhatIsSentWhileTheFirstAttemptWaitsGoesAlong) {
 // A call that waits for room and is given up keeps neither its place in the line nor its
 // descriptors.
 TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
-  enum class How { kStartWithout, kCommit, kGiveUp, kGiveUpBeforeItWaits };
+  enum class How { kFailStart, kCommit, kGiveUp, kGiveUpBeforeItWaits };
   uint64_t id = 1;
   const auto first = Starting("first");
   absl::Status status = absl::UnknownError("unset");
   ASSERT_TRUE(first->TrySendQueued(session_, CallKey{id, 0}, &status));
   EXPECT_EQ("first", NextContent());
-  for (const How how :
-       {How::kStartWithout, How::kCommit, How::kGiveUp, How::kGiveUpBeforeItWaits}) {
+  for (const How how : {How::kFailStart, How::kCommit, How::kGiveUp, How::kGiveUpBeforeItWaits}) {
     SCOPED_TRACE(static_cast<int>(how));
     int ends[2];
     ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
@@ -188,7 +187,7 @@ TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
     ASSERT_TRUE(call->SendFd(UniqueFd(ends[1])).ok());
     ClientCall::Start start;
     start.deadline = absl::Now() + absl::Hours(1);
-    start.per_attempt = how != How::kStartWithout;
+    start.per_attempt = how != How::kFailStart;
     ASSERT_EQ(absl::OkStatus(), call->BeginStart(start));
     std::promise<absl::Status> outcome;
     if (how == How::kGiveUpBeforeItWaits) call->GiveUp();
@@ -201,8 +200,8 @@ TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
                             [&outcome](absl::Status sent) { outcome.set_value(std::move(sent)); });
     }
     switch (how) {
-      case How::kStartWithout:
-        call->StartWithout(absl::CancelledError("given up"));
+      case How::kFailStart:
+        call->FailStart(absl::CancelledError("given up"));
         break;
       case How::kCommit:
         call->Commit(absl::UnavailableError("ended"));
@@ -234,7 +233,7 @@ TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
 
 TEST_F(ClientCallTest, ACallThatWasGivenUpBeforeItsSessionCameSendsNothing) {
   const auto call = Starting("never");
-  call->StartWithout(absl::CancelledError("given up"));
+  call->FailStart(absl::CancelledError("given up"));
   absl::Status status = absl::UnknownError("unset");
   call->SendQueuedAsync(session_, CallKey{1, 0}, [&status](absl::Status s) { status = s; });
   EXPECT_EQ(absl::StatusCode::kCancelled, status.code());
@@ -259,7 +258,7 @@ TEST_F(ClientCallTest, AStartThatFailsLeavesTheDescriptorsQueued) {
   done.get_future().wait();
   EXPECT_EQ(absl::StatusCode::kUnavailable, status.code());
   EXPECT_TRUE(waiting->has_queued());
-  waiting->StartWithout(status);
+  waiting->FailStart(status);
   EXPECT_FALSE(waiting->has_queued());
 }
 
@@ -268,9 +267,9 @@ TEST_F(ClientCallTest, BelongsToTheTransportCallThatClaimedIt) {
   int rpc;
   int other;
   EXPECT_TRUE(call->begun_for(nullptr));  // What Starting() named.
-  EXPECT_TRUE(call->Claim(&rpc));
-  EXPECT_TRUE(call->Claim(&rpc));
-  EXPECT_FALSE(call->Claim(&other));
+  EXPECT_TRUE(call->BindTo(&rpc));
+  EXPECT_TRUE(call->BindTo(&rpc));
+  EXPECT_FALSE(call->BindTo(&other));
   // The address that named the RPC may be another's by now.
   EXPECT_FALSE(call->begun_for(nullptr));
 }
@@ -287,13 +286,13 @@ TEST_F(ClientCallTest, ASecondFactoryOfTheSameRpcIsToldApartFromASecondRpc) {
   second.rpc = &other;
   EXPECT_EQ(absl::StatusCode::kFailedPrecondition, call.BeginStart(second).code());
   // Once the transport has it, an RPC at the same address is another one.
-  EXPECT_TRUE(call.ClaimBegun(&call));
+  EXPECT_TRUE(call.BindBegun(&call));
   EXPECT_EQ(absl::StatusCode::kFailedPrecondition, call.BeginStart(start).code());
-  EXPECT_FALSE(call.ClaimBegun(&call)) << "Claim() knows whether it is the same one";
-  EXPECT_TRUE(call.Claim(&call));
+  EXPECT_FALSE(call.BindBegun(&call)) << "BindTo() knows whether it is the same one";
+  EXPECT_TRUE(call.BindTo(&call));
   ClientCall fresh;
-  EXPECT_FALSE(fresh.ClaimBegun(&call));
-  EXPECT_TRUE(fresh.Claim(&other)) << "nothing was claimed before";
+  EXPECT_FALSE(fresh.BindBegun(&call));
+  EXPECT_TRUE(fresh.BindTo(&other)) << "nothing was bound before";
 }
 
 TEST_F(ClientCallTest, ASetsDescriptorsComeFirstOrNotAtAll) {
@@ -309,7 +308,7 @@ TEST_F(ClientCallTest, ASetsDescriptorsComeFirstOrNotAtAll) {
   EXPECT_EQ(absl::OkStatus(), fresh.Preload({}, {}));
 
   ClientCall without;
-  without.StartWithout(absl::ResourceExhaustedError("no descriptors left"));
+  without.FailStart(absl::ResourceExhaustedError("no descriptors left"));
   EXPECT_EQ(absl::StatusCode::kResourceExhausted, without.Preload(set, urls).code());
   // The first reason stays, when the call is made.
   EXPECT_EQ(absl::StatusCode::kResourceExhausted, without.BeginStart({}).code());

@@ -621,7 +621,7 @@ TEST_F(ChannelTest, DestructionCompletesWhatIsPendingExactlyOnce) {
       if (round % 3 != 2) {
         EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
       }
-      if (!status.ok()) call.call->StartWithout(status);
+      if (!status.ok()) call.call->FailStart(status);
       EXPECT_EQ(call.outcome.count(), 1);
     }
     server_.reset();
@@ -792,7 +792,7 @@ TEST_F(ChannelTest, CallThatNeverStartsClosesWhatIsQueued) {
   const DevIno other = DevInoOf(file);
   auto call = std::make_shared<ClientCall>();
   ASSERT_TRUE(call->SendFd(std::move(file)).ok());
-  call->StartWithout(absl::FailedPreconditionError("no channel"));
+  call->FailStart(absl::FailedPreconditionError("no channel"));
   EXPECT_EQ(Holders(other), 0u);
   EXPECT_EQ(call->SendFd(MakeFile("z")).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(call->RecvFd("inode://1/2").status().code(), absl::StatusCode::kFailedPrecondition);

@@ -347,7 +347,7 @@ inline absl::Status StartCall(ChannelCore& channel, const std::shared_ptr<Client
     status = outcome.Wait();
     EXPECT_EQ(outcome.count(), 1);
   }
-  if (!status.ok()) call->StartWithout(status);
+  if (!status.ok()) call->FailStart(status);
   return status;
 }
 
