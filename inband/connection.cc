@@ -35,9 +35,9 @@ constexpr absl::Duration kTidyInterval = absl::Milliseconds(5);
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(10);
 
 // Who is at the other end, for messages. A client does not ask its server.
-std::string PeerOf(const Link& link) {
-  if (link.peer.uid == static_cast<uid_t>(-1)) return "the server";
-  return absl::StrCat("pid ", link.peer.pid, ", uid ", link.peer.uid);
+std::string PeerOf(const InBandPeer& peer) {
+  if (peer.credentials.uid == static_cast<uid_t>(-1)) return "the server";
+  return absl::StrCat("pid ", peer.credentials.pid, ", uid ", peer.credentials.uid);
 }
 
 absl::Status Ended(const std::string& why) {
@@ -47,10 +47,10 @@ absl::Status Ended(const std::string& why) {
 
 }  // namespace
 
-// --- Link ---
+// --- InBandPeer ---
 
-void Link::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl::Time deadline,
-                        const ReceivedFds::FdCallback& done) {
+void InBandPeer::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller,
+                              absl::Time deadline, const ReceivedFds::FdCallback& done) {
   const uint64_t id = next_waiter_.fetch_add(1, std::memory_order_relaxed);
   absl::StatusOr<UniqueFd> result;
   if (received.ReceiveAsync(dev_ino, caller, id, done, &result)) return done(std::move(result));
@@ -59,11 +59,12 @@ void Link::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl
   }));
 }
 
-void Link::Close(FdVector fds) {
-  if (!fds.empty()) thread_->reaper->Lane(peer.uid)->Close(std::move(fds), /*after=*/nullptr);
+void InBandPeer::Close(FdVector fds) {
+  if (!fds.empty())
+    thread_->reaper->Lane(credentials.uid)->Close(std::move(fds), /*after=*/nullptr);
 }
 
-void Link::SetLimit(size_t max_fds) {
+void InBandPeer::SetLimit(size_t max_fds) {
   FdVector closing;
   received.SetLimit(max_fds, &closing);
   queue.SetLimit(max_fds, &closing);
@@ -188,13 +189,13 @@ size_t Connection::ReadOuter() {
     if (!message.fds.empty()) {
       Count(&thread_->counters->fds_received, message.fds.size());
       flood_ += kBytesPerFd * message.fds.size();
-      link_->received.Keep(std::move(message.fds), &closing_);
+      peer_->received.Keep(std::move(message.fds), &closing_);
       if (flood_ > kBytesPerFd * options_.max_fds_burst) {
         Count(&thread_->counters->cut_flood);
         End(absl::ResourceExhaustedError(absl::StrFormat(
             "the connection was cut: %s sent more than max_fds_burst = %d descriptors beyond one "
             "for each %d bytes (InBandOptions): raise it if that was meant",
-            PeerOf(*link_), options_.max_fds_burst, kBytesPerFd)));
+            PeerOf(*peer_), options_.max_fds_burst, kBytesPerFd)));
         return 0;
       }
     } else if (message.size < room) {
@@ -206,7 +207,7 @@ size_t Connection::ReadOuter() {
       // Nobody can tell which one is missing.
       Count(&thread_->counters->cut_truncated);
       End(absl::ResourceExhaustedError(
-          absl::StrCat("the connection was cut: a descriptor of ", PeerOf(*link_),
+          absl::StrCat("the connection was cut: a descriptor of ", PeerOf(*peer_),
                        " was lost on the way in (this process is at RLIMIT_NOFILE: raise it; or a "
                        "security module refused it)")));
       return 0;
@@ -243,8 +244,8 @@ size_t Connection::WriteOuter(const char* data, size_t size) {
   while (written < size && outer_.writable && !ended_ && !out_.closed) {
     // Looked at after the bytes were read: what is queued from here on belongs to later bytes.
     bool is_last = true;
-    if (leaving_ == nullptr) leaving_ = link_->queue.Pop();
-    if (leaving_ != nullptr) is_last = link_->queue.empty();
+    if (leaving_ == nullptr) leaving_ = peer_->queue.Pop();
+    if (leaving_ != nullptr) is_last = peer_->queue.empty();
     // One byte for each descriptor but the last, which takes all the rest along. It is one system
     // call less, and wakes the peer once instead of twice.
     written += SendOuter(data + written, is_last ? size - written : 1);
@@ -260,7 +261,7 @@ size_t Connection::SendOuter(const char* data, size_t size) {
     if (leaving_ != nullptr) {
       // Gone, also if not all bytes are: it went with the first of them.
       Count(&thread_->counters->fds_sent);
-      link_->queue.Done(std::move(leaving_), &closing_);
+      peer_->queue.Done(std::move(leaving_), &closing_);
       leaving_ = nullptr;
     }
     retry_until_ = absl::InfiniteFuture();
@@ -290,7 +291,7 @@ size_t Connection::SendOuter(const char* data, size_t size) {
       }
       Count(&thread_->counters->cut_unsendable);
       End(absl::FailedPreconditionError(
-          absl::StrCat("the connection was cut: a descriptor could not be sent to ", PeerOf(*link_),
+          absl::StrCat("the connection was cut: a descriptor could not be sent to ", PeerOf(*peer_),
                        " (sendmsg: ", strerror(io.error),
                        "); EPERM: the peer takes none (a server must listen with Wire::kInBand or "
                        "kBoth); EINVAL: of a kind that the kernel does not pass")));
@@ -311,7 +312,7 @@ void Connection::RetryLater(int error) {
   if (now >= retry_until_) {
     Count(&thread_->counters->cut_unsendable);
     return End(absl::ResourceExhaustedError(
-        absl::StrCat("the connection was cut: the kernel took no descriptor for ", PeerOf(*link_),
+        absl::StrCat("the connection was cut: the kernel took no descriptor for ", PeerOf(*peer_),
                      " from this user for ", absl::FormatDuration(options_.linger),
                      " (sendmsg: ", strerror(error),
                      "): too many are in flight; raise RLIMIT_NOFILE, or end peers that do not "
@@ -380,16 +381,16 @@ void Connection::End(const absl::Status& status) {
   for (Poller::Id timer : {linger_timer_, retry_timer_}) {
     if (timer != 0) thread_->poller->CancelTimer(timer);
   }
-  FdVector closing = link_->queue.End(status);
+  FdVector closing = peer_->queue.End(status);
   if (leaving_ != nullptr) {
     Count(&thread_->counters->fds_unsent);
-    link_->queue.Done(std::move(leaving_), &closing);
+    peer_->queue.Done(std::move(leaving_), &closing);
   }
   for (UniqueFd& fd : closing_) closing.push_back(std::move(fd));
   closing_.clear();
-  link_->Close(std::move(closing));
+  peer_->Close(std::move(closing));
   // Before anybody can notice the end by the sockets: whoever asks then is told why.
-  link_->received.End(status);
+  peer_->received.End(status);
   CloseOuter();
   inner_stream_.Close();
   if (on_end_) std::exchange(on_end_, nullptr)();
@@ -408,7 +409,7 @@ void Connection::CloseOuter() {
   // Unread bytes may have descriptors, which go with the socket.
   FdVector closing;
   closing.push_back(std::move(outer_stream_));
-  link_->Close(std::move(closing));
+  peer_->Close(std::move(closing));
 }
 
 bool Connection::TooManyUnclosed() const {
@@ -418,7 +419,7 @@ bool Connection::TooManyUnclosed() const {
 void Connection::CloseLater(FdVector fds) {
   const size_t count = fds.size();
   unclosed_->count += count;
-  thread_->reaper->Lane(link_->peer.uid)
+  thread_->reaper->Lane(peer_->credentials.uid)
       ->Close(std::move(fds),
               [weak = weak_from_this(), unclosed = unclosed_, count, thread = thread_] {
                 unclosed->count -= count;

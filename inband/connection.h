@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Link: what the calls of one relayed connection share. Connection: its two sockets and the bytes
-// in between.
+// InBandPeer: what the calls of one relayed connection share. Connection: its two sockets and the
+// bytes in between.
 //
 // The outer socket leads to the peer, and descriptors come and go with its bytes. The inner one
 // leads to gRPC in this process, and knows bytes only.
@@ -66,18 +66,18 @@ struct RelayThread {
 
 // Thread-safe. Calls keep it: what came before the connection ended can be had as long as one of
 // them is there.
-class Link : public std::enable_shared_from_this<Link> {
+class InBandPeer : public std::enable_shared_from_this<InBandPeer> {
  public:
-  Link(std::shared_ptr<RelayThread> thread, const InBandOptions& options, size_t max_fds,
-       PeerCredentials peer_credentials, absl::Status refused)
+  InBandPeer(std::shared_ptr<RelayThread> thread, const InBandOptions& options, size_t max_fds,
+             PeerCredentials peer_credentials, absl::Status refused)
       : received(max_fds, thread->counters, thread->poller),
         queue(options.max_queued_fds, max_fds, thread->counters),
-        peer(std::move(peer_credentials)),
+        credentials(std::move(peer_credentials)),
         refusal(std::move(refused)),
         thread_(std::move(thread)) {}
-  ~Link() { Close(received.TakeAll()); }
-  Link(const Link&) = delete;
-  Link& operator=(const Link&) = delete;
+  ~InBandPeer() { Close(received.TakeAll()); }
+  InBandPeer(const InBandPeer&) = delete;
+  InBandPeer& operator=(const InBandPeer&) = delete;
 
   // As RecvFdAsync: `done` once, here if the outcome is at hand, else on the relay's thread.
   void ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl::Time deadline,
@@ -90,7 +90,7 @@ class Link : public std::enable_shared_from_this<Link> {
   ReceivedFds received;
   SendQueue queue;
   // Who connected, for servers.
-  const PeerCredentials peer;
+  const PeerCredentials credentials;
   // Why its calls must not use descriptors.
   const absl::Status refusal;
 
@@ -103,10 +103,10 @@ class Link : public std::enable_shared_from_this<Link> {
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   // `on_end` is called once, when the connection is over.
-  Connection(std::shared_ptr<RelayThread> thread, std::shared_ptr<Link> link, UniqueFd outer,
+  Connection(std::shared_ptr<RelayThread> thread, std::shared_ptr<InBandPeer> peer, UniqueFd outer,
              UniqueFd inner, const InBandOptions& options, std::function<void()> on_end)
       : thread_(std::move(thread)),
-        link_(std::move(link)),
+        peer_(std::move(peer)),
         options_(options),
         on_end_(std::move(on_end)),
         outer_stream_(std::move(outer)),
@@ -179,7 +179,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void CloseLater(FdVector fds);
 
   const std::shared_ptr<RelayThread> thread_;
-  const std::shared_ptr<Link> link_;
+  const std::shared_ptr<InBandPeer> peer_;
   const InBandOptions options_;
   std::function<void()> on_end_;
   UniqueFd outer_stream_;

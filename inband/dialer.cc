@@ -53,7 +53,7 @@ absl::StatusOr<std::shared_ptr<Dialer>> Dialer::Start(SocketAddress target,
   return dialer;
 }
 
-std::shared_ptr<Link> Dialer::current() const {
+std::shared_ptr<InBandPeer> Dialer::current() const {
   std::string name;
   {
     MutexLock lock(&mutex_);

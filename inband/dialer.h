@@ -54,7 +54,7 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
 
   // The connection that was made last; null while there is none. A channel to one address has one
   // connection for new calls at a time: a second is made when the first takes no more.
-  std::shared_ptr<Link> current() const;
+  std::shared_ptr<InBandPeer> current() const;
 
   // Ends all connections. When it returns, nothing runs any more.
   void Stop();

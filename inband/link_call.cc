@@ -19,7 +19,7 @@ absl::Status Over() {
 
 }  // namespace
 
-std::shared_ptr<Link> LinkCall::link() const {
+std::shared_ptr<InBandPeer> LinkCall::link() const {
   MutexLock lock(&mutex_);
   return link_;
 }
@@ -29,7 +29,7 @@ bool LinkCall::AnyCame() const {
   return link != nullptr && link->received.any_came();
 }
 
-bool LinkCall::IsOf(const std::shared_ptr<Link>& link) const {
+bool LinkCall::IsOf(const std::shared_ptr<InBandPeer>& link) const {
   MutexLock lock(&mutex_);
   return link_ == link;
 }
@@ -129,7 +129,7 @@ void LinkCall::Complete() {
 }
 
 void LinkCall::End() {
-  std::shared_ptr<Link> link;
+  std::shared_ptr<InBandPeer> link;
   std::function<bool()> cancelled;  // It refers to the call's context, which goes now.
   {
     MutexLock lock(&mutex_);

@@ -32,7 +32,7 @@ class LinkCall final : public FdTransceiver, public std::enable_shared_from_this
     std::shared_ptr<const ReceivePolicy> policy;      // Null: accepts all.
   };
 
-  LinkCall(std::shared_ptr<Link> link, const Config& config)
+  LinkCall(std::shared_ptr<InBandPeer> link, const Config& config)
       : config_(config), link_(std::move(link)) {}
   ~LinkCall() override { End(); }
 
@@ -66,11 +66,11 @@ class LinkCall final : public FdTransceiver, public std::enable_shared_from_this
   // Whether any descriptor ever came by its connection.
   bool AnyCame() const;
   // Whether it is a call of `link`.
-  bool IsOf(const std::shared_ptr<Link>& link) const;
+  bool IsOf(const std::shared_ptr<InBandPeer>& link) const;
 
  private:
   // Null when the call is over.
-  std::shared_ptr<Link> link() const;
+  std::shared_ptr<InBandPeer> link() const;
   absl::Time Limit(absl::Time deadline) const;
   // What came, if the policy lets the call have it.
   absl::StatusOr<UniqueFd> Judge(const DevIno& dev_ino, absl::StatusOr<UniqueFd> fd);
@@ -79,7 +79,7 @@ class LinkCall final : public FdTransceiver, public std::enable_shared_from_this
   ReceivedFds::Caller caller_;
 
   mutable Mutex mutex_;
-  std::shared_ptr<Link> link_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<InBandPeer> link_ ABSL_GUARDED_BY(mutex_);
   std::thread::id asking_thread_ ABSL_GUARDED_BY(mutex_);
   std::function<bool()> cancelled_ ABSL_GUARDED_BY(mutex_);
   // What the policy has seen, in the order in which the call asked: their indexes. Bounded by what

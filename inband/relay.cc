@@ -131,13 +131,14 @@ void Relay::Divide() {
   share_ = share;
   for (auto& [name, entry] : connections_) {
     (void)name;
-    entry.link->SetLimit(share);
+    entry.peer->SetLimit(share);
   }
 }
 
-std::shared_ptr<Link> Relay::Add(const std::string& name, UniqueFd outer, UniqueFd inner,
-                                 FdVector arrived, PeerCredentials peer, absl::Status refusal) {
-  std::shared_ptr<Link> link;
+std::shared_ptr<InBandPeer> Relay::Add(const std::string& name, UniqueFd outer, UniqueFd inner,
+                                       FdVector arrived, PeerCredentials credentials,
+                                       absl::Status refusal) {
+  std::shared_ptr<InBandPeer> peer;
   std::shared_ptr<Connection> connection;
   std::shared_ptr<RelayThread> thread;
   {
@@ -150,28 +151,28 @@ std::shared_ptr<Link> Relay::Add(const std::string& name, UniqueFd outer, Unique
       return nullptr;
     }
     thread = threads_[next_thread_++ % threads_.size()];
-    link = std::make_shared<Link>(thread, options_, Share(connections_.size() + 1), std::move(peer),
-                                  std::move(refusal));
-    connection = std::make_shared<Connection>(thread, link, std::move(outer), std::move(inner),
+    peer = std::make_shared<InBandPeer>(thread, options_, Share(connections_.size() + 1),
+                                        std::move(credentials), std::move(refusal));
+    connection = std::make_shared<Connection>(thread, peer, std::move(outer), std::move(inner),
                                               options_, [weak = weak_from_this(), name] {
                                                 if (auto self = weak.lock()) self->Remove(name);
                                               });
-    connections_[name] = Entry{link, connection, thread.get()};
+    connections_[name] = Entry{peer, connection, thread.get()};
     Divide();
   }
   Count(&thread->counters->connections);
   Count(&thread->counters->fds_received, arrived.size());
   FdVector closing;
-  link->received.Keep(std::move(arrived), &closing);
-  link->Close(std::move(closing));
+  peer->received.Keep(std::move(arrived), &closing);
+  peer->Close(std::move(closing));
   thread->poller->Post([connection = std::move(connection)] { connection->Start(); });
-  return link;
+  return peer;
 }
 
-std::shared_ptr<Link> Relay::Find(const std::string& name) const {
+std::shared_ptr<InBandPeer> Relay::Find(const std::string& name) const {
   MutexLock lock(&mutex_);
   const auto it = connections_.find(name);
-  return it == connections_.end() ? nullptr : it->second.link;
+  return it == connections_.end() ? nullptr : it->second.peer;
 }
 
 void Relay::Remove(const std::string& name) {

@@ -57,13 +57,13 @@ class Relay : public std::enable_shared_from_this<Relay> {
   ~Relay() { Stop(); }
 
   // Relays between `outer` and `inner`, non-blocking stream sockets. `arrived` came with bytes that
-  // were read before, and is there when this returns. `peer` and `refusal` are for the Link. Null
-  // after Stop().
-  std::shared_ptr<Link> Add(const std::string& name, UniqueFd outer, UniqueFd inner,
-                            FdVector arrived, PeerCredentials peer = {},
-                            absl::Status refusal = absl::OkStatus());
+  // were read before, and is there when this returns. `credentials` and `refusal` are for the
+  // InBandPeer. Null after Stop().
+  std::shared_ptr<InBandPeer> Add(const std::string& name, UniqueFd outer, UniqueFd inner,
+                                  FdVector arrived, PeerCredentials credentials = {},
+                                  absl::Status refusal = absl::OkStatus());
   // Null if there is none of this name (any more).
-  std::shared_ptr<Link> Find(const std::string& name) const;
+  std::shared_ptr<InBandPeer> Find(const std::string& name) const;
 
   // Closes what nobody wants, on a thread that may wait for it.
   void Discard(FdVector fds);
@@ -77,7 +77,7 @@ class Relay : public std::enable_shared_from_this<Relay> {
 
  private:
   struct Entry {
-    std::shared_ptr<Link> link;
+    std::shared_ptr<InBandPeer> peer;
     std::shared_ptr<Connection> connection;
     RelayThread* thread;
   };

@@ -168,9 +168,9 @@ class InBandCall final : public CallState {
   }
 
   absl::StatusOr<std::shared_ptr<FdTransceiver>> Get(grpc::ServerContextBase* context) override {
-    auto link = FindLink(context);
-    if (!link.ok()) return link.status();
-    if (!(*link)->refusal.ok()) return (*link)->refusal;
+    auto peer = FindPeer(context);
+    if (!peer.ok()) return peer.status();
+    if (!(*peer)->refusal.ok()) return (*peer)->refusal;
     MutexLock lock(&mutex_);
     if (call_ != nullptr) return HandOut(call_, context);
     const auto& core = *factory_->fd_server()->core();
@@ -183,11 +183,12 @@ class InBandCall final : public CallState {
       lock.Unlock();  // The program's function.
       // Nobody counts descriptors on this wire.
       const absl::Status decision =
-          authorize(CallDescription{info_->method(), (*link)->peer, /*fd_count=*/0});
+          authorize(CallDescription{info_->method(), (*peer)->credentials, /*fd_count=*/0});
       lock.Lock();
-      if (!decision.ok()) return RefusedByAuthorizer(info_->method(), (*link)->peer, decision);
+      if (!decision.ok())
+        return RefusedByAuthorizer(info_->method(), (*peer)->credentials, decision);
     }
-    if (call_ == nullptr) call_ = std::make_shared<LinkCall>(*std::move(link), config);
+    if (call_ == nullptr) call_ = std::make_shared<LinkCall>(*std::move(peer), config);
     if (cancelled_) call_->Cancel();
     return HandOut(call_, context);
   }
@@ -196,27 +197,27 @@ class InBandCall final : public CallState {
         "the call's descriptors come on gRPC's own connection (Wire::kInBand): it has no session");
   }
   absl::StatusOr<PeerCredentials> Peer(grpc::ServerContextBase* context) override {
-    auto link = FindLink(context);
-    if (!link.ok()) return link.status();
-    return (*link)->peer.Dup();
+    auto peer = FindPeer(context);
+    if (!peer.ok()) return peer.status();
+    return (*peer)->credentials.Dup();
   }
   bool announced() const override { return false; }
 
  private:
-  absl::StatusOr<std::shared_ptr<Link>> FindLink(grpc::ServerContextBase* context) {
+  absl::StatusOr<std::shared_ptr<InBandPeer>> FindPeer(grpc::ServerContextBase* context) {
     MutexLock lock(&mutex_);
-    if (link_ == nullptr) {
-      const std::string peer = context->peer();
-      if (InnerNameOfPeer(peer).empty()) return NoState();
-      link_ = factory_->FindLink(peer);
+    if (peer_ == nullptr) {
+      const std::string name = context->peer();
+      if (InnerNameOfPeer(name).empty()) return NoState();
+      peer_ = factory_->FindPeer(name);
     }
-    if (link_ == nullptr) {
+    if (peer_ == nullptr) {
       return absl::UnavailableError(
           "the connection of the call is gone: a new call gets a new one");
     }
-    return link_;
+    return peer_;
   }
-  bool Belongs(grpc::ServerContextBase* context) override { return FindLink(context).ok(); }
+  bool Belongs(grpc::ServerContextBase* context) override { return FindPeer(context).ok(); }
   void Cancel() override {
     std::shared_ptr<LinkCall> call;
     {
@@ -231,7 +232,7 @@ class InBandCall final : public CallState {
   const ServerRpcInfo* const info_;
   Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  std::shared_ptr<Link> link_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<InBandPeer> peer_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<LinkCall> call_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -246,9 +247,9 @@ void ServerFactory::OwnPort(std::shared_ptr<ServerPort> port) {
   ports_.push_back(std::move(port));
 }
 
-std::shared_ptr<Link> ServerFactory::FindLink(const std::string& peer) const {
+std::shared_ptr<InBandPeer> ServerFactory::FindPeer(const std::string& peer) const {
   for (const auto& port : ports_) {
-    if (auto link = port->FindLink(peer)) return link;
+    if (auto found = port->FindPeer(peer)) return found;
   }
   return nullptr;
 }

@@ -31,7 +31,7 @@
 namespace grpcfd {
 namespace internal {
 
-class Link;
+class InBandPeer;
 class ServerPort;
 
 class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
@@ -54,7 +54,7 @@ class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryI
   void OwnPort(std::shared_ptr<ServerPort> port);
 
   // The relayed connection that gRPC calls `peer`; null if there is none.
-  std::shared_ptr<Link> FindLink(const std::string& peer) const;
+  std::shared_ptr<InBandPeer> FindPeer(const std::string& peer) const;
 
  private:
   const std::shared_ptr<FdServer> fd_server_;

@@ -169,7 +169,7 @@ void ServerPort::Close() {
   if (relay_ != nullptr) relay_->Stop();
 }
 
-std::shared_ptr<Link> ServerPort::FindLink(const std::string& peer) const {
+std::shared_ptr<InBandPeer> ServerPort::FindPeer(const std::string& peer) const {
   if (relay_ == nullptr) return nullptr;
   const std::string name = InnerNameOfPeer(peer);
   return name.empty() ? nullptr : relay_->Find(name);

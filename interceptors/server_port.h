@@ -89,7 +89,7 @@ class ServerPort : public std::enable_shared_from_this<ServerPort> {
   // Whether its connections may carry descriptors themselves, and the one that gRPC calls `peer`;
   // null if that is none of this port's.
   bool in_band() const { return options_.wire != Wire::kFdChannel; }
-  std::shared_ptr<Link> FindLink(const std::string& peer) const;
+  std::shared_ptr<InBandPeer> FindPeer(const std::string& peer) const;
 
  private:
   absl::Status BindSocket();

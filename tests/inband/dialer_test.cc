@@ -58,14 +58,14 @@ TEST_F(DialerTest, ConnectsForEachConnection) {
     const UniqueFd peer = Accept();
     WriteAll(grpc, "hello");
     EXPECT_EQ("hello", ReadSome(peer, 5));
-    const auto link = dialer->current();
-    ASSERT_NE(nullptr, link);
+    const auto in_band = dialer->current();
+    ASSERT_NE(nullptr, in_band);
     NamedFds fds;
     UniqueFd file = MakeFile("sent");
     const DevIno file_name = NameOf(file);
     fds.push_back(NamedFd{file_name, std::move(file)});
     FdVector closing;
-    ASSERT_TRUE(link->queue.Push(std::move(fds), SendQueue::Checked(), &closing).ok());
+    ASSERT_TRUE(in_band->queue.Push(std::move(fds), SendQueue::Checked(), &closing).ok());
     WriteAll(grpc, "x");
     EXPECT_EQ(1u, ReadOnce(peer).fds.size());
     WriteAll(peer, "bye");
@@ -153,17 +153,17 @@ TEST_F(DialerTest, ADescriptorOfAnotherProcessThatIsSlowToCloseHoldsNobodyUp) {
   EXPECT_EQ("hello", ReadSome(peer, 5));
   // The dialer's thread has something else to do until the descriptor is on its way and nobody has
   // it any more.
-  const auto link = dialer->current();
-  ASSERT_NE(nullptr, link);
+  const auto in_band = dialer->current();
+  ASSERT_NE(nullptr, in_band);
   const UniqueFd file = MakeFile("x");
   ReceivedFds::Caller caller;
   std::promise<void> busy;
   std::promise<void> go_on;
-  link->ReceiveAsync(NameOf(file), &caller, absl::InfiniteFuture(),
-                     [&](const absl::StatusOr<UniqueFd>&) {
-                       busy.set_value();
-                       go_on.get_future().wait();
-                     });
+  in_band->ReceiveAsync(NameOf(file), &caller, absl::InfiniteFuture(),
+                        [&](const absl::StatusOr<UniqueFd>&) {
+                          busy.set_value();
+                          go_on.get_future().wait();
+                        });
   SendWithFd(peer, 'x', file);
   busy.get_future().wait();
   const pid_t child = ::fork();

@@ -210,7 +210,7 @@ TEST(RelayTest, TheFirstOfAnInodeStays) {
     ASSERT_TRUE(fd.ok()) << fd.status();
     EXPECT_TRUE(*SameOpenFile(first, *fd));
   }
-  EXPECT_EQ(1u, c.link->received.size());
+  EXPECT_EQ(1u, c.in_band->received.size());
 }
 
 TEST(RelayTest, TheLeastRecentlyUsedGoesAndWhoAsksIsTold) {
@@ -230,7 +230,8 @@ TEST(RelayTest, TheLeastRecentlyUsedGoesAndWhoAsksIsTold) {
   ASSERT_EQ("1", ReadSome(c.grpc, 1));
   EXPECT_TRUE(pipe.WriteEndsAreClosed());
   // At once, though the deadline is far.
-  const auto gone = c.link->received.Receive(pipe_name, &c.caller, absl::InfiniteFuture(), nullptr);
+  const auto gone =
+      c.in_band->received.Receive(pipe_name, &c.caller, absl::InfiniteFuture(), nullptr);
   EXPECT_EQ(kExhausted, gone.status().code()) << gone.status();
   EXPECT_TRUE(c.Ask(NameOf(files[0])).ok());
   EXPECT_TRUE(c.Ask(NameOf(files[1])).ok());
@@ -248,12 +249,12 @@ TEST(RelayTest, ConnectionsShareTheTotal) {
   const auto files = MakeFiles(4);
   for (const UniqueFd& file : files) SendWithFd(a.peer, 'x', file);
   ASSERT_EQ("xxxx", ReadSome(a.grpc, 4));
-  EXPECT_EQ(4u, a.link->received.size());
+  EXPECT_EQ(4u, a.in_band->received.size());
   RelayedConnection b(relay);
-  EXPECT_EQ(2u, a.link->received.size());
+  EXPECT_EQ(2u, a.in_band->received.size());
   for (const UniqueFd& file : files) SendWithFd(b.peer, 'x', file);
   ASSERT_EQ("xxxx", ReadSome(b.grpc, 4));
-  EXPECT_EQ(2u, b.link->received.size());
+  EXPECT_EQ(2u, b.in_band->received.size());
   EXPECT_TRUE(b.Ask(NameOf(files[3])).ok());
 }
 
@@ -272,8 +273,8 @@ TEST(RelayTest, DescriptorsOfTwoConnectionsNeverMix) {
   EXPECT_TRUE(*SameOpenFile(first, *a.Ask(NameOf(first))));
   EXPECT_TRUE(*SameOpenFile(second, *b.Ask(NameOf(first))));
   EXPECT_EQ(absl::StatusCode::kDeadlineExceeded, b.Ask(NameOf(only_a)).status().code());
-  EXPECT_EQ(relay->Find(a.name), a.link);
-  EXPECT_EQ(relay->Find(b.name), b.link);
+  EXPECT_EQ(relay->Find(a.name), a.in_band);
+  EXPECT_EQ(relay->Find(b.name), b.in_band);
   EXPECT_EQ(relay->Find("another"), nullptr);
 }
 
@@ -285,8 +286,8 @@ TEST(RelayTest, AFloodIsCut) {
   RelayedConnection other(relay);
   const UniqueFd awaited = MakeFile("never comes");
   auto waiting = std::async(std::launch::async, [&] {
-    return flooding.link->received.Receive(NameOf(awaited), &flooding.caller,
-                                           absl::InfiniteFuture(), nullptr);
+    return flooding.in_band->received.Receive(NameOf(awaited), &flooding.caller,
+                                              absl::InfiniteFuture(), nullptr);
   });
   const UniqueFd file = MakeFile("flood");
   const int number = file.get();
@@ -362,12 +363,12 @@ TEST(RelayTest, AnOutOfBandByteIsOneLikeTheOthers) {
   WriteAll(outer.first, "bc");
   auto inner = MakeInnerPair();
   ASSERT_TRUE(inner.ok()) << inner.status();
-  const auto link =
+  const auto added =
       relay->Add(inner->name, std::move(outer.second), std::move(inner->relay_end), {});
   EXPECT_EQ("abc", ReadSome(inner->grpc_end, 3));
   // Kernels that pass descriptors with such a byte at all pass this one.
   ReceivedFds::Caller caller;
-  const auto fd = link->received.Receive(NameOf(file), &caller, absl::InfinitePast(), nullptr);
+  const auto fd = added->received.Receive(NameOf(file), &caller, absl::InfinitePast(), nullptr);
   EXPECT_THAT(ContentOf(fd), ::testing::AnyOf("out of band", HasSubstr("DEADLINE_EXCEEDED")));
 }
 
@@ -417,7 +418,7 @@ TEST(RelayTest, AWaitThatIsOverLeavesNoTimer) {
   const auto count = [&ended](const absl::StatusOr<UniqueFd>&) { ++ended; };
   std::vector<std::shared_ptr<LinkCall>> calls;
   for (int i = 0; i < kWaits; ++i) {
-    calls.push_back(std::make_shared<LinkCall>(c.link, config));
+    calls.push_back(std::make_shared<LinkCall>(c.in_band, config));
     calls.back()->RecvFdAsync(InodeUrl(never_sent), absl::InfiniteFuture(), count);
   }
   EXPECT_EQ(relay->poller()->timer_count(), static_cast<size_t>(kWaits));
@@ -427,7 +428,7 @@ TEST(RelayTest, AWaitThatIsOverLeavesNoTimer) {
 
   // The same when a descriptor comes, when time runs out, and when the connection ends.
   const UniqueFd file = MakeFile("comes");
-  LinkCall call(c.link, config);
+  LinkCall call(c.in_band, config);
   call.RecvFdAsync(InodeUrl(NameOf(file)), absl::InfiniteFuture(), count);
   SendWithFd(c.peer, 'x', file);
   EXPECT_TRUE(Eventually([&] { return ended == kWaits + 1; }));
@@ -449,7 +450,7 @@ TEST(RelayTest, AWaitThatIsReleasedCallsBackOnTheRelaysThread) {
   auto relay = StartRelay();
   RelayedConnection c(relay);
   for (const bool cancel : {true, false}) {
-    auto call = std::make_shared<LinkCall>(c.link, LinkCall::Config());
+    auto call = std::make_shared<LinkCall>(c.in_band, LinkCall::Config());
     std::promise<std::pair<std::string, absl::StatusCode>> told;
     call->RecvFdAsync(InodeUrl(DevIno{1, 2}), absl::InfiniteFuture(),
                       [&told](const absl::StatusOr<UniqueFd>& fd) {
@@ -493,13 +494,13 @@ TEST(RelayTest, ADescriptorWaitsForAByte) {
   RelayedConnection c(relay);
   const auto files = MakeFiles(3);
   for (const UniqueFd& file : files) ASSERT_TRUE(c.Push(*BorrowedFd(file).Dup()).ok());
-  EXPECT_EQ(3u, c.link->queue.size());
+  EXPECT_EQ(3u, c.in_band->queue.size());
   WriteAll(c.grpc, "1");
   Read read = ReadOnce(c.peer);
   EXPECT_EQ("1", read.bytes);
   ASSERT_EQ(1u, read.fds.size());
   EXPECT_TRUE(*SameOpenFile(files[0], read.fds[0]));
-  EXPECT_EQ(2u, c.link->queue.size());
+  EXPECT_EQ(2u, c.in_band->queue.size());
   WriteAll(c.grpc, "23456");
   for (size_t i = 1; i <= 2; ++i) {
     read = ReadOnce(c.peer);
@@ -566,7 +567,7 @@ TEST(RelayTest, SentDescriptorsAreRememberedInABoundedNumber) {
     WriteAll(c.grpc, "x");
     EXPECT_EQ(1u, ReadOnce(c.peer).fds.size());
   }
-  EXPECT_EQ(3u, c.link->queue.remembered());
+  EXPECT_EQ(3u, c.in_band->queue.remembered());
 }
 
 // --- Counters ---
@@ -754,7 +755,7 @@ TEST(RelayTest, OrderHoldsUnderRandomLoad) {
           break;
         case 2:
         case 3:
-          if (below(2) == 0 && c.link->queue.size() < 100) {
+          if (below(2) == 0 && c.in_band->queue.size() < 100) {
             UniqueFd file = MakeFile("out");
             ASSERT_TRUE(c.Push(*BorrowedFd(file).Dup()).ok());
             queued.emplace_back(out_bytes.size(), std::move(file));
@@ -800,7 +801,7 @@ TEST(RelayTest, StoppedInFullSwingItLeavesNothing) {
       WriteAll(connections[i]->grpc, "yy");
     }
     std::thread waiter([&] {
-      const auto result = connections[0]->link->received.Receive(
+      const auto result = connections[0]->in_band->received.Receive(
           DevIno{1, 2}, &connections[0]->caller, absl::InfiniteFuture(), nullptr);
       EXPECT_EQ(absl::StatusCode::kUnavailable, result.status().code()) << result.status();
     });

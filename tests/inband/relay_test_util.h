@@ -93,25 +93,25 @@ class RelayedConnection {
     peer = std::move(outer.first);
     grpc = std::move(inner->grpc_end);
     name = inner->name;
-    link = relay->Add(name, std::move(outer.second), std::move(inner->relay_end), {});
+    in_band = relay->Add(name, std::move(outer.second), std::move(inner->relay_end), {});
   }
 
   // Without waiting.
   absl::StatusOr<UniqueFd> Ask(const DevIno& dev_ino) {
-    return link->received.Receive(dev_ino, &caller, absl::InfinitePast(), nullptr);
+    return in_band->received.Receive(dev_ino, &caller, absl::InfinitePast(), nullptr);
   }
   absl::Status Push(UniqueFd fd) {
     NamedFds fds;
     const DevIno dev_ino = NameOf(fd);
     fds.push_back(NamedFd{dev_ino, std::move(fd)});
     FdVector closing;
-    return link->queue.Push(std::move(fds), SendQueue::Checked(), &closing);
+    return in_band->queue.Push(std::move(fds), SendQueue::Checked(), &closing);
   }
 
   UniqueFd peer;
   UniqueFd grpc;
   std::string name;
-  std::shared_ptr<Link> link;
+  std::shared_ptr<InBandPeer> in_band;
   ReceivedFds::Caller caller;
 };
 
