@@ -31,7 +31,6 @@ namespace grpcfd {
 namespace benchmarks {
 namespace {
 
-using internal::CallKey;
 using internal::CallMetadata;
 using internal::ClientCall;
 using internal::SeqpacketSocket;
@@ -73,13 +72,11 @@ void Call(const std::shared_ptr<Session>& client, const std::shared_ptr<Session>
   }
   ClientCall::Start start;
   start.limits.max_fds_per_call = kLimit;
-  absl::Status status = call->BeginStart(start);
-  CallKey key;
-  key.id = id;
-  if (!status.ok() || !call->TrySendQueued(client, key, &status) || !status.ok()) {
-    Die(status.ToString());
-  }
-  const auto entry = EncodeCallMetadata(call->metadata());
+  const absl::Status status = call->BeginStart(start);
+  if (!status.ok()) Die(status.ToString());
+  absl::StatusOr<CallMetadata> said;
+  if (!call->TryStartOn(client, id, &said)) Die("the session has no room");
+  const auto entry = EncodeCallMetadata(Must(std::move(said)));
 
   // The server, from the moment at which gRPC has read the metadata.
   const CallMetadata metadata = Must(internal::DecodeCallMetadata(entry));

@@ -12,6 +12,7 @@
 #include <map>
 #include <optional>
 
+#include "fdchannel/calls/call_start.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/status.h"
@@ -168,7 +169,7 @@ void Attempts::Detach() {
     core_call = std::exchange(core_call_, nullptr);
   }
   if (core_call == nullptr) return;
-  core_->GiveUp(call_);
+  GiveUp(*core_, call_);
   grpc_call_unref(core_call);
 }
 
@@ -209,31 +210,36 @@ std::shared_ptr<grpc::CallCredentials> Attempts::AsCredentials(grpc_call* core_c
 void Attempts::Start(Callback done) {
   const std::shared_ptr<ClientCall> call = call_.lock();
   if (call == nullptr) return done(absl::CancelledError("the call was given up"));
-  core_->StartAttempt(
-      call, config_.deadline, config_.wait_for_ready,
-      [self = shared_from_this(), done = std::move(done)](absl::StatusOr<CallMetadata> sent) {
-        const std::shared_ptr<ClientCall> call = self->call_.lock();
-        if (call == nullptr) return done(absl::CancelledError("the call was given up"));
-        Entries entries;
-        if (!sent.ok()) {
-          if (call->has_descriptors()) {
-            if (!absl::IsUnavailable(sent.status())) {
-              call->FailStart(sent.status());
-              self->Cancel(sent.status());
-            }
-            return done(sent.status());
-          }
-          // A call that brings nothing can be made; what it cannot do is get something back.
-          call->FailStart(sent.status());
-          sent = CallMetadata();
-        }
-        const auto bytes = EncodeCallMetadata(*sent);
-        entries.emplace_back(kCallMetadataKey, std::string(bytes.data(), bytes.size()));
-        std::string urls;
-        if (self->config_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
-        if (!urls.empty()) entries.emplace_back(kUrlsMetadataKey, std::move(urls));
-        done(std::move(entries));
-      });
+  // The usual case: the session is there, and has room.
+  absl::StatusOr<CallMetadata> sent;
+  if (TryStart(*core_, call.get(), &sent)) return OnSent(std::move(sent), done);
+  StartAsync(core_, call, config_.wait_for_ready,
+             [self = shared_from_this(), done = std::move(done)](
+                 absl::StatusOr<CallMetadata> late) { self->OnSent(std::move(late), done); });
+}
+
+void Attempts::OnSent(absl::StatusOr<CallMetadata> sent, const Callback& done) {
+  const std::shared_ptr<ClientCall> call = call_.lock();
+  if (call == nullptr) return done(absl::CancelledError("the call was given up"));
+  if (!sent.ok()) {
+    if (call->has_descriptors()) {
+      if (!absl::IsUnavailable(sent.status())) {
+        call->FailStart(sent.status());
+        Cancel(sent.status());
+      }
+      return done(sent.status());
+    }
+    // A call that brings nothing can be made; what it cannot do is get something back.
+    call->FailStart(sent.status());
+    sent = CallMetadata();
+  }
+  Entries entries;
+  const auto bytes = EncodeCallMetadata(*sent);
+  entries.emplace_back(kCallMetadataKey, std::string(bytes.data(), bytes.size()));
+  std::string urls;
+  if (config_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
+  if (!urls.empty()) entries.emplace_back(kUrlsMetadataKey, std::move(urls));
+  done(std::move(entries));
 }
 
 }  // namespace internal

@@ -27,7 +27,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "fdchannel/calls/client_call.h"
 #include "fdchannel/client/channel_core.h"
 #include "fdchannel/os/mutex.h"
@@ -40,7 +39,6 @@ namespace internal {
 class Attempts final : public std::enable_shared_from_this<Attempts> {
  public:
   struct Config {
-    absl::Time deadline = absl::InfiniteFuture();
     bool wait_for_ready = false;
     bool urls_in_metadata = true;
   };
@@ -66,6 +64,7 @@ class Attempts final : public std::enable_shared_from_this<Attempts> {
 
  private:
   void Keep(grpc_call* core_call);
+  void OnSent(absl::StatusOr<CallMetadata> sent, const Callback& done);
   void Cancel(const absl::Status& status);
 
   const std::shared_ptr<ChannelCore> core_;

@@ -27,6 +27,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "fdchannel/calls/call_start.h"
 #include "fdchannel/client/channel_core.h"
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/server/server_core.h"
@@ -141,14 +142,13 @@ class DeferredStart final : public Interceptor {
     // The call may be over, and this object gone, before StartAsync returns.
     const std::shared_ptr<State> state = state_;
     const std::shared_ptr<ChannelCore> core = core_;
-    const absl::Time deadline = ToAbslTime(context_->deadline());
     const bool wait_for_ready = WaitsForReady(context_);
     state->core_call = context_->c_call();
     state->methods = methods;
     state->armed = true;
     if (state->cancelled) return state->Cancel();
-    core->StartAsync(state->call, deadline, wait_for_ready,
-                     [state](absl::Status status) { state->Finish(std::move(status)); });
+    StartAsync(core, state->call, wait_for_ready,
+               [state](absl::StatusOr<CallMetadata> said) { state->Finish(std::move(said)); });
   }
 
  private:
@@ -171,25 +171,24 @@ class DeferredStart final : public Interceptor {
       }
     }
 
-    void Finish(absl::Status status) {
+    void Finish(absl::StatusOr<CallMetadata> said) {
       if (finished.exchange(true)) return;
       alarm = std::make_unique<grpc::Alarm>();
-      alarm->Set(
-          std::chrono::system_clock::now(),
-          [self = shared_from_this(), status = std::move(status)](bool) { self->Go(status); });
+      alarm->Set(std::chrono::system_clock::now(),
+                 [self = shared_from_this(), said = std::move(said)](bool) { self->Go(said); });
     }
 
-    void Go(const absl::Status& status) {
+    void Go(const absl::StatusOr<CallMetadata>& said) {
       // The alarm keeps the function that called this, and that keeps this object. gRPC holds the
       // function until it returns.
       const std::unique_ptr<grpc::Alarm> done = std::move(alarm);
-      if (status.ok()) {
-        WriteMetadata(call->metadata(), urls, methods->GetSendInitialMetadata());
+      if (said.ok()) {
+        WriteMetadata(*said, urls, methods->GetSendInitialMetadata());
       } else {
         const bool had_descriptors = call->has_queued();
-        call->FailStart(status);
+        call->FailStart(said.status());
         // A call that brings nothing can be made; what it cannot do is get something back.
-        if (had_descriptors) CancelWithStatus(core_call, status);
+        if (had_descriptors) CancelWithStatus(core_call, said.status());
       }
       methods->Proceed();
     }
@@ -323,7 +322,6 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
       // gRPC would send this as well.
       metadata.erase(kCallMetadataKey);
       Attempts::Config config;
-      config.deadline = start.deadline;
       config.wait_for_ready = WaitsForReady(context);
       config.urls_in_metadata = options_.urls_in_metadata;
       context->set_credentials(std::make_shared<AttemptCredentials>(
@@ -333,16 +331,16 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
 
     std::string urls;
     if (options_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
-    CallMetadata said;
-    if (!fd_channel_->core()->TryStart(call, &status, &said)) {
+    absl::StatusOr<CallMetadata> said;
+    if (!TryStart(*fd_channel_->core(), call.get(), &said)) {
       return new DeferredStart(fd_channel_->core(), call, context, info->type(), std::move(urls));
     }
-    if (!status.ok()) {
-      call->FailStart(status);
-      if (call->has_descriptors()) Refuse(context, status);
+    if (!said.ok()) {
+      call->FailStart(said.status());
+      if (call->has_descriptors()) Refuse(context, said.status());
       return nullptr;
     }
-    WriteMetadata(said, urls, &metadata);
+    WriteMetadata(*said, urls, &metadata);
     return WatchFor(call, info);
   }
 

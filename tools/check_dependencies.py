@@ -44,10 +44,6 @@ ALSO_NOT = {
     "messages": ("inband",),
     "testing": ("inband", "messages", "interceptors"),
 }
-# Against the order today. Each entry needs an end.
-EXCEPTIONS = {
-    ("fdchannel/client/channel_core.h", "fdchannel/calls/client_call.h"),
-}
 WITHOUT_GRPC = ("urls", "fdchannel", "inband", "messages", "testing")
 WITHOUT_PROTOBUF = ("urls", "fdchannel", "inband", "testing")
 # Nobody in a room includes these.
@@ -81,7 +77,7 @@ def check_rooms(path, room, errors):
             continue
         target = resolve(name)
         other = room_of(target) if target else None
-        if other is None or other == room or (here.as_posix(), name) in EXCEPTIONS:
+        if other is None or other == room:
             continue
         if ROOMS.index(other) > ROOMS.index(room) or other in ALSO_NOT.get(room, ()):
             errors.append(f"{here}: {room} must not include {other} ({name})")

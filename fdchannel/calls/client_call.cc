@@ -309,6 +309,16 @@ bool ClientCall::starting() const {
   return phase_ == Phase::kStarting;
 }
 
+bool ClientCall::per_attempt() const {
+  MutexLock lock(&mutex_);
+  return start_.per_attempt;
+}
+
+absl::Time ClientCall::deadline() const {
+  MutexLock lock(&mutex_);
+  return start_.deadline;
+}
+
 bool ClientCall::bound() const {
   MutexLock lock(&mutex_);
   return transport_call_ != nullptr;
@@ -353,8 +363,6 @@ absl::Status ClientCall::BeginStart(const Start& start) {
   }
   phase_ = Phase::kStarting;
   start_ = start;
-  announced_ = indices_.next();
-  holes_ = announced_ - indices_.used();
   if (indices_.used() > start.limits.max_fds_per_call) {
     return absl::InvalidArgumentError(
         absl::StrFormat("the call has %d descriptors, more than max_fds_per_call = %d of its "
@@ -365,93 +373,18 @@ absl::Status ClientCall::BeginStart(const Start& start) {
 }
 
 Indices ClientCall::QueuedIndices() const {
-  return holes_ == 0 ? Indices(0) : Indices(IndicesOf(queue_));
+  // As nearly always: 0, 1, 2 and so on.
+  if (queue_.empty() || *queue_.back().url.index() == queue_.size() - 1) return Indices(0);
+  return Indices(IndicesOf(queue_));
 }
 
-void ClientCall::AttachLocked(const std::shared_ptr<Session>& session, CallKey key) {
-  if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/false);
-  session_ = session;
-  if (!own_inbox_.has_value()) {
-    own_inbox_.emplace(key, session->policy());
-    inbox_ = std::shared_ptr<CallInbox>(std::shared_ptr<void>(), &*own_inbox_);
-  } else {
-    // The first session had no room, or went. Whoever cancels the call may still be about to tell
-    // it so, and have that one's inbox.
-    inbox_ = std::make_shared<CallInbox>(key, session->policy());
-  }
-  // A server announces nothing beforehand, and the client cannot know that it has sent its last.
-  session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
-}
-
-void ClientCall::FinishStart(const absl::Status& status, IndexedFds* done_with) {
-  // The descriptors are in the socket, or will never be. Closing may block, so the caller does it
-  // without the lock.
-  ReleaseKept(done_with);
-  if (status.ok()) {
-    phase_ = Phase::kStarted;
-  } else {
-    phase_ = Phase::kWithout;
-    without_ = status;
-  }
+void ClientCall::Begun(uint32_t announced, uint32_t holes, IndexedFds* done_with) {
+  announced_ = announced;
+  holes_ = holes;
+  phase_ = Phase::kStarted;
+  // The descriptors are in the socket. Closing may block, so the caller does it without the lock.
+  if (!start_.per_attempt) ReleaseKept(done_with);
   started_.NotifyAll();
-}
-
-bool ClientCall::TrySendQueued(const std::shared_ptr<Session>& session, CallKey key,
-                               absl::Status* status, CallMetadata* metadata) {
-  IndexedFds done_with;  // Outlives the lock.
-  MutexLock lock(&mutex_);
-  AttachLocked(session, key);
-  absl::InlinedVector<int, 16> numbers;
-  for (const IndexedFd& queued : queue_) numbers.push_back(queued.fd.get());
-  if (!session->TrySend(key, QueuedIndices(), numbers, status)) return false;
-  if (status->ok()) {
-    FinishStart(*status, &done_with);
-    if (metadata != nullptr) *metadata = MetadataOf(*session, key, announced_, holes_);
-  }
-  return true;
-}
-
-void ClientCall::SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
-                                 std::function<void(absl::Status)> done) {
-  // The session waits with numbers, so the descriptors are kept out of reach of FailStart: it
-  // may come meanwhile, and a number that it closed would be another file's by the time it is sent.
-  auto sending = std::make_shared<IndexedFds>();
-  std::vector<int> numbers;
-  Indices indices = 0;
-  absl::Time deadline;
-  absl::Status given_up;
-  {
-    MutexLock lock(&mutex_);
-    if (phase_ == Phase::kStarting) {
-      AttachLocked(session, key);
-      numbers = NumbersOf(queue_);
-      indices = QueuedIndices();
-      sending->swap(queue_);
-      deadline = Limit(absl::InfiniteFuture());
-    } else {
-      given_up = without_;
-    }
-  }
-  if (!given_up.ok()) return done(std::move(given_up));
-  // Dropped on the poller's thread.
-  for (IndexedFd& one : *sending) one.fd.DefaultTo(session->reaper());
-  session->SendAsync(
-      key, indices, std::move(numbers), deadline,
-      [self = shared_from_this(), sending, done = std::move(done)](absl::Status status) {
-        IndexedFds done_with;
-        {
-          MutexLock lock(&self->mutex_);
-          if (self->phase_ == Phase::kStarting) {
-            if (status.ok()) {
-              self->FinishStart(status, &done_with);
-            } else {
-              self->queue_.swap(*sending);  // The call has failed; FailStart closes them.
-            }
-          }
-        }
-        sending->clear();
-        done(std::move(status));
-      });
 }
 
 void ClientCall::FailStart(const absl::Status& why) {
@@ -462,7 +395,10 @@ void ClientCall::FailStart(const absl::Status& why) {
   {
     MutexLock lock(&mutex_);
     carrier.swap(carrier_);
-    FinishStart(why, &done_with);
+    ReleaseKept(&done_with);
+    phase_ = Phase::kWithout;
+    without_ = why;
+    started_.NotifyAll();
     session = session_;
     inbox = inbox_;
   }
@@ -545,10 +481,20 @@ void ClientCall::DoneSending(IndexedFds* done_with) {
   if (--sending_ == 0 && released_) done_with->swap(queue_);
 }
 
+CallKey ClientCall::NextKey(uint64_t call_id) const {
+  CallKey key;
+  key.id = call_id;
+  if (start_.per_attempt && inbox_ != nullptr) {
+    key.id = inbox_->key().id;
+    key.attempt = inbox_->key().attempt + 1;
+  }
+  return key;
+}
+
 absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
                                       FormerAttempt* former) {
   if (given_up_) return absl::CancelledError("the call was given up");
-  if (released_ && indices_.used() != 0) {
+  if (released_ && (indices_.used() != 0 || !start_.per_attempt)) {
     if (phase_ == Phase::kWithout) return without_;
     return absl::ResourceExhaustedError(
         absl::StrFormat("an attempt of the call failed, and its descriptors are gone: it had sent "
@@ -556,24 +502,27 @@ absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, u
                         "make the call again, or raise the limit at both ends",
                         indices_.used(), start_.limits.max_fds_per_call));
   }
-  CallKey key;
-  key.id = call_id;
-  if (inbox_ != nullptr) {
-    key.id = inbox_->key().id;
-    key.attempt = inbox_->key().attempt + 1;
-  }
+  const CallKey key = NextKey(call_id);
   former->session = std::exchange(session_, session);
-  former->inbox = std::exchange(inbox_, std::make_shared<CallInbox>(key, session->policy()));
+  former->inbox = std::move(inbox_);
+  if (!start_.per_attempt && !own_inbox_.has_value()) {
+    own_inbox_.emplace(key, session->policy());
+    inbox_ = std::shared_ptr<CallInbox>(std::shared_ptr<void>(), &*own_inbox_);
+  } else {
+    // Whoever cancels the call may still be about to tell the last session so, and have that one's
+    // inbox.
+    inbox_ = std::make_shared<CallInbox>(key, session->policy());
+  }
   attempt_waits_ = false;
+  // A server announces nothing beforehand, and the client cannot know that it has sent its last.
   session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
-  announced_ = queue_.empty() ? 0 : *queue_.back().url.index() + 1;
-  holes_ = announced_ - static_cast<uint32_t>(queue_.size());
   return absl::OkStatus();
 }
 
-bool ClientCall::TrySendAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
-                                absl::StatusOr<CallMetadata>* result) {
-  FormerAttempt former;  // Outlives the lock.
+bool ClientCall::TryStartOn(const std::shared_ptr<Session>& session, uint64_t call_id,
+                            absl::StatusOr<CallMetadata>* result) {
+  FormerAttempt former;  // These two outlive the lock.
+  IndexedFds done_with;
   MutexLock lock(&mutex_);
   absl::Status status = BeginAttempt(session, call_id, &former);
   if (status.ok()) {
@@ -582,8 +531,8 @@ bool ClientCall::TrySendAttempt(const std::shared_ptr<Session>& session, uint64_
     if (!session->TrySend(inbox_->key(), QueuedIndices(), numbers, &status)) return false;
   }
   if (status.ok()) {
-    phase_ = Phase::kStarted;
-    started_.NotifyAll();
+    const uint32_t announced = queue_.empty() ? 0 : *queue_.back().url.index() + 1;
+    Begun(announced, announced - static_cast<uint32_t>(queue_.size()), &done_with);
     *result = MetadataOf(*session, inbox_->key(), announced_, holes_);
   } else {
     *result = std::move(status);
@@ -597,11 +546,11 @@ struct ClientCall::WaitingAttempt {
   std::shared_ptr<CallInbox> inbox;
   std::vector<uint32_t> indices;  // Of what was sent, and is being sent; ascending.
   absl::Time deadline;
-  AttemptCallback done;
+  StartCallback done;
 };
 
-void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
-                                  AttemptCallback done) {
+void ClientCall::StartOnAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
+                              StartCallback done) {
   auto attempt = std::make_shared<WaitingAttempt>();
   attempt->done = std::move(done);
   std::vector<int> numbers;
@@ -617,6 +566,8 @@ void ClientCall::SendAttemptAsync(const std::shared_ptr<Session>& session, uint6
       attempt->indices = IndicesOf(queue_);
       attempt->deadline = Limit(absl::InfiniteFuture());
       numbers = NumbersOf(queue_);
+      // The session waits with numbers. Whoever gives the call up meanwhile must not close them: by
+      // the time one is sent it could be another file's.
       ++sending_;
       attempt_waits_ = true;
     }
@@ -633,48 +584,53 @@ void ClientCall::SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt,
                               });
 }
 
+absl::Status ClientCall::AddLatecomers(WaitingAttempt* attempt, std::vector<uint32_t>* more,
+                                       std::vector<int>* numbers) {
+  std::vector<uint32_t>& indices = attempt->indices;
+  for (IndexedFd& queued : queue_) {
+    if (std::binary_search(indices.begin(), indices.end(), *queued.url.index())) continue;
+    queued.fd.DefaultTo(attempt->session->reaper());
+    more->push_back(*queued.url.index());
+    numbers->push_back(queued.fd.get());
+  }
+  const auto middle = static_cast<ptrdiff_t>(indices.size());
+  indices.insert(indices.end(), more->begin(), more->end());
+  std::inplace_merge(indices.begin(), indices.begin() + middle, indices.end());
+  if (indices.size() <= attempt->session->remote_limits().max_fds_per_call) {
+    return absl::OkStatus();
+  }
+  return attempt->session->CheckSend(indices.size());
+}
+
 void ClientCall::OnSentForAttempt(const std::shared_ptr<WaitingAttempt>& attempt,
                                   absl::Status sent) {
   IndexedFds done_with;  // Outlives the lock.
   std::vector<uint32_t> more;
   std::vector<int> numbers;
-  std::vector<uint32_t>& indices = attempt->indices;
+  const std::vector<uint32_t>& indices = attempt->indices;
+  uint32_t count = 0;
   {
     MutexLock lock(&mutex_);
     DoneSending(&done_with);
     const bool latest = inbox_ == attempt->inbox;
-    if (sent.ok() && !indices.empty() && phase_ == Phase::kWithout) sent = without_;  // Given up.
-    if (sent.ok() && latest && phase_ == Phase::kStarting) {
-      // What the stream has sent meanwhile left it to this attempt. Before the attempt may begin,
-      // as all that it announces.
-      for (IndexedFd& queued : queue_) {
-        if (std::binary_search(indices.begin(), indices.end(), *queued.url.index())) continue;
-        queued.fd.DefaultTo(attempt->session->reaper());
-        more.push_back(*queued.url.index());
-        numbers.push_back(queued.fd.get());
-      }
-      const auto middle = static_cast<ptrdiff_t>(indices.size());
-      indices.insert(indices.end(), more.begin(), more.end());
-      std::inplace_merge(indices.begin(), indices.begin() + middle, indices.end());
-      if (indices.size() > attempt->session->remote_limits().max_fds_per_call) {
-        sent = attempt->session->CheckSend(indices.size());
-      }
+    if (sent.ok() && phase_ == Phase::kWithout && (!indices.empty() || !start_.per_attempt)) {
+      sent = without_;  // Given up.
     }
+    // What the stream has sent meanwhile left it to this attempt. Before the attempt may begin, as
+    // all that it announces.
+    if (sent.ok() && latest && phase_ == Phase::kStarting) {
+      sent = AddLatecomers(attempt.get(), &more, &numbers);
+    }
+    count = indices.empty() ? 0 : indices.back() + 1;
     if (sent.ok() && !more.empty()) {
       ++sending_;
     } else if (latest) {
       attempt_waits_ = false;
-      if (sent.ok()) {
-        announced_ = indices.empty() ? 0 : indices.back() + 1;
-        holes_ = announced_ - static_cast<uint32_t>(indices.size());
-        phase_ = Phase::kStarted;
-        started_.NotifyAll();
-      }
+      if (sent.ok()) Begun(count, count - static_cast<uint32_t>(indices.size()), &done_with);
     }
   }
   if (!sent.ok()) return attempt->done(std::move(sent));
   if (!more.empty()) return SendForAttempt(attempt, Indices(std::move(more)), std::move(numbers));
-  const uint32_t count = indices.empty() ? 0 : indices.back() + 1;
   attempt->done(MetadataOf(*attempt->session, attempt->inbox->key(), count,
                            count - static_cast<uint32_t>(indices.size())));
 }

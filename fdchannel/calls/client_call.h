@@ -90,8 +90,7 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
     // Names the RPC; only compared.
     const void* rpc = nullptr;
     bool client_streams = false;  // More may be sent while the call runs.
-    // Sent by TrySendAttempt and SendAttemptAsync, as often as gRPC makes an attempt, instead of by
-    // TrySendQueued and SendQueuedAsync, once.
+    // Sent as often as gRPC makes an attempt, instead of once.
     bool per_attempt = false;
     absl::Time deadline = absl::InfiniteFuture();
     SessionLimits limits;
@@ -106,6 +105,9 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   bool begun() const;
   bool begun_for(const void* rpc) const;
   bool starting() const;
+  // As BeginStart was told.
+  bool per_attempt() const;
+  absl::Time deadline() const;
   // Whether BindTo was called.
   bool bound() const;
   // Ties the call to the transport's own call object, once that exists. False if it is tied to
@@ -121,14 +123,20 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   // FAILED_PRECONDITION if for another one: a context, and with it this state, serves one call.
   // INVALID_ARGUMENT if more are queued than start.limits allow.
   absl::Status BeginStart(const Start& start);
-  // Attaches to `session` as `key` and sends what is queued without waiting. False, with nothing
-  // done, if that would have to wait. `*status` as Session::Send; if it is OK the call has started,
-  // and `*metadata`, if not null, is what the RPC must say: metadata().
-  bool TrySendQueued(const std::shared_ptr<Session>& session, CallKey key, absl::Status* status,
-                     CallMetadata* metadata = nullptr);
+  // What the RPC must say, or why there will be none.
+  using StartCallback = std::function<void(absl::StatusOr<CallMetadata>)>;
+  // Attaches to `session` and sends all that the call has, without waiting. False, with nothing
+  // sent, if that would have to wait. `*result` is what the RPC must say, or as Session::Send;
+  // besides
+  //   CANCELLED           GiveUp, or as FailStart said
+  //   RESOURCE_EXHAUSTED  the call has sent more than is kept for another attempt
+  // The call receives from this session from now on. A start that failed does not end the call:
+  // there may be another one, on this session or the next. FailStart ends it.
+  // `call_id` names the call in its channel; of attempts, the first one's counts for all.
+  bool TryStartOn(const std::shared_ptr<Session>& session, uint64_t call_id,
+                  absl::StatusOr<CallMetadata>* result);
   // The same; waits without a thread, then calls `done`, on this thread or the poller's.
-  void SendQueuedAsync(const std::shared_ptr<Session>& session, CallKey key,
-                       std::function<void(absl::Status)> done);
+  void StartOnAsync(const std::shared_ptr<Session>& session, uint64_t call_id, StartCallback done);
   // The call goes out without descriptors, or not at all: all methods report `why` from now on.
   // What is queued is closed, and what waits for room leaves the line.
   void FailStart(const absl::Status& why);
@@ -148,18 +156,6 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
 
   // --- For calls that are started per attempt ---
 
-  using AttemptCallback = std::function<void(absl::StatusOr<CallMetadata>)>;
-  // Attaches to `session` as the call's next attempt, from which the call receives from now on, and
-  // sends all that the call has. False, with nothing sent, if that would have to wait. `*result` is
-  // what the attempt must say, or as Session::Send; besides
-  //   RESOURCE_EXHAUSTED  the call has sent more than is kept for another attempt
-  // An attempt that failed does not end the call: there may be another. FailStart does.
-  // `call_id` counts for the first attempt; the later ones keep the call's.
-  bool TrySendAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
-                      absl::StatusOr<CallMetadata>* result);
-  // The same; waits without a thread, then calls `done`, on this thread or the poller's.
-  void SendAttemptAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
-                        AttemptCallback done);
   // There will be no further attempt: what was kept for one is closed. If there was none at all, as
   // FailStart(why).
   void Commit(const absl::Status& why);
@@ -175,9 +171,8 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   // Waits out kStarting. The session, or why there is none.
   absl::StatusOr<std::shared_ptr<Session>> Started(absl::Time deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AttachLocked(const std::shared_ptr<Session>& session, CallKey key)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FinishStart(const absl::Status& status, IndexedFds* done_with)
+  // The call has started, by an attempt that sent what lies below `announced` but for `holes`.
+  void Begun(uint32_t announced, uint32_t holes, IndexedFds* done_with)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Indices QueuedIndices() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What an attempt leaves behind; to be ended without the lock.
@@ -188,9 +183,13 @@ class ClientCall : public ForwardingCall, public std::enable_shared_from_this<Cl
   };
   absl::Status BeginAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
                             FormerAttempt* former) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  CallKey NextKey(uint64_t call_id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   struct WaitingAttempt;
   void SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt, const Indices& indices,
                       std::vector<int> numbers);
+  // Adds what came to the queue meanwhile. INVALID_ARGUMENT if all that is too many for the peer.
+  absl::Status AddLatecomers(WaitingAttempt* attempt, std::vector<uint32_t>* more,
+                             std::vector<int>* numbers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnSentForAttempt(const std::shared_ptr<WaitingAttempt>& attempt, absl::Status sent);
   // Whether what is sent is kept for another attempt.
   bool keeps() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {

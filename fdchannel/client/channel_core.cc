@@ -41,11 +41,6 @@ bool IsSessionSocket(const UniqueFd& fd) {
          type == SOCK_SEQPACKET;
 }
 
-// Of a wait for a session that ended without one, or after its channel.
-absl::Status Outcome(const absl::Status& session) {
-  return session.ok() ? absl::UnavailableError("the channel was destroyed") : session;
-}
-
 absl::Status CheckLimits(const SessionLimits& limits) {
   if (limits.max_fds_per_call != 0 && limits.session_window >= limits.max_fds_per_call) {
     return absl::OkStatus();
@@ -116,15 +111,6 @@ std::shared_ptr<Session> ChannelCore::LivingSession() const {
   return session != nullptr && session->alive() ? session : nullptr;
 }
 
-bool ChannelCore::TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status,
-                           CallMetadata* metadata) {
-  const std::shared_ptr<Session> session = LivingSession();
-  if (session == nullptr) return false;
-  if (!call->TrySendQueued(session, NextKey(), status, metadata)) return false;
-  // The server went away unnoticed. Nothing was sent, so the call can have the next session.
-  return !absl::IsUnavailable(*status);
-}
-
 absl::Status ChannelCore::EnsureThreads() {
   if (poller_ != nullptr) return absl::OkStatus();
   auto poller = Poller::Start("grpcfd-channel");
@@ -134,8 +120,7 @@ absl::Status ChannelCore::EnsureThreads() {
   return absl::OkStatus();
 }
 
-void ChannelCore::AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                               bool wait_for_ready, Before before, SessionCallback done) {
+void ChannelCore::AwaitSession(const SessionRequest& request, SessionCallback done) {
   absl::StatusOr<std::shared_ptr<Session>> now;
   {
     MutexLock lock(&mutex_);
@@ -145,13 +130,12 @@ void ChannelCore::AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Ti
       now = std::move(status);
     } else {
       auto pending = std::make_shared<Pending>();
-      pending->call = call;
-      pending->wait_for_ready = wait_for_ready;
+      pending->request = request;
       pending->done = std::move(done);
       pending->timer = 0;
-      if (deadline != absl::InfiniteFuture()) {
+      if (request.deadline != absl::InfiniteFuture()) {
         pending->timer = poller_->RunAt(
-            deadline, [weak = weak_from_this(), late = std::weak_ptr<Pending>(pending)] {
+            request.deadline, [weak = weak_from_this(), late = std::weak_ptr<Pending>(pending)] {
               auto self = weak.lock();
               auto expired = late.lock();
               if (self != nullptr && expired != nullptr) self->Expire(expired.get());
@@ -159,96 +143,24 @@ void ChannelCore::AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Ti
       }
       pending_.push_back(std::move(pending));
       const bool first = !std::exchange(connecting_, true);
-      poller_->Post([weak = weak_from_this(), first, after_failure = before == Before::kFailed] {
-        if (auto self = weak.lock()) self->Begin(first, after_failure);
-      });
+      poller_->Post(
+          [weak = weak_from_this(), first, after_failure = request.before == Before::kFailed] {
+            if (auto self = weak.lock()) self->Begin(first, after_failure);
+          });
       return;
     }
   }
   done(std::move(now), /*made=*/false);
 }
 
-void ChannelCore::StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                             bool wait_for_ready, StatusCallback done) {
-  StartOnSession(call, deadline, wait_for_ready, Before::kNothing, std::move(done));
-}
-
-void ChannelCore::StartOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                                 bool wait_for_ready, Before before, StatusCallback done) {
-  AwaitSession(
-      call, deadline, wait_for_ready, before,
-      [weak = weak_from_this(), call, deadline, wait_for_ready, before, done = std::move(done)](
-          absl::StatusOr<std::shared_ptr<Session>> session, bool made) mutable {
-        auto self = weak.lock();
-        if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
-        call->SendQueuedAsync(
-            *session, self->NextKey(),
-            [weak, session = *session, call, deadline, wait_for_ready, next = Next(before, made),
-             done = std::move(done)](absl::Status status) mutable {
-              auto self = weak.lock();
-              if (!absl::IsUnavailable(status) || session->alive() || self == nullptr ||
-                  (next == Before::kFailed && !wait_for_ready)) {
-                return done(std::move(status));
-              }
-              // The server went away unnoticed. Nothing was sent, so the call can have the next
-              // session.
-              self->StartOnSession(call, deadline, wait_for_ready, next, std::move(done));
-            });
-      });
-}
-
-void ChannelCore::StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                               bool wait_for_ready, ClientCall::AttemptCallback done) {
-  // The usual case: the session is there, and has room.
-  if (const std::shared_ptr<Session> session = LivingSession()) {
-    absl::StatusOr<CallMetadata> result = absl::UnknownError("");
-    if (call->TrySendAttempt(session, NextKey().id, &result) &&
-        (!absl::IsUnavailable(result.status()) || session->alive())) {
-      return done(std::move(result));
-    }
-  }
-  AttemptOnSession(call, deadline, wait_for_ready, Before::kNothing, std::move(done));
-}
-
-void ChannelCore::AttemptOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                                   bool wait_for_ready, Before before,
-                                   ClientCall::AttemptCallback done) {
-  AwaitSession(
-      call, deadline, wait_for_ready, before,
-      [weak = weak_from_this(), weak_call = std::weak_ptr<ClientCall>(call), deadline,
-       wait_for_ready, before, done = std::move(done)](
-          absl::StatusOr<std::shared_ptr<Session>> session, bool made) mutable {
-        auto self = weak.lock();
-        auto call = weak_call.lock();
-        if (!session.ok() || self == nullptr) return done(Outcome(session.status()));
-        if (call == nullptr) return done(absl::CancelledError("the call was given up"));
-        call->SendAttemptAsync(
-            *session, self->NextKey().id,
-            [weak, weak_call, session = *session, deadline, wait_for_ready,
-             next = Next(before, made),
-             done = std::move(done)](absl::StatusOr<CallMetadata> result) mutable {
-              auto self = weak.lock();
-              auto call = weak_call.lock();
-              if (!absl::IsUnavailable(result.status()) || session->alive() || self == nullptr ||
-                  call == nullptr || (next == Before::kFailed && !wait_for_ready)) {
-                return done(std::move(result));
-              }
-              self->AttemptOnSession(call, deadline, wait_for_ready, next, std::move(done));
-            });
-      });
-}
-
-ChannelCore::Before ChannelCore::Next(Before before, bool made) {
-  return made || before != Before::kNothing ? Before::kFailed : Before::kLost;
-}
-
-void ChannelCore::GiveUp(const std::weak_ptr<ClientCall>& call) {
+void ChannelCore::GiveUp(const std::weak_ptr<const void>& owner) {
   std::list<std::shared_ptr<Pending>> given_up;
   {
     MutexLock lock(&mutex_);
     for (auto it = pending_.begin(); it != pending_.end();) {
       const auto next = std::next(it);
-      if (!(*it)->call.owner_before(call) && !call.owner_before((*it)->call)) {
+      const std::weak_ptr<const void>& other = (*it)->request.owner;
+      if (!other.owner_before(owner) && !owner.owner_before(other)) {
         if ((*it)->timer != 0) poller_->CancelTimer((*it)->timer);
         given_up.splice(given_up.end(), pending_, it);
       }
@@ -256,8 +168,6 @@ void ChannelCore::GiveUp(const std::weak_ptr<ClientCall>& call) {
     }
   }
   for (auto& p : given_up) p->done(absl::CancelledError("the call was given up"), /*made=*/false);
-  // It may have its session, and wait for room in it.
-  if (const std::shared_ptr<ClientCall> alive = call.lock()) alive->GiveUp();
 }
 
 void ChannelCore::Expire(const Pending* late) {
@@ -607,7 +517,7 @@ void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
   {
     MutexLock lock(&mutex_);
     for (auto it = pending_.begin(); it != pending_.end();) {
-      if (may_pass && (*it)->wait_for_ready && !(*it)->call.expired()) {
+      if (may_pass && (*it)->request.wait_for_ready && !(*it)->request.owner.expired()) {
         ++it;
         continue;
       }

@@ -1,12 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ChannelCore: what an FdChannel is made of. Keeps one session with the server, makes a new one
-// when there is none, and starts calls on it.
+// ChannelCore: what an FdChannel is made of. Keeps one session with the server and makes a new one
+// when there is none. It knows no calls: they ask it for the session.
 //
-// How people get it wrong: they connect on the thread that makes the call. That thread may be
-// gRPC's own, and a unix connect(2) blocks for as long as the server's backlog is full. Here a call
-// that finds no session is put aside; the poller connects, shakes hands and completes it.
+// It never connects on the thread that asks. That thread may be gRPC's own, and a unix connect(2)
+// blocks for as long as the server's backlog is full. Whoever finds no session is put aside; the
+// poller connects, shakes hands and goes on with it.
 #ifndef GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
 #define GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
 
@@ -23,7 +23,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "fdchannel/calls/client_call.h"
 #include "fdchannel/client/fd_registry.h"
 #include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/mutex.h"
@@ -45,8 +44,6 @@ namespace internal {
 // Thread-safe.
 class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
  public:
-  using StatusCallback = std::function<void(absl::Status)>;
-
   // With a new token. INVALID_ARGUMENT if the limits make no sense.
   static absl::StatusOr<std::shared_ptr<ChannelCore>> Create(SocketAddress address,
                                                              const FdChannelOptions& options);
@@ -74,42 +71,42 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   FdRegistry& registry() { return *registry_; }
   FdChannelStats stats() const;
 
-  // Starts `call`, which is in ClientCall's phase "starting", if that needs no waiting: true, and
-  // *status says how it went, and *metadata, if not null, what the RPC must say. If the status is
-  // not OK, nothing was sent.
-  bool TryStart(const std::shared_ptr<ClientCall>& call, absl::Status* status,
-                CallMetadata* metadata = nullptr);
+  // The session that calls start on, if there is one and it lives.
+  std::shared_ptr<Session> LivingSession() const;
+  // Names a call in the sessions of this channel.
+  uint64_t NextCallId() { return next_call_id_.fetch_add(1, std::memory_order_relaxed); }
 
-  // The same, connecting first if need be. Never blocks; `done` is called once, on the poller's
-  // thread, or on this one if the outcome is at hand. With `wait_for_ready` a server that cannot be
-  // reached is tried again until `deadline`; without, one failed attempt is UNAVAILABLE. A session
-  // that was made for the call and is dead when it comes is a failed attempt.
-  //   FAILED_PRECONDITION  what answers there is no grpcfd server
-  //   DEADLINE_EXCEEDED    not there by `deadline`
-  //   others               as Session::Send and HelloStatusToStatus
-  void StartAsync(const std::shared_ptr<ClientCall>& call, absl::Time deadline, bool wait_for_ready,
-                  StatusCallback done);
-
-  // Sends what `call`, which was started per attempt, needs for its next attempt, as StartAsync. A
-  // call that goes meanwhile is CANCELLED. `done` may be called on this thread.
-  void StartAttempt(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                    bool wait_for_ready, ClientCall::AttemptCallback done);
-  // Ends the waits of attempts of `call`, for a session or for room, which are CANCELLED: those for
-  // a session on this thread.
-  void GiveUp(const std::weak_ptr<ClientCall>& call);
-
- private:
-  // With whether the session is a new one, made for whoever waited for it.
-  using SessionCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>, bool made)>;
-  // What a start of a call met with before.
+  // What a call met with before it asked for a session.
   enum class Before {
     kNothing,
     kLost,    // A session that was there, and then was not: that may happen to anybody.
     kFailed,  // One that was dead when it came. The next one is not made at once.
   };
+  struct SessionRequest {
+    std::weak_ptr<const void> owner;  // The call: for GiveUp. Not tried again once it is gone.
+    absl::Time deadline = absl::InfiniteFuture();
+    // A server that cannot be reached is tried again until the deadline. Without it one failed
+    // attempt to connect is UNAVAILABLE.
+    bool wait_for_ready = false;
+    Before before = Before::kNothing;
+  };
+  // `made`: the session is a new one, made for whoever waited for it.
+  using SessionCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>, bool made)>;
+
+  // Finds the session, connecting first if need be. Never blocks; `done` is called once, on the
+  // poller's thread, or on this one if the outcome is at hand. The session may be dead when it is
+  // used.
+  //   FAILED_PRECONDITION  what answers there is not a grpcfd server
+  //   DEADLINE_EXCEEDED    not there by the deadline
+  //   CANCELLED            GiveUp
+  //   others               as HelloStatusToStatus
+  void AwaitSession(const SessionRequest& request, SessionCallback done);
+  // Ends the requests of `owner`, which are CANCELLED on this thread.
+  void GiveUp(const std::weak_ptr<const void>& owner);
+
+ private:
   struct Pending {
-    std::weak_ptr<ClientCall> call;
-    bool wait_for_ready;
+    SessionRequest request;
     SessionCallback done;
     Poller::Id timer;
   };
@@ -125,7 +122,6 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
     FdVector fds;
   };
 
-  CallKey NextKey() { return CallKey{next_call_id_.fetch_add(1, std::memory_order_relaxed), 0}; }
   ChannelCore(std::string name, std::optional<SocketAddress> address,
               std::weak_ptr<InProcessServer> in_process, Token token,
               const FdChannelOptions& options)
@@ -149,18 +145,6 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
     return limits;
   }
   Hello OwnHello() const;
-  // The session, if it is there.
-  std::shared_ptr<Session> LivingSession() const;
-  // Calls `done` with the session once there is one, or with why there will be none, on the
-  // poller's thread; or at once on this one. A session that is there may be dead when it is used.
-  void AwaitSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                    bool wait_for_ready, Before before, SessionCallback done);
-  void StartOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                      bool wait_for_ready, Before before, StatusCallback done);
-  // After a session that turned out to be dead.
-  static Before Next(Before before, bool made);
-  void AttemptOnSession(const std::shared_ptr<ClientCall>& call, absl::Time deadline,
-                        bool wait_for_ready, Before before, ClientCall::AttemptCallback done);
   absl::Status EnsureThreads() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // On the poller's thread.

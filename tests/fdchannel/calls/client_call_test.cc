@@ -91,14 +91,15 @@ class ClientCallTest : public ::testing::Test {
 // the peer.
 TEST_F(ClientCallTest, GivingUpACallThatWaitsToSendNeverSendsAnotherFile) {
   const auto first = Starting("first");
-  absl::Status status = absl::UnknownError("unset");
-  ASSERT_TRUE(first->TrySendQueued(session_, CallKey{1, 0}, &status));
-  ASSERT_EQ(absl::OkStatus(), status);
+  absl::StatusOr<CallMetadata> said;
+  ASSERT_TRUE(first->TryStartOn(session_, 1, &said));
+  ASSERT_EQ(absl::OkStatus(), said.status());
 
   const auto waiting = Starting("waiting");
-  ASSERT_FALSE(waiting->TrySendQueued(session_, CallKey{2, 0}, &status));
+  ASSERT_FALSE(waiting->TryStartOn(session_, 2, &said));
   std::promise<void> done;
-  waiting->SendQueuedAsync(session_, CallKey{2, 0}, [&done](absl::Status) { done.set_value(); });
+  waiting->StartOnAsync(session_, 2,
+                        [&done](const absl::StatusOr<CallMetadata>&) { done.set_value(); });
   waiting->FailStart(absl::CancelledError("given up"));
   std::vector<UniqueFd> strangers;
   for (int i = 0; i < 8; ++i) strangers.push_back(MakeFile("a stranger's"));
@@ -107,7 +108,8 @@ TEST_F(ClientCallTest, GivingUpACallThatWaitsToSendNeverSendsAnotherFile) {
   done.get_future().wait();
   const auto next = Starting("next");
   std::promise<void> sent;
-  next->SendQueuedAsync(session_, CallKey{3, 0}, [&sent](absl::Status) { sent.set_value(); });
+  next->StartOnAsync(session_, 3,
+                     [&sent](const absl::StatusOr<CallMetadata>&) { sent.set_value(); });
   SendCredit(1);
   EXPECT_EQ("next", NextContent());
   sent.get_future().wait();
@@ -125,8 +127,9 @@ TEST_F(ClientCallTest, WhatIsSentWhileTheFirstAttemptWaitsGoesAlong) {
     const uint64_t id = forwarded ? 3 : 1;
     const auto first = Starting("first");
     std::promise<absl::Status> filled;  // Once the credit of the last round is there.
-    first->SendQueuedAsync(session_, CallKey{id, 0},
-                           [&filled](absl::Status sent) { filled.set_value(std::move(sent)); });
+    first->StartOnAsync(session_, id, [&filled](const absl::StatusOr<CallMetadata>& said) {
+      filled.set_value(said.status());
+    });
     ASSERT_EQ(absl::OkStatus(), filled.get_future().get());
     EXPECT_EQ("first", NextContent());
 
@@ -138,7 +141,7 @@ TEST_F(ClientCallTest, WhatIsSentWhileTheFirstAttemptWaitsGoesAlong) {
     start.per_attempt = true;
     ASSERT_EQ(absl::OkStatus(), call->BeginStart(start));
     std::promise<absl::StatusOr<CallMetadata>> outcome;
-    call->SendAttemptAsync(session_, id + 1, [&outcome](absl::StatusOr<CallMetadata> said) {
+    call->StartOnAsync(session_, id + 1, [&outcome](absl::StatusOr<CallMetadata> said) {
       outcome.set_value(std::move(said));
     });
     if (forwarded) {
@@ -175,8 +178,8 @@ TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
   enum class How { kFailStart, kCommit, kGiveUp, kGiveUpBeforeItWaits };
   uint64_t id = 1;
   const auto first = Starting("first");
-  absl::Status status = absl::UnknownError("unset");
-  ASSERT_TRUE(first->TrySendQueued(session_, CallKey{id, 0}, &status));
+  absl::StatusOr<CallMetadata> said;
+  ASSERT_TRUE(first->TryStartOn(session_, id, &said));
   EXPECT_EQ("first", NextContent());
   for (const How how : {How::kFailStart, How::kCommit, How::kGiveUp, How::kGiveUpBeforeItWaits}) {
     SCOPED_TRACE(static_cast<int>(how));
@@ -191,14 +194,9 @@ TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
     ASSERT_EQ(absl::OkStatus(), call->BeginStart(start));
     std::promise<absl::Status> outcome;
     if (how == How::kGiveUpBeforeItWaits) call->GiveUp();
-    if (start.per_attempt) {
-      call->SendAttemptAsync(session_, ++id, [&outcome](absl::StatusOr<CallMetadata> sent) {
-        outcome.set_value(sent.status());
-      });
-    } else {
-      call->SendQueuedAsync(session_, CallKey{++id, 0},
-                            [&outcome](absl::Status sent) { outcome.set_value(std::move(sent)); });
-    }
+    call->StartOnAsync(session_, ++id, [&outcome](const absl::StatusOr<CallMetadata>& said) {
+      outcome.set_value(said.status());
+    });
     switch (how) {
       case How::kFailStart:
         call->FailStart(absl::CancelledError("given up"));
@@ -221,8 +219,8 @@ TEST_F(ClientCallTest, ACallThatIsGivenUpLeavesTheLine) {
 
     const auto next = Starting("next");
     std::promise<void> sent;
-    next->SendQueuedAsync(session_, CallKey{++id, 0}, [&sent](absl::Status result) {
-      EXPECT_EQ(absl::OkStatus(), result);
+    next->StartOnAsync(session_, ++id, [&sent](const absl::StatusOr<CallMetadata>& said) {
+      EXPECT_EQ(absl::OkStatus(), said.status());
       sent.set_value();
     });
     SendCredit(++credit_);
@@ -235,10 +233,12 @@ TEST_F(ClientCallTest, ACallThatWasGivenUpBeforeItsSessionCameSendsNothing) {
   const auto call = Starting("never");
   call->FailStart(absl::CancelledError("given up"));
   absl::Status status = absl::UnknownError("unset");
-  call->SendQueuedAsync(session_, CallKey{1, 0}, [&status](absl::Status s) { status = s; });
+  call->StartOnAsync(
+      session_, 1, [&status](const absl::StatusOr<CallMetadata>& said) { status = said.status(); });
   EXPECT_EQ(absl::StatusCode::kCancelled, status.code());
   const auto next = Starting("next");
-  ASSERT_TRUE(next->TrySendQueued(session_, CallKey{2, 0}, &status));
+  absl::StatusOr<CallMetadata> said;
+  ASSERT_TRUE(next->TryStartOn(session_, 2, &said));
   EXPECT_EQ("next", NextContent());
 }
 
@@ -246,12 +246,13 @@ TEST_F(ClientCallTest, ACallThatWasGivenUpBeforeItsSessionCameSendsNothing) {
 // the call had descriptors.
 TEST_F(ClientCallTest, AStartThatFailsLeavesTheDescriptorsQueued) {
   const auto first = Starting("first");
-  absl::Status status = absl::UnknownError("unset");
-  ASSERT_TRUE(first->TrySendQueued(session_, CallKey{1, 0}, &status));
+  absl::StatusOr<CallMetadata> said;
+  ASSERT_TRUE(first->TryStartOn(session_, 1, &said));
   const auto waiting = Starting("waiting");
   std::promise<void> done;
-  waiting->SendQueuedAsync(session_, CallKey{2, 0}, [&](absl::Status s) {
-    status = s;
+  absl::Status status;
+  waiting->StartOnAsync(session_, 2, [&](const absl::StatusOr<CallMetadata>& result) {
+    status = result.status();
     done.set_value();
   });
   session_->Kill(CloseCode::kShutdown, absl::UnavailableError("over"));

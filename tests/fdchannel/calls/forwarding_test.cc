@@ -185,8 +185,9 @@ TEST_F(ForwardingTest, TheReaperClosesWhatWentWithACallThatHadToWait) {
   start.limits = SessionLimits();
   ASSERT_TRUE(to->BeginStart(start).ok());
   Told<absl::Status> started;
-  to->SendQueuedAsync(sink.session, CallKey{2, 0},
-                      [&started](const absl::Status& done) { started.Set(done); });
+  to->StartOnAsync(sink.session, 2, [&started](const absl::StatusOr<CallMetadata>& said) {
+    started.Set(said.status());
+  });
   EXPECT_EQ(started.count(), 0u);
   sink.Read();
   sink.GiveCredit(1);

@@ -146,10 +146,9 @@ TEST_F(ChannelTest, NewSessionAfterAServerRestart) {
 TEST_F(ChannelTest, CallThatMeetsADeadSessionGetsTheNextOne) {
   Serve();
   auto channel = MakeChannel(path_);
-  const absl::Time deadline = absl::Now() + kPatience;
   ClientCall::Start start;
   start.limits = channel->core()->options().limits;
-  start.deadline = deadline;
+  start.deadline = absl::Now() + kPatience;
   auto first = std::make_shared<ClientCall>();
   auto second = std::make_shared<ClientCall>();
   auto url = second->SendFd(MakeFile("y"));
@@ -157,13 +156,14 @@ TEST_F(ChannelTest, CallThatMeetsADeadSessionGetsTheNextOne) {
   ASSERT_TRUE(second->BeginStart(start).ok());
   std::promise<void> here, restarted;
   Outcome outcome;
-  channel->core()->StartAsync(first, deadline, /*wait_for_ready=*/false, [&](absl::Status status) {
-    EXPECT_EQ(status, absl::OkStatus());
-    here.set_value();
-    restarted.get_future().wait();
-    EXPECT_NE(channel->session_id(), 0u) << "not noticed yet";
-    channel->core()->StartAsync(second, deadline, /*wait_for_ready=*/false, outcome.Callback());
-  });
+  StartAsync(channel->core(), first, /*wait_for_ready=*/false,
+             [&](const absl::StatusOr<CallMetadata>& said) {
+               EXPECT_EQ(said.status(), absl::OkStatus());
+               here.set_value();
+               restarted.get_future().wait();
+               EXPECT_NE(channel->session_id(), 0u) << "not noticed yet";
+               StartAsync(channel->core(), second, /*wait_for_ready=*/false, outcome.Callback());
+             });
   here.get_future().wait();
   Serve();
   restarted.set_value();
@@ -213,7 +213,7 @@ struct AsyncCall {
     start.limits = channel.options().limits;
     start.deadline = absl::Now() + patience;
     ASSERT_TRUE(call->BeginStart(start).ok());
-    channel.StartAsync(call, start.deadline, wait_for_ready, outcome.Callback());
+    StartAsync(channel.shared_from_this(), call, wait_for_ready, outcome.Callback());
   }
 };
 
@@ -398,15 +398,7 @@ TEST_F(ChannelTest, ServerThatClosesEachSessionAtOnce) {
       start.per_attempt = per_attempt;
       EXPECT_EQ(call->BeginStart(start), absl::OkStatus());
       Outcome outcome;
-      if (per_attempt) {
-        channel->core()->StartAttempt(
-            call, deadline, wait_for_ready,
-            [told = outcome.Callback()](const absl::StatusOr<CallMetadata>& said) {
-              told(said.status());
-            });
-      } else {
-        channel->core()->StartAsync(call, deadline, wait_for_ready, outcome.Callback());
-      }
+      StartAsync(channel->core(), call, wait_for_ready, outcome.Callback());
       return outcome.Wait().code();
     };
     int before = server.accepted();
@@ -549,8 +541,7 @@ TEST_F(ChannelTest, NoDescriptorLeftForTheSession) {
     absl::Status status;
     {
       const ScopedFdRoom scoped(room);
-      channel->core()->StartAsync(call.call, start.deadline, /*wait_for_ready=*/false,
-                                  call.outcome.Callback());
+      StartAsync(channel->core(), call.call, /*wait_for_ready=*/false, call.outcome.Callback());
       status = call.outcome.Wait();
     }
     if (!status.ok()) {

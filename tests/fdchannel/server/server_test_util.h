@@ -26,6 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "fdchannel/calls/call_start.h"
 #include "fdchannel/calls/client_call.h"
 #include "fdchannel/calls/server_call.h"
 #include "fdchannel/client/channel_core.h"
@@ -298,14 +299,14 @@ class Told {
   std::vector<T> values_ ABSL_GUARDED_BY(mutex_);
 };
 
-// The outcome of a ChannelCore::StartAsync, and how often it was told.
+// The outcome of StartAsync, and how often it was told.
 class Outcome {
  public:
-  ChannelCore::StatusCallback Callback() {
-    return [state = state_](absl::Status status) {
+  ClientCall::StartCallback Callback() {
+    return [state = state_](const absl::StatusOr<CallMetadata>& said) {
       MutexLock lock(&state->mutex);
       ++state->count;
-      state->status = std::move(status);
+      state->status = said.status();
       state->changed.NotifyAll();
     };
   }
@@ -341,9 +342,12 @@ inline absl::Status StartCall(ChannelCore& channel, const std::shared_ptr<Client
   if (start.deadline == absl::InfiniteFuture()) start.deadline = absl::Now() + kPatience;
   start.limits = channel.options().limits;
   absl::Status status = call->BeginStart(start);
-  if (status.ok() && !channel.TryStart(call, &status)) {
+  absl::StatusOr<CallMetadata> said;
+  if (status.ok() && TryStart(channel, call.get(), &said)) {
+    status = said.status();
+  } else if (status.ok()) {
     Outcome outcome;
-    channel.StartAsync(call, start.deadline, wait_for_ready, outcome.Callback());
+    StartAsync(channel.shared_from_this(), call, wait_for_ready, outcome.Callback());
     status = outcome.Wait();
     EXPECT_EQ(outcome.count(), 1);
   }

@@ -193,9 +193,10 @@ TEST(SessionEventsTest, ACallbackMayDropTheChannel) {
       auto call = std::make_shared<ClientCall>();
       ClientCall::Start start;
       start.limits = options.limits;
+      start.deadline = absl::Now() + kPatience;
       ASSERT_TRUE(call->BeginStart(start).ok());
       const std::shared_ptr<ChannelCore> core = channel->core();
-      core->StartAsync(call, absl::Now() + kPatience, /*wait_for_ready=*/false, outcome.Callback());
+      StartAsync(core, call, /*wait_for_ready=*/false, outcome.Callback());
     }
     const uint64_t id = begun.Wait();
     EXPECT_NE(id, 0u);
