@@ -72,14 +72,13 @@ absl::StatusOr<std::shared_ptr<ChannelCore>> ChannelCore::CreateInProcess(
 
 ChannelCore::~ChannelCore() {
   std::list<std::shared_ptr<Pending>> pending;
+  bool connected_before = false;
   {
     MutexLock lock(&mutex_);
     pending.swap(pending_);
-    if (poller_ != nullptr) {
-      if (attempt_.registration != 0) poller_->Remove(attempt_.registration);
-      if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
-    }
+    connected_before = poller_ != nullptr;
   }
+  if (connected_before) EndAttempt();
   for (auto& p : pending) {
     p->done(absl::UnavailableError("the channel was destroyed"), /*made=*/false);
   }

@@ -3,14 +3,10 @@
 //
 // Who closes what is forwarded: a received descriptor's close may block, whoever is done with it
 // last. What forwarding does is in tests/interceptors/forward_test.cc.
-//
-// Linked with --wrap=close: the library's calls come here first.
 #include "fdchannel/calls/forwarding.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <pthread.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,13 +15,13 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "fdchannel/calls/client_call.h"
 #include "fdchannel/calls/server_call.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
 #include "fdchannel/session/session.h"
 #include "fdchannel/wire/frame.h"
+#include "tests/fdchannel/close_recorder.h"
 #include "tests/fdchannel/server/server_test_util.h"
 
 namespace grpcfd {
@@ -34,48 +30,6 @@ namespace {
 
 using ::testing::Each;
 using ::testing::SizeIs;
-
-// The names of the threads that closed a file, while somebody wants to know.
-class Closes {
- public:
-  void Record(const DevIno& file) {
-    MutexLock lock(&mutex_);
-    file_ = file;
-    recording_ = true;
-    threads_.clear();
-  }
-  void OnClose(int fd) {
-    struct stat status {};
-    MutexLock lock(&mutex_);
-    if (!recording_ || ::fstat(fd, &status) != 0) return;
-    if (status.st_dev != file_.dev || status.st_ino != file_.ino) return;
-    char name[16] = "";
-    ::pthread_getname_np(::pthread_self(), name, sizeof(name));
-    threads_.emplace_back(name);
-    changed_.NotifyAll();
-  }
-  // Once there are so many, or patience ends.
-  std::vector<std::string> Wait(size_t count) {
-    const absl::Time deadline = absl::Now() + kPatience;
-    MutexLock lock(&mutex_);
-    while (threads_.size() < count && changed_.WaitUntil(&mutex_, deadline)) {
-    }
-    recording_ = false;
-    return threads_;
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  bool recording_ ABSL_GUARDED_BY(mutex_) = false;
-  DevIno file_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> threads_ ABSL_GUARDED_BY(mutex_);
-};
-
-Closes& AllCloses() {
-  static auto* const closes = new Closes;
-  return *closes;
-}
 
 // A session whose peer is the test.
 struct End {
@@ -213,14 +167,3 @@ TEST_F(ForwardingTest, TheReaperClosesWhatACallHoldsThatIsNeverMade) {
 }  // namespace
 }  // namespace internal
 }  // namespace grpcfd
-
-extern "C" {
-// NOLINTBEGIN(bugprone-reserved-identifier): the linker's names for what it wraps.
-int __real_close(int fd);
-
-int __wrap_close(int fd) {
-  grpcfd::internal::AllCloses().OnClose(fd);
-  return __real_close(fd);
-}
-// NOLINTEND(bugprone-reserved-identifier)
-}

@@ -17,6 +17,7 @@
 #include "grpcfd/testing/fd_leak_checker.h"
 #include "grpcfd/testing/inode_holders.h"
 #include "grpcfd/testing/same_file.h"
+#include "tests/fdchannel/close_recorder.h"
 #include "tests/fdchannel/server/server_test_util.h"
 
 namespace grpcfd {
@@ -415,6 +416,28 @@ TEST_F(ChannelTest, ServerThatClosesEachSessionAtOnce) {
     EXPECT_GE(server.accepted(), before + 2);
     EXPECT_LT(server.accepted(), before + 20);
   }
+}
+
+// What a server sends along with half an answer may block on close.
+TEST_F(ChannelTest, WhatAnUnfinishedHelloBroughtIsClosedByTheReaper) {
+  UniqueFd file = MakeFile("x");
+  const DevIno dev_ino = DevInoOf(file);
+  std::atomic<bool> sent{false};
+  FakeServer server(path_, [&](const UniqueFd& connection) {
+    ReadSome(connection, kHelloSize);
+    Reply(connection, ReplyBytes(GoodReply()).substr(0, 63), {file.get()});
+    file.Reset();
+    sent = true;
+    ReadSome(connection, 1);  // Until the channel closes it.
+  });
+  auto channel = MakeChannel(path_);
+  AsyncCall call;
+  call.Start(*channel->core(), /*wait_for_ready=*/false);
+  ASSERT_TRUE(Eventually([&] { return sent && Holders(dev_ino) == 1; })) << "it was received";
+  AllCloses().Record(dev_ino);
+  channel.reset();
+  EXPECT_EQ(call.outcome.Wait().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(AllCloses().Wait(1), ::testing::ElementsAre("grpcfd-reaper"));
 }
 
 TEST_F(ChannelTest, StatusesOfTheHelloReply) {
