@@ -102,15 +102,20 @@ class InBandPeer : public std::enable_shared_from_this<InBandPeer> {
 // All methods on the relay's thread, but for the constructor.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
+  // Non-blocking stream sockets: to the peer, and to gRPC.
+  struct Sockets {
+    UniqueFd outer;
+    UniqueFd inner;
+  };
   // `on_end` is called once, when the connection is over.
-  Connection(std::shared_ptr<RelayThread> thread, std::shared_ptr<InBandPeer> peer, UniqueFd outer,
-             UniqueFd inner, const InBandOptions& options, std::function<void()> on_end)
+  Connection(std::shared_ptr<RelayThread> thread, std::shared_ptr<InBandPeer> peer, Sockets sockets,
+             const InBandOptions& options, std::function<void()> on_end)
       : thread_(std::move(thread)),
         peer_(std::move(peer)),
         options_(options),
         on_end_(std::move(on_end)),
-        outer_stream_(std::move(outer)),
-        inner_stream_(std::move(inner)),
+        outer_stream_(std::move(sockets.outer)),
+        inner_stream_(std::move(sockets.inner)),
         outer_(outer_stream_),
         inner_(inner_stream_.fd()) {
     Count(&thread_->counters->connections_now);

@@ -133,7 +133,10 @@ bool Dialer::Dial(UniqueFd* inner) {
     current_ = name;
   }
   // After Stop() it closes them, where the target cannot hold anybody up.
-  relay_->Add(name, std::move(outer), std::move(*inner), {});
+  Relay::Newcomer one;
+  one.name = std::move(name);
+  one.sockets = {std::move(outer), std::move(*inner)};
+  relay_->Add(std::move(one));
   return true;
 }
 

@@ -135,9 +135,7 @@ void Relay::Divide() {
   }
 }
 
-std::shared_ptr<InBandPeer> Relay::Add(const std::string& name, UniqueFd outer, UniqueFd inner,
-                                       FdVector arrived, PeerCredentials credentials,
-                                       absl::Status refusal) {
+std::shared_ptr<InBandPeer> Relay::Add(Newcomer one) {
   std::shared_ptr<InBandPeer> peer;
   std::shared_ptr<Connection> connection;
   std::shared_ptr<RelayThread> thread;
@@ -145,25 +143,25 @@ std::shared_ptr<InBandPeer> Relay::Add(const std::string& name, UniqueFd outer, 
     MutexLock lock(&mutex_);
     if (stopped_) {
       lock.Unlock();
-      arrived.push_back(std::move(outer));  // What is unread in it may block on close, too.
-      Discard(std::move(arrived));
+      one.arrived.push_back(std::move(one.sockets.outer));  // What is unread in it may block, too.
+      Discard(std::move(one.arrived));
       lock.Lock();
       return nullptr;
     }
     thread = threads_[next_thread_++ % threads_.size()];
     peer = std::make_shared<InBandPeer>(thread, options_, Share(connections_.size() + 1),
-                                        std::move(credentials), std::move(refusal));
-    connection = std::make_shared<Connection>(thread, peer, std::move(outer), std::move(inner),
-                                              options_, [weak = weak_from_this(), name] {
+                                        std::move(one.credentials), std::move(one.refusal));
+    connection = std::make_shared<Connection>(thread, peer, std::move(one.sockets), options_,
+                                              [weak = weak_from_this(), name = one.name] {
                                                 if (auto self = weak.lock()) self->Remove(name);
                                               });
-    connections_[name] = Entry{peer, connection, thread.get()};
+    connections_[one.name] = Entry{peer, connection, thread.get()};
     Divide();
   }
   Count(&thread->counters->connections);
-  Count(&thread->counters->fds_received, arrived.size());
+  Count(&thread->counters->fds_received, one.arrived.size());
   FdVector closing;
-  peer->received.Keep(std::move(arrived), &closing);
+  peer->received.Keep(std::move(one.arrived), &closing);
   peer->Close(std::move(closing));
   thread->poller->Post([connection = std::move(connection)] { connection->Start(); });
   return peer;

@@ -56,12 +56,17 @@ class Relay : public std::enable_shared_from_this<Relay> {
       const std::shared_ptr<InBandCounters>& counters = std::make_shared<InBandCounters>());
   ~Relay() { Stop(); }
 
-  // Relays between `outer` and `inner`, non-blocking stream sockets. `arrived` came with bytes that
-  // were read before, and is there when this returns. `credentials` and `refusal` are for the
-  // InBandPeer. Null after Stop().
-  std::shared_ptr<InBandPeer> Add(const std::string& name, UniqueFd outer, UniqueFd inner,
-                                  FdVector arrived, PeerCredentials credentials = {},
-                                  absl::Status refusal = absl::OkStatus());
+  // A connection that begins.
+  struct Newcomer {
+    std::string name;
+    Connection::Sockets sockets;
+    FdVector arrived;  // Came with bytes that were read before.
+    // As InBandPeer's.
+    PeerCredentials credentials;
+    absl::Status refusal;
+  };
+  // Relays between its two sockets. What has arrived is there when this returns. Null after Stop().
+  std::shared_ptr<InBandPeer> Add(Newcomer one);
   // Null if there is none of this name (any more).
   std::shared_ptr<InBandPeer> Find(const std::string& name) const;
 

@@ -25,12 +25,18 @@ absl::Status OtherFile(const DevIno& dev_ino, const char* when) {
 
 }  // namespace
 
+SendQueue::Named SendQueue::Refer(const NamedFds& fds) {
+  Named named;
+  for (const NamedFd& one : fds) named.push_back({one.name, BorrowedFd(one.fd)});
+  return named;
+}
+
 void SendQueue::LetGo(SharedFd&& fd, FdVector* closing) {
   const SharedFd gone = std::move(fd);
   if (gone != nullptr && gone.use_count() == 1) closing->push_back(std::move(*gone));
 }
 
-absl::Status SendQueue::CheckAmong(const NamedFds& fds) {
+absl::Status SendQueue::CheckAmong(const Named& fds) {
   for (size_t i = 1; i < fds.size(); ++i) {
     for (size_t k = 0; k < i; ++k) {
       if (fds[k].name == fds[i].name && !SameFile(fds[k].fd, fds[i].fd)) {
@@ -50,9 +56,9 @@ absl::Status SendQueue::CheckRoom(size_t count) const {
       queue_.size(), count, max_queued_));
 }
 
-absl::Status SendQueue::CheckFiles(const NamedFds& fds) const {
+absl::Status SendQueue::CheckFiles(const Named& fds) const {
   absl::Status status = CheckAmong(fds);
-  for (const NamedFd& one : fds) {
+  for (const NamedRef& one : fds) {
     if (!status.ok()) break;
     const auto it = memory_.find(one.name);
     if (it == memory_.end()) continue;  // As nearly always: nothing to compare with.
@@ -64,7 +70,7 @@ absl::Status SendQueue::CheckFiles(const NamedFds& fds) const {
   return status;
 }
 
-absl::Status SendQueue::Check(const NamedFds& fds, Checked* checked) const {
+absl::Status SendQueue::Check(const Named& fds, Checked* checked) const {
   MutexLock lock(&mutex_);
   absl::Status status = CheckRoom(fds.size());
   if (status.ok()) status = CheckFiles(fds);
@@ -81,7 +87,7 @@ absl::Status SendQueue::Push(NamedFds fds, const Checked& checked, FdVector* clo
   MutexLock lock(&mutex_);
   absl::Status status = CheckRoom(fds.size());
   if (status.ok() && (checked.queue_ != this || checked.generation_ != generation_)) {
-    status = CheckFiles(fds);
+    status = CheckFiles(Refer(fds));
   }
   if (!status.ok()) {
     Count(&counters_->sends_refused);

@@ -24,10 +24,12 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/session/counters.h"
+#include "grpcfd/borrowed_fd.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
 #include "inband/same_file.h"
@@ -47,6 +49,14 @@ class SendQueue {
  public:
   // A descriptor that several hold: the queue, the memory. Closed with the last.
   using SharedFd = std::shared_ptr<UniqueFd>;
+
+  // Descriptors that are only looked at.
+  struct NamedRef {
+    DevIno name;
+    BorrowedFd fd;
+  };
+  using Named = absl::InlinedVector<NamedRef, 4>;
+  static Named Refer(const NamedFds& fds);
 
   SendQueue(size_t max_queued, size_t max_remembered,
             std::shared_ptr<InBandCounters> counters = std::make_shared<InBandCounters>())
@@ -68,8 +78,8 @@ class SendQueue {
   //   others              as End() said
   absl::Status Push(NamedFds fds, const Checked& checked, FdVector* closing);
   // What Push() would say. Of the second, no connection is known yet.
-  absl::Status Check(const NamedFds& fds, Checked* checked) const;
-  static absl::Status CheckAmong(const NamedFds& fds);
+  absl::Status Check(const Named& fds, Checked* checked) const;
+  static absl::Status CheckAmong(const Named& fds);
 
   // Whether there is anything. Cheap; what was pushed before the caller learned of it is seen.
   bool empty() const { return size_.load(std::memory_order_acquire) == 0; }
@@ -95,7 +105,7 @@ class SendQueue {
   };
 
   absl::Status CheckRoom(size_t count) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status CheckFiles(const NamedFds& fds) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckFiles(const Named& fds) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Shrink(FdVector* closing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Moves the descriptor to `*closing` if nobody else holds it. All who do come and go under the
   // lock, so the count is exact.

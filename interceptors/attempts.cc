@@ -22,7 +22,7 @@ namespace internal {
 namespace {
 
 // One outcome on its way from whoever has it to whoever asked.
-struct HandOver {
+struct PendingResult {
   Mutex mutex;
   CondVar arrived;
   std::optional<absl::StatusOr<Attempts::Entries>> result ABSL_GUARDED_BY(mutex);
@@ -60,13 +60,13 @@ int GetMetadata(void* state, grpc_auth_metadata_context /*context*/,
                 grpc_credentials_plugin_metadata_cb done, void* user_data,
                 grpc_metadata metadata[GRPC_METADATA_CREDENTIALS_PLUGIN_SYNC_MAX], size_t* count,
                 grpc_status_code* status, const char** error_details) {
-  auto hand_over = std::make_shared<HandOver>();
+  auto pending = std::make_shared<PendingResult>();
   (*static_cast<std::shared_ptr<Attempts>*>(state))
-      ->Start([hand_over, done, user_data](absl::StatusOr<Attempts::Entries> result) {
+      ->Start([pending, done, user_data](absl::StatusOr<Attempts::Entries> result) {
         {
-          MutexLock lock(&hand_over->mutex);
-          if (!hand_over->left) {
-            hand_over->result = std::move(result);
+          MutexLock lock(&pending->mutex);
+          if (!pending->left) {
+            pending->result = std::move(result);
             return;
           }
         }
@@ -76,12 +76,12 @@ int GetMetadata(void* state, grpc_auth_metadata_context /*context*/,
       });
   std::optional<absl::StatusOr<Attempts::Entries>> result;
   {
-    MutexLock lock(&hand_over->mutex);
-    if (!hand_over->result.has_value()) {
-      hand_over->left = true;
+    MutexLock lock(&pending->mutex);
+    if (!pending->result.has_value()) {
+      pending->left = true;
       return 0;
     }
-    result = std::move(hand_over->result);
+    result = std::move(pending->result);
   }
   if (result->ok()) {
     *count = ToSlices(**result, metadata);
@@ -107,23 +107,23 @@ class AttemptPlugin final : public grpc::MetadataCredentialsPlugin {
 
   // It may have to wait for a session, which it must not do on a thread of gRPC's. The plugin's own
   // threads are there anyway.
-  bool IsBlocking() const override { return true; }
+  bool IsBlocking() const override { return attempts_->MayWait(); }
   const char* GetType() const override { return "grpcfd"; }
   grpc::string DebugString() override { return "grpcfd attempt credentials"; }
 
   grpc::Status GetMetadata(grpc::string_ref /*service_url*/, grpc::string_ref /*method_name*/,
                            const grpc::AuthContext& /*channel_auth_context*/,
                            std::multimap<grpc::string, grpc::string>* metadata) override {
-    auto hand_over = std::make_shared<HandOver>();
-    attempts_->Start([hand_over](absl::StatusOr<Attempts::Entries> result) {
-      MutexLock lock(&hand_over->mutex);
-      hand_over->result = std::move(result);
-      hand_over->arrived.NotifyAll();
+    auto pending = std::make_shared<PendingResult>();
+    attempts_->Start([pending](absl::StatusOr<Attempts::Entries> result) {
+      MutexLock lock(&pending->mutex);
+      pending->result = std::move(result);
+      pending->arrived.NotifyAll();
     });
-    MutexLock lock(&hand_over->mutex);
-    while (!hand_over->result.has_value()) hand_over->arrived.Wait(&hand_over->mutex);
-    if (!(*hand_over->result).ok()) return ToGrpcStatus(hand_over->result->status());
-    for (auto& [key, value] : **hand_over->result) metadata->emplace(key, std::move(value));
+    MutexLock lock(&pending->mutex);
+    while (!pending->result.has_value()) pending->arrived.Wait(&pending->mutex);
+    if (!(*pending->result).ok()) return ToGrpcStatus(pending->result->status());
+    for (auto& [key, value] : **pending->result) metadata->emplace(key, std::move(value));
     return grpc::Status::OK;
   }
 
@@ -153,40 +153,8 @@ void CancelWithStatus(grpc_call* call, const absl::Status& status) {
                                std::string(status.message()).c_str(), nullptr);
 }
 
-void Attempts::Keep(grpc_call* core_call) {
-  MutexLock lock(&mutex_);
-  // An interceptor that chains credentials has gRPC apply the slot again, to the same call.
-  if (core_call_ == core_call) return;
-  if (core_call_ != nullptr) grpc_call_unref(core_call_);
-  grpc_call_ref(core_call);
-  core_call_ = core_call;
-}
-
-void Attempts::Detach() {
-  grpc_call* core_call;
-  {
-    MutexLock lock(&mutex_);
-    core_call = std::exchange(core_call_, nullptr);
-  }
-  if (core_call == nullptr) return;
-  GiveUp(*core_, call_);
-  grpc_call_unref(core_call);
-}
-
-void Attempts::Cancel(const absl::Status& status) {
-  grpc_call* core_call;
-  {
-    MutexLock lock(&mutex_);
-    core_call = core_call_;
-    if (core_call == nullptr) return;
-    grpc_call_ref(core_call);
-  }
-  CancelWithStatus(core_call, status);
-  grpc_call_unref(core_call);
-}
-
 void Attempts::ApplyTo(grpc_call* core_call) {
-  Keep(core_call);
+  Attach(core_call);
   grpc_metadata_credentials_plugin plugin;
   plugin.get_metadata = &GetMetadata;
   plugin.debug_string = &DebugString;
@@ -202,23 +170,58 @@ void Attempts::ApplyTo(grpc_call* core_call) {
 }
 
 std::shared_ptr<grpc::CallCredentials> Attempts::AsCredentials(grpc_call* core_call) {
-  Keep(core_call);
+  Attach(core_call);
   return grpc::experimental::MetadataCredentialsFromPlugin(
       std::make_unique<AttemptPlugin>(shared_from_this()), GRPC_SECURITY_NONE);
 }
 
-void Attempts::Start(Callback done) {
+// --- By a session ---
+
+void SessionAttempts::Attach(grpc_call* core_call) {
+  MutexLock lock(&mutex_);
+  if (core_call_ == core_call) return;
+  if (core_call_ != nullptr) grpc_call_unref(core_call_);
+  grpc_call_ref(core_call);
+  core_call_ = core_call;
+}
+
+void SessionAttempts::Detach() {
+  grpc_call* core_call;
+  {
+    MutexLock lock(&mutex_);
+    core_call = std::exchange(core_call_, nullptr);
+  }
+  if (core_call == nullptr) return;
+  GiveUp(*core_, call_);
+  grpc_call_unref(core_call);
+}
+
+void SessionAttempts::Cancel(const absl::Status& status) {
+  grpc_call* core_call;
+  {
+    MutexLock lock(&mutex_);
+    core_call = core_call_;
+    if (core_call == nullptr) return;
+    grpc_call_ref(core_call);
+  }
+  CancelWithStatus(core_call, status);
+  grpc_call_unref(core_call);
+}
+
+void SessionAttempts::Start(Callback done) {
   const std::shared_ptr<ClientCall> call = call_.lock();
   if (call == nullptr) return done(absl::CancelledError("the call was given up"));
   // The usual case: the session is there, and has room.
   absl::StatusOr<CallMetadata> sent;
   if (TryStart(*core_, call.get(), &sent)) return OnSent(std::move(sent), done);
   StartAsync(core_, call, config_.wait_for_ready,
-             [self = shared_from_this(), done = std::move(done)](
-                 absl::StatusOr<CallMetadata> late) { self->OnSent(std::move(late), done); });
+             [self = std::static_pointer_cast<SessionAttempts>(shared_from_this()),
+              done = std::move(done)](absl::StatusOr<CallMetadata> late) {
+               self->OnSent(std::move(late), done);
+             });
 }
 
-void Attempts::OnSent(absl::StatusOr<CallMetadata> sent, const Callback& done) {
+void SessionAttempts::OnSent(absl::StatusOr<CallMetadata> sent, const Callback& done) {
   const std::shared_ptr<ClientCall> call = call_.lock();
   if (call == nullptr) return done(absl::CancelledError("the call was given up"));
   if (!sent.ok()) {
@@ -240,6 +243,11 @@ void Attempts::OnSent(absl::StatusOr<CallMetadata> sent, const Callback& done) {
   if (config_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
   if (!urls.empty()) entries.emplace_back(kUrlsMetadataKey, std::move(urls));
   done(std::move(entries));
+}
+
+void InBandAttempts::Start(Callback done) {
+  absl::Status status = start_->StartAttempt();
+  done(status.ok() ? absl::StatusOr<Entries>(Entries()) : std::move(status));
 }
 
 }  // namespace internal

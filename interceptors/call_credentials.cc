@@ -4,7 +4,6 @@
 
 #include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
-#include <grpc/support/string_util.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,9 +19,6 @@
 #include "fdchannel/fds/send_file.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
-#include "grpcfd/status.h"
-#include "inband/dialed_call.h"
-#include "interceptors/private_access.h"
 
 namespace grpcfd {
 namespace internal {
@@ -36,65 +32,6 @@ std::shared_ptr<grpc::CallCredentials> Combine(
     all = grpc::CompositeCallCredentials(all, credentials[i]);
   }
   return all;
-}
-
-// A relayed call learns that an attempt has been given to a connection: gRPC asks its credentials
-// for metadata, and there is none. Both plugins answer on the thread that asks.
-
-// The plugin of gRPC's C++, for calls that have other credentials as well.
-class AttemptPlugin final : public grpc::MetadataCredentialsPlugin {
- public:
-  explicit AttemptPlugin(std::shared_ptr<DialedCall> call) : call_(std::move(call)) {}
-
-  bool IsBlocking() const override { return false; }
-  const char* GetType() const override { return "grpcfd"; }
-  grpc::Status GetMetadata(grpc::string_ref, grpc::string_ref, const grpc::AuthContext&,
-                           std::multimap<grpc::string, grpc::string>*) override {
-    return ToGrpcStatus(call_->StartAttempt());
-  }
-
- private:
-  const std::shared_ptr<DialedCall> call_;
-};
-
-// The plugin of gRPC's core, for all others. The C++ one is destroyed on another thread
-// (MetadataCredentialsPluginWrapper::Destroy, gRPC 1.51), which has to be woken for each call.
-int GetAttemptMetadata(void* state, grpc_auth_metadata_context /*context*/,
-                       grpc_credentials_plugin_metadata_cb /*done*/, void* /*user_data*/,
-                       grpc_metadata* /*metadata*/, size_t* count, grpc_status_code* status,
-                       const char** error_details) {
-  const absl::Status started = (*static_cast<std::shared_ptr<DialedCall>*>(state))->StartAttempt();
-  *count = 0;
-  *status = static_cast<grpc_status_code>(started.code());
-  *error_details = started.ok() ? nullptr : gpr_strdup(std::string(started.message()).c_str());
-  return 1;
-}
-
-char* DescribeAttempt(void* /*state*/) { return gpr_strdup("grpcfd in-band credentials"); }
-
-void DestroyAttempt(void* state) { delete static_cast<std::shared_ptr<DialedCall>*>(state); }
-
-void ApplyAttempt(std::shared_ptr<DialedCall> dialed, grpc_call* call) {
-  grpc_metadata_credentials_plugin plugin;
-  plugin.get_metadata = &GetAttemptMetadata;
-  plugin.debug_string = &DescribeAttempt;
-  plugin.destroy = &DestroyAttempt;
-  plugin.state = new std::shared_ptr<DialedCall>(std::move(dialed));
-  plugin.type = "grpcfd";
-  grpc_call_credentials* const credentials =
-      grpc_metadata_credentials_create_from_plugin(plugin, GRPC_SECURITY_NONE, nullptr);
-  grpc_call_set_credentials(call, credentials);
-  grpc_call_credentials_release(credentials);
-}
-
-// What FromContext leaves in a context's metadata, so that a factory notices when the slot was
-// replaced.
-const std::string& MetadataPlaceholder() {
-  static const auto* const placeholder = [] {
-    const auto bytes = EncodeCallMetadata(CallMetadata());
-    return new std::string(bytes.data(), bytes.size());
-  }();
-  return *placeholder;
 }
 
 }  // namespace
@@ -141,15 +78,6 @@ bool Credentials::ApplyToCall(grpc_call* call) {
           "chain factory that sets them)");
     }
   }
-  std::shared_ptr<DialedCall> dialed;
-  for (const auto& fd_call : flat.calls) {
-    if (dialed == nullptr) dialed = std::dynamic_pointer_cast<DialedCall>(fd_call->carrier());
-  }
-  if (dialed != nullptr && !flat.plain.empty()) {
-    flat.plain.push_back(grpc::experimental::MetadataCredentialsFromPlugin(
-        std::make_unique<AttemptPlugin>(std::move(dialed)), GRPC_SECURITY_NONE));
-    dialed = nullptr;
-  }
   std::shared_ptr<grpc::CallCredentials> all;
   if (refusal.ok() && !flat.plain.empty()) {
     if (flat.attempts != nullptr) flat.plain.push_back(flat.attempts->AsCredentials(call));
@@ -167,7 +95,6 @@ bool Credentials::ApplyToCall(grpc_call* call) {
     return true;
   }
   if (all != nullptr) return all->ApplyToCall(call);
-  if (dialed != nullptr) ApplyAttempt(std::move(dialed), call);
   if (flat.attempts != nullptr) flat.attempts->ApplyTo(call);
   return true;
 }
@@ -386,32 +313,6 @@ std::shared_ptr<FdTransceiver> FromPerRpcCredentials(
   flat.Add(credentials);
   // As in Go, the last one counts.
   return flat.sets.empty() ? nullptr : flat.sets.back();
-}
-
-std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
-  const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
-  std::shared_ptr<internal::ContextCredentials> call;
-  if (slot == nullptr) {
-    call = std::make_shared<internal::ContextCredentials>(nullptr);
-  } else {
-    internal::FlatCredentials flat;
-    flat.Add(slot);
-    if (!flat.calls.empty()) return flat.calls.back();
-    call = std::make_shared<internal::ContextCredentials>(slot);
-    for (const auto& set : flat.sets) {
-      absl::Status joined = set->Join(call);
-      // The call cannot be made as it was meant; it says so when it is made, and each SendFd until
-      // then.
-      if (!joined.ok()) call->FailStart(joined);
-    }
-  }
-  context->set_credentials(call);
-  // Not by AddMetadata, which copies both strings.
-  auto& metadata = internal::MetadataToSend(context);
-  if (metadata.empty() || metadata.count(internal::kCallMetadataKey) == 0) {
-    metadata.emplace(internal::kCallMetadataKey, internal::MetadataPlaceholder());
-  }
-  return call;
 }
 
 }  // namespace grpcfd

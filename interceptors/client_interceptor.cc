@@ -34,8 +34,8 @@
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
 #include "grpcfd/in_process.h"
-#include "inband/dialed_call.h"
 #include "inband/dialer.h"
+#include "inband/in_band_start.h"
 #include "interceptors/attempts.h"
 #include "interceptors/call_credentials.h"
 #include "interceptors/deadline.h"
@@ -253,30 +253,14 @@ bool HasRetryPolicy(const grpc::ChannelArguments& arguments) {
   return policy && enabled;
 }
 
-class ClientFactory final : public ClientInterceptorFactoryInterface {
+// Finds the call whose descriptors an RPC brings, and begins its start. Those below know how the
+// descriptors go from there.
+class ClientFactory : public ClientInterceptorFactoryInterface {
  public:
-  // Without an FdChannel (the target is no unix socket) calls that have descriptors fail with
-  // `without`.
-  ClientFactory(std::shared_ptr<FdChannel> fd_channel, absl::Status without,
-                const ClientInterceptorOptions& options)
-      : fd_channel_(std::move(fd_channel)), without_(std::move(without)), options_(options) {}
-  // For the in-band wire: calls that have descriptors go by `dialer`.
-  ClientFactory(std::shared_ptr<Dialer> dialer, const FdChannelOptions& options)
-      : dialer_(std::move(dialer)),
-        limits_(options.limits),
-        policy_(options.receive_policy.accepts_all()
-                    ? nullptr
-                    : std::make_shared<ReceivePolicy>(options.receive_policy)) {}
-  // The channel is gone, and its calls are.
-  ~ClientFactory() override {
-    if (dialer_ != nullptr) dialer_->Stop();
-  }
-
-  Interceptor* CreateClientInterceptor(ClientRpcInfo* info) override {
+  Interceptor* CreateClientInterceptor(ClientRpcInfo* info) final {
     grpc::ClientContext* context = info->client_context();
     const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
-    std::multimap<std::string, std::string>& metadata = MetadataToSend(context);
-    if (slot == nullptr && metadata.empty()) return nullptr;  // The plain call.
+    if (slot == nullptr && MetadataToSend(context).empty()) return nullptr;  // The plain call.
 
     std::shared_ptr<ClientCall> call;
     if (ClientCall* const only = ContextCredentials::OnlyCall(slot.get())) {
@@ -290,65 +274,46 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     start.rpc = info;
     start.client_streams = info->type() == ClientRpcInfo::Type::CLIENT_STREAMING ||
                            info->type() == ClientRpcInfo::Type::BIDI_STREAMING;
-    // In-process calls are made once, and gRPC asks nobody's credentials for them.
-    start.per_attempt = fd_channel_ != nullptr && !fd_channel_->core()->in_process() &&
-                        (options_.send_per_attempt || WaitsForReady(context));
     start.deadline = ToAbslTime(context->deadline());
-    start.limits = fd_channel_ != nullptr ? fd_channel_->core()->options().limits : limits_;
-    absl::Status status = call->BeginStart(start);
+    Describe(context, &start);
+    const absl::Status status = call->BeginStart(start);
     if (absl::IsAlreadyExists(status)) return nullptr;  // A second factory of the same channel.
-    if (status.ok() && dialer_ != nullptr) {
-      status = StartInBand(call, start);
-      // No entry names a session: the peer may be Go.
-      metadata.erase(kCallMetadataKey);
-      if (status.ok()) return WatchFor(call, info);
-    }
-    if (status.ok() && fd_channel_ == nullptr) {
-      call->FailStart(without_);
-      if (call->has_descriptors()) Refuse(context, without_);
-      return nullptr;
-    }
-    if (!status.ok()) {
-      if (!call->begun_for(info)) {
-        Refuse(context, status);  // It belongs to another call: leave it alone.
-      } else {
-        call->FailStart(status);
-        Refuse(context, status);
-      }
-      return nullptr;
-    }
-
-    if (start.per_attempt) {
-      // gRPC would send this as well.
-      metadata.erase(kCallMetadataKey);
-      Attempts::Config config;
-      config.wait_for_ready = WaitsForReady(context);
-      config.urls_in_metadata = options_.urls_in_metadata;
-      context->set_credentials(std::make_shared<AttemptCredentials>(
-          std::make_shared<Attempts>(fd_channel_->core(), call, config), context->credentials()));
-      return new AttemptWatch(call, context, info->type());
-    }
-
-    std::string urls;
-    if (options_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
-    absl::StatusOr<CallMetadata> said;
-    if (!TryStart(*fd_channel_->core(), call.get(), &said)) {
-      return new DeferredStart(fd_channel_->core(), call, context, info->type(), std::move(urls));
-    }
-    if (!said.ok()) {
-      call->FailStart(said.status());
-      if (call->has_descriptors()) Refuse(context, said.status());
-      return nullptr;
-    }
-    WriteMetadata(*said, urls, &metadata);
-    return WatchFor(call, info);
+    if (status.ok()) return Begin(call, start, info);
+    if (call->begun_for(info)) call->FailStart(status);  // If not, it is another RPC's.
+    Refuse(context, status);
+    return nullptr;
   }
 
- private:
+ protected:
   // Null for unary calls.
   static Interceptor* WatchFor(const std::shared_ptr<ClientCall>& call, ClientRpcInfo* info) {
     return info->type() == ClientRpcInfo::Type::UNARY ? nullptr : new EndWatch(call, info->type());
   }
+  // The descriptors cannot go. A call that brings none can be made all the same; what it cannot do
+  // is get something back.
+  static void Fail(const std::shared_ptr<ClientCall>& call, grpc::ClientContext* context,
+                   const absl::Status& status) {
+    call->FailStart(status);
+    if (call->has_descriptors()) Refuse(context, status);
+  }
+  static void Refuse(grpc::ClientContext* context, const absl::Status& status) {
+    context->set_credentials(std::make_shared<RefusingCredentials>(status, context->credentials()));
+  }
+  // Has `attempts` asked for each attempt of the call.
+  static void SendPerAttempt(std::shared_ptr<Attempts> attempts, grpc::ClientContext* context) {
+    // gRPC would send this as well, and the peer of a connection may be Go.
+    MetadataToSend(context).erase(kCallMetadataKey);
+    context->set_credentials(
+        std::make_shared<AttemptCredentials>(std::move(attempts), context->credentials()));
+  }
+
+ private:
+  // What else is known of the start.
+  virtual void Describe(const grpc::ClientContext* context, ClientCall::Start* start) const = 0;
+  // Sends the call's descriptors, or sees to it that somebody does. Null if nothing has to be
+  // watched.
+  virtual Interceptor* Begin(const std::shared_ptr<ClientCall>& call,
+                             const ClientCall::Start& start, ClientRpcInfo* info) const = 0;
 
   // The call that a slot stands for which holds more than a call's descriptors, or none. Null if
   // there is nothing to be started: no call of grpcfd's, or one that was refused here or before.
@@ -390,39 +355,111 @@ class ClientFactory final : public ClientInterceptorFactoryInterface {
     if (made != nullptr) context->set_credentials(made);
     return call;
   }
+};
 
-  absl::Status StartInBand(const std::shared_ptr<ClientCall>& call,
-                           const ClientCall::Start& start) const {
-    DialedCall::Config config;
-    config.client_streams = start.client_streams;
-    config.deadline = start.deadline;
-    config.recv_timeout = start.limits.recv_timeout;
-    config.max_fds_per_call = start.limits.max_fds_per_call;
-    config.policy = policy_;
-    std::shared_ptr<DialedCall> dialed;
-    call->StartBy([&](IndexedFds queued) {
-      NamedFds named;
-      named.reserve(queued.size());
-      for (IndexedFd& one : queued) {
-        named.push_back(NamedFd{one.url.dev_ino(), one.fd.Take()});
-      }
-      dialed = std::make_shared<DialedCall>(dialer_, std::move(named), config);
-      return dialed;
-    });
-    return dialed->Check();
+// By the session of an FdChannel.
+class SessionFactory final : public ClientFactory {
+ public:
+  SessionFactory(std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options)
+      : fd_channel_(std::move(fd_channel)), core_(fd_channel_->core()), options_(options) {}
+
+ private:
+  void Describe(const grpc::ClientContext* context, ClientCall::Start* start) const override {
+    // In-process calls are made once, and gRPC asks nobody's credentials for them.
+    start->per_attempt =
+        !core_->in_process() && (options_.send_per_attempt || WaitsForReady(context));
+    start->limits = core_->options().limits;
   }
 
-  static void Refuse(grpc::ClientContext* context, const absl::Status& status) {
-    context->set_credentials(std::make_shared<RefusingCredentials>(status, context->credentials()));
+  Interceptor* Begin(const std::shared_ptr<ClientCall>& call, const ClientCall::Start& start,
+                     ClientRpcInfo* info) const override {
+    grpc::ClientContext* const context = info->client_context();
+    if (start.per_attempt) {
+      SessionAttempts::Config config;
+      config.wait_for_ready = WaitsForReady(context);
+      config.urls_in_metadata = options_.urls_in_metadata;
+      SendPerAttempt(std::make_shared<SessionAttempts>(core_, call, config), context);
+      return new AttemptWatch(call, context, info->type());
+    }
+    std::string urls;
+    if (options_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
+    absl::StatusOr<CallMetadata> said;
+    const std::shared_ptr<Session> session = core_->LivingSession();
+    if (session == nullptr || !call->TryStartOn(session, core_->NextCallId(), &said) ||
+        MetDeadSession(said.status(), *session)) {
+      return new DeferredStart(core_, call, context, info->type(), std::move(urls));
+    }
+    if (!said.ok()) {
+      Fail(call, context, said.status());
+      return nullptr;
+    }
+    WriteMetadata(*said, urls, &MetadataToSend(context));
+    return WatchFor(call, info);
   }
 
   const std::shared_ptr<FdChannel> fd_channel_;
-  const absl::Status without_;
+  const std::shared_ptr<ChannelCore> core_;
   const ClientInterceptorOptions options_;
+};
+
+// By gRPC's own connection, which `dialer` relays.
+class InBandFactory final : public ClientFactory {
+ public:
+  InBandFactory(std::shared_ptr<Dialer> dialer, const FdChannelOptions& options)
+      : dialer_(std::move(dialer)),
+        limits_(options.limits),
+        policy_(options.receive_policy.accepts_all()
+                    ? nullptr
+                    : std::make_shared<ReceivePolicy>(options.receive_policy)) {}
+  // The channel is gone, and its calls are.
+  ~InBandFactory() override { dialer_->Stop(); }
+
+ private:
+  void Describe(const grpc::ClientContext* /*context*/, ClientCall::Start* start) const override {
+    start->by_connection = true;
+    start->limits = limits_;
+  }
+
+  Interceptor* Begin(const std::shared_ptr<ClientCall>& call, const ClientCall::Start& /*start*/,
+                     ClientRpcInfo* info) const override {
+    auto in_band = std::make_shared<InBandStart>(dialer_, call, policy_);
+    const absl::Status status = in_band->Check();
+    SendPerAttempt(std::make_shared<InBandAttempts>(std::move(in_band)), info->client_context());
+    if (status.ok()) return WatchFor(call, info);
+    call->FailStart(status);
+    Refuse(info->client_context(), status);
+    return nullptr;
+  }
+
   const std::shared_ptr<Dialer> dialer_;
   const SessionLimits limits_;
   const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
 };
+
+// The channel has no way for descriptors (the target is no unix socket, say): calls that have any
+// fail.
+class WithoutFactory final : public ClientFactory {
+ public:
+  explicit WithoutFactory(absl::Status why) : why_(std::move(why)) {}
+
+ private:
+  void Describe(const grpc::ClientContext* /*context*/,
+                ClientCall::Start* /*start*/) const override {}
+  Interceptor* Begin(const std::shared_ptr<ClientCall>& call, const ClientCall::Start& /*start*/,
+                     ClientRpcInfo* info) const override {
+    Fail(call, info->client_context(), why_);
+    return nullptr;
+  }
+
+  const absl::Status why_;
+};
+
+std::unique_ptr<ClientInterceptorFactoryInterface> MakeSessionFactory(
+    absl::StatusOr<std::shared_ptr<FdChannel>> fd_channel,
+    const ClientInterceptorOptions& options) {
+  if (!fd_channel.ok()) return std::make_unique<WithoutFactory>(fd_channel.status());
+  return std::make_unique<SessionFactory>(*std::move(fd_channel), options);
+}
 
 class ChainFactory final : public ClientInterceptorFactoryInterface {
  public:
@@ -478,9 +515,11 @@ absl::StatusOr<std::shared_ptr<Dialer>> StartDialer(const std::string& target,
 
 std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> MakeClientInterceptorFactory(
     std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options) {
-  return std::make_unique<internal::ClientFactory>(
-      std::move(fd_channel), absl::FailedPreconditionError("the channel has no FdChannel"),
-      options);
+  if (fd_channel == nullptr) {
+    return internal::MakeSessionFactory(
+        absl::FailedPreconditionError("the channel has no FdChannel"), options);
+  }
+  return internal::MakeSessionFactory(std::move(fd_channel), options);
 }
 
 std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> ChainUnaryInterceptorFactory(
@@ -505,10 +544,9 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
     if (dialer.ok()) {
       address = (*dialer)->address();
       interceptor_creators.push_back(
-          std::make_unique<internal::ClientFactory>(*std::move(dialer), options.fd_channel));
+          std::make_unique<internal::InBandFactory>(*std::move(dialer), options.fd_channel));
     } else {
-      interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
-          std::shared_ptr<FdChannel>(), dialer.status(), options.interceptor));
+      interceptor_creators.push_back(std::make_unique<internal::WithoutFactory>(dialer.status()));
     }
     return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
                                                                    std::move(interceptor_creators));
@@ -525,8 +563,7 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
   }
   ClientInterceptorOptions interceptor = options.interceptor;
   if (internal::HasRetryPolicy(arguments)) interceptor.send_per_attempt = true;
-  interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
-      fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), interceptor));
+  interceptor_creators.push_back(internal::MakeSessionFactory(std::move(fd_channel), interceptor));
   return grpc::experimental::CreateCustomChannelWithInterceptors(target, credentials, arguments,
                                                                  std::move(interceptor_creators));
 }
@@ -547,8 +584,8 @@ std::shared_ptr<grpc::Channel> InProcessChannel(
                        ", and not for the FdServer of this in-process channel"));
     }
   }
-  interceptor_creators.push_back(std::make_unique<internal::ClientFactory>(
-      fd_channel.ok() ? *fd_channel : nullptr, fd_channel.status(), options.interceptor));
+  interceptor_creators.push_back(
+      internal::MakeSessionFactory(std::move(fd_channel), options.interceptor));
   return server->experimental().InProcessChannelWithInterceptors(arguments,
                                                                  std::move(interceptor_creators));
 }

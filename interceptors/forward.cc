@@ -10,8 +10,6 @@
 #include "fdchannel/calls/forwarding.h"
 #include "grpcfd/client.h"
 #include "grpcfd/server.h"
-#include "inband/dialed_call.h"
-#include "inband/link_call.h"
 #include "interceptors/call_credentials.h"
 #include "interceptors/server_interceptor.h"
 
@@ -34,46 +32,25 @@ absl::Status NobodySaysWhich() {
       "knows which are its own: set ForwardOptions::urls to the URLs of the message");
 }
 
-// Where descriptors come from, or go to: one of the two is set. `indexed` is by an fdchannel, or
-// has not been made yet.
-struct End {
-  explicit End(const std::shared_ptr<FdTransceiver>& call)
-      : indexed(std::dynamic_pointer_cast<internal::ForwardingCall>(call)), in_band(call) {
-    if (const auto client = std::dynamic_pointer_cast<internal::ClientCall>(call)) {
-      in_band = client->carrier();
-      if (in_band != nullptr) indexed = nullptr;
-    }
-    if (indexed != nullptr) in_band = nullptr;
-  }
-  // Whether descriptors ever came by its connection, if that is in-band.
-  bool AnyCame() const {
-    if (const auto call = std::dynamic_pointer_cast<internal::LinkCall>(in_band)) {
-      return call->AnyCame();
-    }
-    const auto call = std::dynamic_pointer_cast<internal::DialedCall>(in_band);
-    return call != nullptr && call->AnyCame();
-  }
+// A call as forwarding knows it. All that FromContext returns are; null if it is not for a call.
+std::shared_ptr<internal::Call> AsCall(const std::shared_ptr<FdTransceiver>& call) {
+  return std::dynamic_pointer_cast<internal::Call>(call);
+}
 
-  std::shared_ptr<internal::ForwardingCall> indexed;
-  std::shared_ptr<FdTransceiver> in_band;
-};
-
-absl::Status Forward(const End& from, const End& to, const ForwardOptions& options) {
-  if (from.indexed != nullptr) {
-    if (to.indexed != nullptr) {
-      return internal::Forward(from.indexed, to.indexed.get(), options.filter, options.keep);
-    }
-    return internal::ForwardWithoutIndices(from.indexed.get(), to.in_band.get(), options.filter,
-                                           options.keep);
+absl::Status Forward(const std::shared_ptr<internal::Call>& from,
+                     const std::shared_ptr<internal::Call>& to, const ForwardOptions& options) {
+  if (from->indexed()) {
+    return to->indexed() ? internal::Forward(from, to.get(), options.filter, options.keep)
+                         : internal::ForwardWithoutIndices(from.get(), to.get(), options.filter,
+                                                           options.keep);
   }
-  if (!options.urls.has_value()) return from.AnyCame() ? NobodySaysWhich() : absl::OkStatus();
+  if (!options.urls.has_value()) return from->AnyCame() ? NobodySaysWhich() : absl::OkStatus();
   auto urls = Parse(*options.urls);
   if (!urls.ok()) return urls.status();
-  if (to.indexed != nullptr) {
-    return internal::ForwardNamed(from.in_band.get(), *std::move(urls), to.indexed.get(),
-                                  options.filter);
+  if (to->indexed()) {
+    return internal::ForwardNamed(from.get(), *std::move(urls), to.get(), options.filter);
   }
-  return internal::ForwardNamed(from.in_band.get(), *std::move(urls), to.in_band.get(),
+  return internal::ForwardNamed(from.get(), *std::move(urls), static_cast<FdSender*>(to.get()),
                                 options.filter);
 }
 
@@ -91,9 +68,9 @@ absl::Status ForwardFds(grpc::ServerContextBase* from, grpc::ClientContext* to,
     const bool plain = !announced && !named && absl::IsFailedPrecondition(source.status());
     return plain ? absl::OkStatus() : source.status();
   }
-  const End end(*source);
-  if (!announced && !named && !end.AnyCame()) return absl::OkStatus();
-  return Forward(end, End(FromContext(to)), options);
+  const auto call = AsCall(*source);
+  if (!announced && !named && !call->AnyCame()) return absl::OkStatus();
+  return Forward(call, AsCall(FromContext(to)), options);
 }
 
 absl::Status ForwardFds(grpc::ClientContext* from, grpc::ServerContextBase* to,
@@ -103,11 +80,10 @@ absl::Status ForwardFds(grpc::ClientContext* from, grpc::ServerContextBase* to,
   flat.Add(from->credentials());
   if (flat.calls.empty()) return absl::OkStatus();
   const std::shared_ptr<internal::ClientCall>& call = flat.calls.back();
-  const End source(call);
   const auto sink = FromContext(to);
-  if (sink.ok()) return Forward(source, End(*sink), options);
-  if (source.in_band != nullptr) {
-    const bool any = options.urls.has_value() ? !options.urls->empty() : source.AnyCame();
+  if (sink.ok()) return Forward(call, AsCall(*sink), options);
+  if (!call->indexed()) {
+    const bool any = options.urls.has_value() ? !options.urls->empty() : call->AnyCame();
     return any ? sink.status() : absl::OkStatus();
   }
   const auto urls = call->Arrived();

@@ -12,7 +12,7 @@
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/server.h"
-#include "inband/link_call.h"
+#include "inband/in_band_transport.h"
 #include "inband/relay.h"
 #include "interceptors/deadline.h"
 #include "interceptors/server_port.h"
@@ -86,8 +86,7 @@ class CallState : public Interceptor {
 
   // A synchronous handler is told of a cancellation only when it asks. Others must not ask before
   // they are told.
-  template <typename Call>
-  std::shared_ptr<FdTransceiver> HandOut(const std::shared_ptr<Call>& call,
+  std::shared_ptr<FdTransceiver> HandOut(const std::shared_ptr<ServerCall>& call,
                                          grpc::ServerContextBase* context) const {
     if (synchronous_) call->AskOnThisThread([context] { return context->IsCancelled(); });
     return call;
@@ -174,10 +173,9 @@ class InBandCall final : public CallState {
     MutexLock lock(&mutex_);
     if (call_ != nullptr) return HandOut(call_, context);
     const auto& core = *factory_->fd_server()->core();
-    LinkCall::Config config;
+    ServerCall::Config config;
     config.deadline = ToAbslTime(context->deadline());
     config.recv_timeout = core.limits().session.recv_timeout;
-    config.policy = core.PolicyFor(info_->method());
     const CallAuthorizer& authorize = core.options().authorize_call;
     if (authorize) {
       lock.Unlock();  // The program's function.
@@ -188,7 +186,11 @@ class InBandCall final : public CallState {
       if (!decision.ok())
         return RefusedByAuthorizer(info_->method(), (*peer)->credentials, decision);
     }
-    if (call_ == nullptr) call_ = std::make_shared<LinkCall>(*std::move(peer), config);
+    if (call_ == nullptr) {
+      call_ = std::make_shared<ServerCall>(
+          std::make_shared<InBandTransport>(*std::move(peer), core.PolicyFor(info_->method())),
+          config);
+    }
     if (cancelled_) call_->Cancel();
     return HandOut(call_, context);
   }
@@ -219,7 +221,7 @@ class InBandCall final : public CallState {
   }
   bool Belongs(grpc::ServerContextBase* context) override { return FindPeer(context).ok(); }
   void Cancel() override {
-    std::shared_ptr<LinkCall> call;
+    std::shared_ptr<ServerCall> call;
     {
       MutexLock lock(&mutex_);
       cancelled_ = true;
@@ -233,7 +235,7 @@ class InBandCall final : public CallState {
   Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<InBandPeer> peer_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<LinkCall> call_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<ServerCall> call_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace

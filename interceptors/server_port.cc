@@ -198,8 +198,13 @@ void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes, F
     }
   }
   // First of all, so that the first call finds it.
-  relay_->Add(inner->name, std::move(connection), std::move(inner->relay_end), std::move(fds),
-              *std::move(peer), std::move(refusal));
+  Relay::Newcomer one;
+  one.name = inner->name;
+  one.sockets = {std::move(connection), std::move(inner->relay_end)};
+  one.arrived = std::move(fds);
+  one.credentials = *std::move(peer);
+  one.refusal = std::move(refusal);
+  relay_->Add(std::move(one));
   GiveAway(std::move(inner->grpc_end), first_bytes);
 }
 

@@ -7,8 +7,6 @@
 // when the first of them has to wait.
 #include "grpcfd/testing/fake_fd_pair.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdint.h>
 
 #include <algorithm>
@@ -22,10 +20,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "fdchannel/fds/send_file.h"
 #include "fdchannel/os/mutex.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/inode_url.h"
@@ -258,13 +256,9 @@ class FakeFdPair::End final : public FdTransceiver {
   }
 
   absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) override {
-    const UniqueFd fd(::open(path.c_str(), flags | O_CLOEXEC, 0666));
-    const int error = errno;
-    if (!fd.valid()) {
-      return absl::ErrnoToStatus(error,
-                                 absl::StrCat("opening \"", absl::CEscape(path), "\" to send it"));
-    }
-    return call_->Send(out_, fd);
+    const absl::StatusOr<UniqueFd> fd = internal::OpenForSending(path, flags);
+    if (!fd.ok()) return fd.status();
+    return call_->Send(out_, *fd);
   }
 
   absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) override {

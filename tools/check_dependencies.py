@@ -29,6 +29,7 @@ ROOMS = [
     "fdchannel/fds",
     "fdchannel/wire",
     "fdchannel/session",
+    "fdchannel/calls/call_transport.h",
     "fdchannel/client",
     "fdchannel/server",
     "fdchannel/calls",

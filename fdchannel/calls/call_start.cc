@@ -4,18 +4,9 @@
 
 #include <utility>
 
-#include "absl/status/status.h"
-#include "fdchannel/session/session.h"
-
 namespace grpcfd {
 namespace internal {
 namespace {
-
-// Whether the server went away unnoticed. Nothing was sent then, so the call can have the next
-// session.
-bool MetDeadSession(const absl::Status& status, const Session& session) {
-  return absl::IsUnavailable(status) && !session.alive();
-}
 
 // One start that has to wait.
 class Starter final : public std::enable_shared_from_this<Starter> {
@@ -24,10 +15,10 @@ class Starter final : public std::enable_shared_from_this<Starter> {
           bool wait_for_ready, ClientCall::StartCallback done)
       : channel_(channel),
         call_(call),
-        kept_(call->per_attempt() ? nullptr : call),
+        kept_(call->start().per_attempt ? nullptr : call),
         done_(std::move(done)) {
     request_.owner = call_;
-    request_.deadline = call->deadline();
+    request_.deadline = call->start().deadline;
     request_.wait_for_ready = wait_for_ready;
   }
 
@@ -74,6 +65,10 @@ class Starter final : public std::enable_shared_from_this<Starter> {
 };
 
 }  // namespace
+
+bool MetDeadSession(const absl::Status& status, const Session& session) {
+  return absl::IsUnavailable(status) && !session.alive();
+}
 
 bool TryStart(ChannelCore& channel, ClientCall* call, absl::StatusOr<CallMetadata>* result) {
   const std::shared_ptr<Session> session = channel.LivingSession();

@@ -8,13 +8,19 @@
 
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/calls/client_call.h"
 #include "fdchannel/client/channel_core.h"
+#include "fdchannel/session/session.h"
 #include "fdchannel/wire/call_metadata.h"
 
 namespace grpcfd {
 namespace internal {
+
+// Whether a start met a server that went away unnoticed. Nothing was sent then, so the call can
+// have the next session.
+bool MetDeadSession(const absl::Status& status, const Session& session);
 
 // Starts `call`, which is in ClientCall's phase "starting" or between two attempts, if that needs
 // no waiting: true, and `*result` is what the RPC must say, or why nothing was sent.

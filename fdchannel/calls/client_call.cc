@@ -3,14 +3,11 @@
 #include "fdchannel/calls/client_call.h"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "fdchannel/fds/send_file.h"
 
 namespace grpcfd {
 namespace internal {
@@ -21,155 +18,160 @@ absl::Status RequestSent() {
       "the call has sent its request: only streams of requests send descriptors later");
 }
 
-CallMetadata MetadataOf(const Session& session, const CallKey& key, uint32_t count,
-                        uint32_t holes) {
-  CallMetadata metadata;
-  metadata.attempt = key.attempt;
-  metadata.count = count;
-  metadata.holes = holes;
-  metadata.call_id = key.id;
-  metadata.session_id = session.id();
-  metadata.token = session.token();
-  return metadata;
-}
-
 }  // namespace
+
+// What an attempt leaves behind; to be ended without the lock.
+struct ClientCall::FormerAttempt {
+  std::shared_ptr<CallTransport> transport;
+
+  FormerAttempt() = default;
+  FormerAttempt(const FormerAttempt&) = delete;
+  FormerAttempt& operator=(const FormerAttempt&) = delete;
+  // Not "sent": that would have the peer drop what the next attempt brings too, as they share the
+  // call's id.
+  ~FormerAttempt() {
+    if (transport != nullptr) transport->End(/*sent=*/false);
+  }
+};
 
 ClientCall::~ClientCall() {
   // The last reference is gone, so nobody else is in here. The lock is for the analysis.
   MutexLock lock(&mutex_);
-  if (session_ != nullptr) session_->End(inbox_.get(), /*sent=*/indices_.next() != 0);
+  if (transport_ != nullptr) transport_->End(/*sent=*/indices_.next() != 0);
 }
 
-absl::StatusOr<InodeUrl> ClientCall::SendFd(BorrowedFd fd) {
-  if (const auto other = carrier()) return other->SendFd(fd);
-  return Send(fd, nullptr);
-}
-
-absl::StatusOr<InodeUrl> ClientCall::SendFd(UniqueFd&& fd) {
-  if (const auto other = carrier()) return other->SendFd(std::move(fd));
-  UniqueFd adopted = std::move(fd);
-  return Send(BorrowedFd(adopted), &adopted);
-}
-
-absl::StatusOr<InodeUrl> ClientCall::SendFilename(const std::string& path, int flags) {
-  absl::StatusOr<UniqueFd> fd = OpenForSending(path, flags);
-  if (!fd.ok()) return fd.status();
-  return SendFd(*std::move(fd));
-}
+// --- Sending ---
 
 absl::StatusOr<InodeUrl> ClientCall::Enqueue(const DevIno& dev_ino, UniqueFd fd) {
-  if (indices_.exhausted()) return IndicesExhausted();
-  queue_.push_back(IndexedFd{InodeUrl(dev_ino, indices_.Take()), std::move(fd)});
-  return queue_.back().url;
+  const uint32_t limit = start_.limits.max_fds_per_call;
+  if (phase_ == Phase::kStarting && queue_.size() >= limit) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "the call has not reached %s yet, and until then holds at most max_fds_per_call = %d "
+        "descriptors: send more once it runs, or raise the limit%s",
+        start_.by_connection ? "a connection" : "its server", limit,
+        start_.by_connection ? "" : " at both ends"));
+  }
+  InodeUrl url(dev_ino);
+  if (!start_.by_connection) {
+    auto next = NextUrl(dev_ino);
+    if (!next.ok()) return next.status();
+    url = *next;
+  }
+  queue_.Append(IndexedFd{url, std::move(fd)});
+  return url;
+}
+
+bool ClientCall::keeps() const { return start_.per_attempt && !queue_.released(); }
+
+bool ClientCall::QueuesWhileStarting() const {
+  return phase_ == Phase::kStarting && (keeps() || start_.by_connection);
 }
 
 absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   const auto dev_ino = FdToDevIno(fd);
   if (!dev_ino.ok()) return dev_ino.status();
-  UniqueFd queued;
-  IndexedFds done_with;  // Outlives the lock.
-  {
-    MutexLock lock(&mutex_);
-    if (phase_ == Phase::kQueueing && adopted != nullptr) {
-      return Enqueue(*dev_ino, std::move(*adopted));
-    }
-  }
-  if (adopted == nullptr) {
+  UniqueFd owned;  // These two outlive the lock.
+  IndexedFds given_up;
+  if (adopted != nullptr) {
+    owned = std::move(*adopted);
+  } else {
     auto copy = fd.Dup();
     if (!copy.ok()) return copy.status();
-    queued = *std::move(copy);
-  } else {
-    queued = std::move(*adopted);
+    owned = *std::move(copy);
   }
-
   MutexLock lock(&mutex_);
-  if (phase_ == Phase::kQueueing) return Enqueue(*dev_ino, std::move(queued));
-  if (phase_ == Phase::kStarting && keeps() && start_.client_streams) {
-    // The first attempt, for which a call that waits for ready may have to wait long, takes it
-    // along.
-    if (queue_.size() >= start_.limits.max_fds_per_call) {
-      return absl::ResourceExhaustedError(
-          absl::StrFormat("the call has not reached its server yet, and until then holds at most "
-                          "max_fds_per_call = %d descriptors: send more once it runs, or raise the "
-                          "limit at both ends",
-                          start_.limits.max_fds_per_call));
-    }
-    return Enqueue(*dev_ino, std::move(queued));
+  if (phase_ == Phase::kQueueing) return Enqueue(*dev_ino, std::move(owned));
+  if (phase_ == Phase::kWithout) return without_;
+  if (!start_.client_streams) return RequestSent();
+  if (!over_.ok()) return over_;
+  // The first attempt, for which a call that waits for ready may have to wait long, takes it along.
+  if (QueuesWhileStarting()) return Enqueue(*dev_ino, std::move(owned));
+  const auto started = Started(absl::InfiniteFuture());
+  if (!started.ok()) return started.status();
+  const std::shared_ptr<CallTransport>& transport = *started;
+  InodeUrl url(*dev_ino);
+  if (transport->indexed()) {
+    auto next = NextUrl(*dev_ino);
+    if (!next.ok()) return next.status();
+    url = *next;
   }
-  auto session = Started(absl::InfiniteFuture());
-  if (!session.ok()) return session.status();
-  if (!start_.client_streams) {
-    return RequestSent();
-  }
-  if (indices_.exhausted()) return IndicesExhausted();
+  sent_ = true;
   // As gRPC does with messages, a call that has sent much is not kept for another attempt.
-  if (KeptAreTooMany(**session)) ReleaseKept(&done_with);
+  if (KeptAreTooMany()) queue_.Release(&given_up);
   const bool kept = keeps();
-  const uint32_t index = indices_.Take();
-  const InodeUrl url(*dev_ino, index);
-  const int number = queued.get();
+  const BorrowedFd sending(owned.get());
   if (kept) {
-    InsertByIndex(IndexedFd{url, std::move(queued)});
-    ++sending_;
+    queue_.Insert(IndexedFd{url, std::move(owned)});
+    queue_.BeginUse();
   }
-  const std::shared_ptr<CallInbox> inbox = inbox_;
   const WaitOptions options = Until(absl::InfiniteFuture());
   lock.Unlock();
-  absl::Status status =
-      (*session)->Send(inbox->key(), index, absl::MakeConstSpan(&number, 1), options);
+  absl::Status status = transport->Send(url, sending, kept ? nullptr : &owned, options);
   lock.Lock();
-  if (kept) DoneSending(&done_with);
-  if (status.ok()) return url;
-  // The attempt is lost, and takes the call with it unless there is another; that one brings it, or
-  // does so already.
-  if (kept && (inbox_ != inbox || (!released_ && absl::IsUnavailable(status)))) return url;
+  if (kept) queue_.EndUse(&given_up);
+  if (status.ok() || (kept && BroughtAnyway(transport.get(), status))) return url;
+  if (!url.has_index()) return status;
   // An index that was not used leaves no hole, unless another sender has the next one already.
-  if (!kept || released_) {
-    indices_.GiveBack(index);
-  } else if (sending_ == 0) {  // No attempt brings it, or is about to.
-    const auto at = std::find_if(queue_.begin(), queue_.end(),
-                                 [&url](const IndexedFd& one) { return one.url == url; });
-    done_with.push_back(std::move(*at));
-    queue_.erase(at);
-    indices_.GiveBack(index);
+  if (!kept || queue_.released()) {
+    indices_.GiveBack(*url.index());
+  } else if (!queue_.in_use()) {  // No attempt brings it, or is about to.
+    given_up.push_back(queue_.Remove(url));
+    indices_.GiveBack(*url.index());
   }
   return status;
 }
 
+bool ClientCall::BroughtAnyway(const CallTransport* transport, const absl::Status& status) const {
+  // The attempt is lost, and takes the call with it unless there is another; that one brings it, or
+  // does so already.
+  return transport_.get() != transport || (!queue_.released() && absl::IsUnavailable(status));
+}
+
+bool ClientCall::KeptAreTooMany() const {
+  return keeps() && queue_.size() >=
+                        std::min<size_t>(start_.limits.max_fds_per_call, transport_->max_to_send());
+}
+
 // --- Forwarding ---
 
+bool ClientCall::indexed() const {
+  MutexLock lock(&mutex_);
+  return !start_.by_connection;
+}
+
+bool ClientCall::AnyCame() const {
+  std::shared_ptr<CallTransport> transport;
+  {
+    MutexLock lock(&mutex_);
+    transport = transport_;
+  }
+  return transport != nullptr && transport->AnyCame();
+}
+
 absl::StatusOr<std::vector<InodeUrl>> ClientCall::Arrived() {
-  std::shared_ptr<Session> session;
-  std::shared_ptr<CallInbox> inbox;
+  std::shared_ptr<CallTransport> transport;
   {
     MutexLock lock(&mutex_);
     if (phase_ == Phase::kWithout) return std::vector<InodeUrl>();  // It had no session.
     auto started = Started(absl::InfinitePast());
     if (!started.ok()) return started.status();
-    session = *std::move(started);
-    inbox = inbox_;
+    transport = *std::move(started);
   }
-  return session->Arrived(inbox.get());
+  return transport->Arrived();
 }
 
 absl::Status ClientCall::ClaimIndices(std::vector<InodeUrl>* urls) {
   MutexLock lock(&mutex_);
   if (!forward_failure_.ok()) return forward_failure_;
   if (urls->empty()) return absl::OkStatus();
-  if (phase_ == Phase::kStarting && keeps()) {
-    if (!start_.client_streams) return RequestSent();
-  } else if (phase_ != Phase::kQueueing) {
-    auto session = Started(absl::InfiniteFuture());
-    if (!session.ok()) return session.status();
+  if (phase_ != Phase::kQueueing) {
+    if (!QueuesWhileStarting()) {
+      const auto started = Started(absl::InfiniteFuture());
+      if (!started.ok()) return started.status();
+    }
     if (!start_.client_streams) return RequestSent();
   }
   return indices_.ClaimIndices(urls);
-}
-
-void ClientCall::UnclaimIndex(uint32_t index) {
-  MutexLock lock(&mutex_);
-  indices_.UnclaimIndex(index);
 }
 
 size_t ClientCall::MaxAtOnce() {
@@ -179,7 +181,7 @@ size_t ClientCall::MaxAtOnce() {
 
 size_t ClientCall::Room(size_t max_at_once) {
   MutexLock lock(&mutex_);
-  if (phase_ == Phase::kStarting && keeps()) {
+  if (QueuesWhileStarting()) {
     max_at_once = start_.limits.max_fds_per_call;
   } else if (phase_ != Phase::kQueueing) {
     return std::numeric_limits<size_t>::max();
@@ -194,69 +196,59 @@ bool ClientCall::MustNotWait() {
 
 std::shared_ptr<Reaper> ClientCall::reaper() {
   MutexLock lock(&mutex_);
-  return session_ == nullptr ? nullptr : session_->reaper();
+  return transport_ == nullptr ? nullptr : transport_->reaper();
 }
 
 absl::Status ClientCall::SendClaimed(IndexedFds fds) {
-  IndexedFds queue;
   MutexLock lock(&mutex_);
   if (phase_ != Phase::kQueueing) {
     return absl::FailedPreconditionError(
         "the call was made by another thread while its descriptors were being forwarded");
   }
-  queue.swap(queue_);
-  std::merge(std::make_move_iterator(queue.begin()), std::make_move_iterator(queue.end()),
-             std::make_move_iterator(fds.begin()), std::make_move_iterator(fds.end()),
-             std::back_inserter(queue_), [](const IndexedFd& a, const IndexedFd& b) {
-               return *a.url.index() < *b.url.index();
-             });
+  queue_.Insert(std::move(fds));
   return absl::OkStatus();
 }
 
 void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
-  std::shared_ptr<Session> session;
-  std::shared_ptr<CallInbox> inbox;
+  std::shared_ptr<CallTransport> transport;
   absl::Time deadline;
-  IndexedFds done_with;  // Outlives the lock.
+  IndexedFds given_up;  // Outlives the lock.
   bool kept = false;
   {
     MutexLock lock(&mutex_);
-    if (phase_ == Phase::kStarting && keeps()) {
+    if (QueuesWhileStarting()) {
       // The first attempt takes it along.
-      InsertByIndex(IndexedFd{fd.url, std::move(fd.fd)});
+      queue_.Insert(std::move(fd));
     } else if (auto started = Started(absl::InfiniteFuture()); !started.ok()) {
       forward_failure_ = started.status();
     } else {
-      session = *std::move(started);
-      inbox = inbox_;
+      transport = *std::move(started);
       deadline = Limit(absl::InfiniteFuture());
-      if (KeptAreTooMany(*session)) ReleaseKept(&done_with);
+      if (KeptAreTooMany()) queue_.Release(&given_up);
       if (keeps()) {
         // A duplicate: what waits to be sent must not be closed with the call.
         auto copy = BorrowedFd(fd.fd.get()).Dup();
         kept = copy.ok();
         if (kept) {
-          InsertByIndex(IndexedFd{fd.url, ReapedFd(*std::move(copy), fd.fd.reaper())});
+          queue_.Insert(IndexedFd{fd.url, ReapedFd(*std::move(copy), fd.fd.reaper())});
         } else {
-          ReleaseKept(&done_with);
+          queue_.Release(&given_up);
         }
       }
     }
   }
-  if (session == nullptr) return done();
+  if (transport == nullptr) return done();
   // Not a shared_ptr: the call ends with its context, also while something waits.
-  SendForwardedLater(
-      session.get(), inbox->key(), std::move(fd), deadline,
-      [weak = weak_from_this(), kept, inbox, done = std::move(done)](const absl::Status& status) {
-        if (auto self = weak.lock(); self != nullptr && !status.ok()) {
-          MutexLock lock(&self->mutex_);
-          // As in Send: the next attempt brings it.
-          const bool brought =
-              kept && (self->inbox_ != inbox || (!self->released_ && absl::IsUnavailable(status)));
-          if (!brought) self->forward_failure_.Update(status);
-        }
-        done();
-      });
+  transport->SendLater(std::move(fd), deadline,
+                       [weak = weak_from_this(), kept, transport,
+                        done = std::move(done)](const absl::Status& status) {
+                         if (auto self = weak.lock(); self != nullptr && !status.ok()) {
+                           MutexLock lock(&self->mutex_);
+                           if (!kept || !self->BroughtAnyway(transport.get(), status))
+                             self->forward_failure_.Update(status);
+                         }
+                         done();
+                       });
 }
 
 absl::Status ClientCall::Preload(const std::vector<UniqueFd>& fds,
@@ -301,7 +293,7 @@ bool ClientCall::begun() const {
 
 bool ClientCall::begun_for(const void* rpc) const {
   MutexLock lock(&mutex_);
-  return phase_ != Phase::kQueueing && start_.rpc == rpc && transport_call_ == nullptr;
+  return phase_ != Phase::kQueueing && start_.rpc == rpc && grpc_call_ == nullptr;
 }
 
 bool ClientCall::starting() const {
@@ -309,32 +301,26 @@ bool ClientCall::starting() const {
   return phase_ == Phase::kStarting;
 }
 
-bool ClientCall::per_attempt() const {
+ClientCall::Start ClientCall::start() const {
   MutexLock lock(&mutex_);
-  return start_.per_attempt;
-}
-
-absl::Time ClientCall::deadline() const {
-  MutexLock lock(&mutex_);
-  return start_.deadline;
+  return start_;
 }
 
 bool ClientCall::bound() const {
   MutexLock lock(&mutex_);
-  return transport_call_ != nullptr;
+  return grpc_call_ != nullptr;
 }
 
-bool ClientCall::BindTo(const void* transport_call) {
+bool ClientCall::BindTo(const void* grpc_call) {
   MutexLock lock(&mutex_);
-  if (transport_call_ == nullptr) transport_call_ = transport_call;
-  return transport_call_ == transport_call;
+  if (grpc_call_ == nullptr) grpc_call_ = grpc_call;
+  return grpc_call_ == grpc_call;
 }
 
-bool ClientCall::BindBegun(const void* transport_call) {
-  if (has_carrier_) return false;
+bool ClientCall::BindBegun(const void* grpc_call) {
   MutexLock lock(&mutex_);
-  if (phase_ == Phase::kQueueing || transport_call_ != nullptr) return false;
-  transport_call_ = transport_call;
+  if (phase_ == Phase::kQueueing || grpc_call_ != nullptr) return false;
+  grpc_call_ = grpc_call;
   return true;
 }
 
@@ -342,7 +328,7 @@ std::vector<InodeUrl> ClientCall::queued_urls() const {
   MutexLock lock(&mutex_);
   std::vector<InodeUrl> urls;
   urls.reserve(queue_.size());
-  for (const IndexedFd& queued : queue_) urls.push_back(queued.url);
+  for (const IndexedFd& queued : queue_.fds()) urls.push_back(queued.url);
   return urls;
 }
 
@@ -351,7 +337,7 @@ std::vector<InodeUrl> ClientCall::queued_urls() const {
 absl::Status ClientCall::BeginStart(const Start& start) {
   MutexLock lock(&mutex_);
   if (phase_ != Phase::kQueueing) {
-    if (transport_call_ == nullptr) {
+    if (grpc_call_ == nullptr) {
       if (start.rpc != nullptr && start_.rpc == start.rpc) {
         return absl::AlreadyExistsError("the call was started by another factory of its channel");
       }
@@ -363,6 +349,8 @@ absl::Status ClientCall::BeginStart(const Start& start) {
   }
   phase_ = Phase::kStarting;
   start_ = start;
+  deadline_ = start.deadline;
+  recv_timeout_ = start.limits.recv_timeout;
   if (indices_.used() > start.limits.max_fds_per_call) {
     return absl::InvalidArgumentError(
         absl::StrFormat("the call has %d descriptors, more than max_fds_per_call = %d of its "
@@ -372,129 +360,24 @@ absl::Status ClientCall::BeginStart(const Start& start) {
   return absl::OkStatus();
 }
 
-Indices ClientCall::QueuedIndices() const {
-  // As nearly always: 0, 1, 2 and so on.
-  if (queue_.empty() || *queue_.back().url.index() == queue_.size() - 1) return Indices(0);
-  return Indices(IndicesOf(queue_));
+void ClientCall::SetWithout(const absl::Status& why) {
+  phase_ = Phase::kWithout;
+  without_ = why;
+  started_.NotifyAll();
 }
 
-void ClientCall::Begun(uint32_t announced, uint32_t holes, IndexedFds* done_with) {
-  announced_ = announced;
-  holes_ = holes;
+void ClientCall::Begun(const CallMetadata& said, IndexedFds* given_up) {
+  said_ = said;
   phase_ = Phase::kStarted;
   // The descriptors are in the socket. Closing may block, so the caller does it without the lock.
-  if (!start_.per_attempt) ReleaseKept(done_with);
+  if (!start_.per_attempt) queue_.Release(given_up);
   started_.NotifyAll();
 }
 
-void ClientCall::FailStart(const absl::Status& why) {
-  IndexedFds done_with;  // Outlives the lock, as does this:
-  std::shared_ptr<CallCarrier> carrier;
-  std::shared_ptr<Session> session;
-  std::shared_ptr<CallInbox> inbox;
-  {
-    MutexLock lock(&mutex_);
-    carrier.swap(carrier_);
-    ReleaseKept(&done_with);
-    phase_ = Phase::kWithout;
-    without_ = why;
-    started_.NotifyAll();
-    session = session_;
-    inbox = inbox_;
-  }
-  // Somebody may wait in there.
-  if (carrier != nullptr) carrier->Abandon(why);
-  if (session != nullptr) session->CancelSends(inbox.get());
-}
-
-std::shared_ptr<CallCarrier> ClientCall::StartBy(const MakeCarrier& make) {
-  MutexLock lock(&mutex_);
-  carrier_ = make(std::exchange(queue_, {}));
-  has_carrier_ = true;
-  phase_ = Phase::kStarted;
-  started_.NotifyAll();
-  return carrier_;
-}
-
-std::shared_ptr<CallCarrier> ClientCall::carrier() const {
-  if (!has_carrier_) return nullptr;
-  MutexLock lock(&mutex_);
-  return carrier_;
-}
-
-void ClientCall::OnCancelled() {
-  if (const auto other = carrier()) return other->OnCancelled();
-  std::shared_ptr<Session> session;
-  std::shared_ptr<CallInbox> inbox;
-  {
-    MutexLock lock(&mutex_);
-    session = session_;
-    inbox = inbox_;
-  }
-  if (session != nullptr && inbox != nullptr) session->Cancel(inbox.get());
-}
-
-void ClientCall::OnEnded() {
-  if (const auto other = carrier()) return other->OnEnded();
-  std::shared_ptr<Session> session;
-  std::shared_ptr<CallInbox> inbox;
-  {
-    MutexLock lock(&mutex_);
-    session = session_;
-    inbox = inbox_;
-  }
-  if (session != nullptr && inbox != nullptr) session->Complete(inbox.get());
-}
-
-CallMetadata ClientCall::metadata() const {
-  MutexLock lock(&mutex_);
-  if (phase_ != Phase::kStarted || inbox_ == nullptr) return CallMetadata();
-  return MetadataOf(*session_, inbox_->key(), announced_, holes_);
-}
-
-// --- Attempts ---
-
-ClientCall::FormerAttempt::~FormerAttempt() {
-  // Not "sent": that would have the peer drop what the next attempt brings too, as they share the
-  // call's id.
-  if (inbox != nullptr) session->End(inbox.get(), /*sent=*/false);
-}
-
-void ClientCall::ReleaseKept(IndexedFds* done_with) {
-  released_ = true;
-  if (sending_ == 0) done_with->swap(queue_);
-}
-
-bool ClientCall::KeptAreTooMany(const Session& session) const {
-  return keeps() && queue_.size() >= std::min(start_.limits.max_fds_per_call,
-                                              session.remote_limits().max_fds_per_call);
-}
-
-void ClientCall::InsertByIndex(IndexedFd fd) {
-  const auto at = std::upper_bound(
-      queue_.begin(), queue_.end(), fd,
-      [](const IndexedFd& a, const IndexedFd& b) { return *a.url.index() < *b.url.index(); });
-  queue_.insert(at, std::move(fd));
-}
-
-void ClientCall::DoneSending(IndexedFds* done_with) {
-  if (--sending_ == 0 && released_) done_with->swap(queue_);
-}
-
-CallKey ClientCall::NextKey(uint64_t call_id) const {
-  CallKey key;
-  key.id = call_id;
-  if (start_.per_attempt && inbox_ != nullptr) {
-    key.id = inbox_->key().id;
-    key.attempt = inbox_->key().attempt + 1;
-  }
-  return key;
-}
-
-absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, uint64_t call_id,
-                                      FormerAttempt* former) {
+absl::StatusOr<std::shared_ptr<SessionTransport>> ClientCall::BeginAttempt(
+    const std::shared_ptr<Session>& session, uint64_t call_id, FormerAttempt* former) {
   if (given_up_) return absl::CancelledError("the call was given up");
-  if (released_ && (indices_.used() != 0 || !start_.per_attempt)) {
+  if (queue_.released() && (indices_.used() != 0 || !start_.per_attempt)) {
     if (phase_ == Phase::kWithout) return without_;
     return absl::ResourceExhaustedError(
         absl::StrFormat("an attempt of the call failed, and its descriptors are gone: it had sent "
@@ -502,38 +385,42 @@ absl::Status ClientCall::BeginAttempt(const std::shared_ptr<Session>& session, u
                         "make the call again, or raise the limit at both ends",
                         indices_.used(), start_.limits.max_fds_per_call));
   }
-  const CallKey key = NextKey(call_id);
-  former->session = std::exchange(session_, session);
-  former->inbox = std::move(inbox_);
-  if (!start_.per_attempt && !own_inbox_.has_value()) {
-    own_inbox_.emplace(key, session->policy());
-    inbox_ = std::shared_ptr<CallInbox>(std::shared_ptr<void>(), &*own_inbox_);
+  if (start_.per_attempt && transport_ != nullptr) {
+    ++key_.attempt;
   } else {
-    // Whoever cancels the call may still be about to tell the last session so, and have that one's
-    // inbox.
-    inbox_ = std::make_shared<CallInbox>(key, session->policy());
+    key_.id = call_id;
   }
+  std::shared_ptr<SessionTransport> transport;
+  if (start_.per_attempt || own_transport_.has_value()) {
+    // Whoever cancels the call may still be about to tell the last session so, with the transport
+    // of that one.
+    transport = std::make_shared<SessionTransport>(session, key_, session->policy());
+  } else {
+    own_transport_.emplace(session, key_, session->policy());
+    transport = std::shared_ptr<SessionTransport>(std::shared_ptr<void>(), &*own_transport_);
+  }
+  former->transport = std::exchange(transport_, transport);
   attempt_waits_ = false;
   // A server announces nothing beforehand, and the client cannot know that it has sent its last.
-  session_->Attach(inbox_.get(), /*announced=*/0, /*open_ended=*/true);
-  return absl::OkStatus();
+  transport->Attach(/*announced=*/0, /*open_ended=*/true);
+  return transport;
 }
 
 bool ClientCall::TryStartOn(const std::shared_ptr<Session>& session, uint64_t call_id,
                             absl::StatusOr<CallMetadata>* result) {
   FormerAttempt former;  // These two outlive the lock.
-  IndexedFds done_with;
+  IndexedFds given_up;
   MutexLock lock(&mutex_);
-  absl::Status status = BeginAttempt(session, call_id, &former);
+  const auto transport = BeginAttempt(session, call_id, &former);
+  absl::Status status = transport.status();
   if (status.ok()) {
     absl::InlinedVector<int, 16> numbers;
-    for (const IndexedFd& queued : queue_) numbers.push_back(queued.fd.get());
-    if (!session->TrySend(inbox_->key(), QueuedIndices(), numbers, &status)) return false;
+    for (const IndexedFd& queued : queue_.fds()) numbers.push_back(queued.fd.get());
+    if (!session->TrySend(key_, queue_.indices(), numbers, &status)) return false;
   }
   if (status.ok()) {
-    const uint32_t announced = queue_.empty() ? 0 : *queue_.back().url.index() + 1;
-    Begun(announced, announced - static_cast<uint32_t>(queue_.size()), &done_with);
-    *result = MetadataOf(*session, inbox_->key(), announced_, holes_);
+    *result = (*transport)->Metadata(queue_.count(), queue_.holes());
+    Begun(**result, &given_up);
   } else {
     *result = std::move(status);
   }
@@ -541,12 +428,26 @@ bool ClientCall::TryStartOn(const std::shared_ptr<Session>& session, uint64_t ca
 }
 
 // An attempt whose descriptors may have to wait.
-struct ClientCall::WaitingAttempt {
-  std::shared_ptr<Session> session;
-  std::shared_ptr<CallInbox> inbox;
+struct ClientCall::WaitingAttempt : std::enable_shared_from_this<WaitingAttempt> {
+  std::shared_ptr<ClientCall> call;
+  std::shared_ptr<SessionTransport> transport;
   std::vector<uint32_t> indices;  // Of what was sent, and is being sent; ascending.
   absl::Time deadline;
   StartCallback done;
+
+  void Send(const Indices& which, std::vector<int> numbers) {
+    transport->session().SendAsync(
+        transport->key(), which, std::move(numbers), deadline,
+        [self = shared_from_this()](absl::Status sent) { self->OnSent(std::move(sent)); });
+  }
+  void OnSent(absl::Status sent);
+  // Adds what came to the queue meanwhile. INVALID_ARGUMENT if all that is too many for the peer.
+  absl::Status AddLatecomers(std::vector<uint32_t>* more, std::vector<int>* numbers)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(call->mutex_);
+  uint32_t count() const { return indices.empty() ? 0 : indices.back() + 1; }
+  CallMetadata Metadata() const {
+    return transport->Metadata(count(), count() - static_cast<uint32_t>(indices.size()));
+  }
 };
 
 void ClientCall::StartOnAsync(const std::shared_ptr<Session>& session, uint64_t call_id,
@@ -558,122 +459,173 @@ void ClientCall::StartOnAsync(const std::shared_ptr<Session>& session, uint64_t 
   {
     FormerAttempt former;  // Outlives the lock.
     MutexLock lock(&mutex_);
-    status = BeginAttempt(session, call_id, &former);
+    auto transport = BeginAttempt(session, call_id, &former);
+    status = transport.status();
     if (status.ok()) {
-      for (IndexedFd& one : queue_) one.fd.DefaultTo(session->reaper());
-      attempt->session = session;
-      attempt->inbox = inbox_;
-      attempt->indices = IndicesOf(queue_);
+      attempt->call = shared_from_this();
+      attempt->transport = *std::move(transport);
+      attempt->indices = IndicesOf(queue_.fds());
       attempt->deadline = Limit(absl::InfiniteFuture());
-      numbers = NumbersOf(queue_);
+      numbers = NumbersOf(queue_.fds());
+      queue_.DefaultTo(session->reaper());
       // The session waits with numbers. Whoever gives the call up meanwhile must not close them: by
       // the time one is sent it could be another file's.
-      ++sending_;
+      queue_.BeginUse();
       attempt_waits_ = true;
     }
   }
   if (!status.ok()) return attempt->done(std::move(status));
-  SendForAttempt(attempt, Indices(attempt->indices), std::move(numbers));
+  attempt->Send(Indices(attempt->indices), std::move(numbers));
 }
 
-void ClientCall::SendForAttempt(const std::shared_ptr<WaitingAttempt>& attempt,
-                                const Indices& indices, std::vector<int> numbers) {
-  attempt->session->SendAsync(attempt->inbox->key(), indices, std::move(numbers), attempt->deadline,
-                              [self = shared_from_this(), attempt](absl::Status sent) {
-                                self->OnSentForAttempt(attempt, std::move(sent));
-                              });
-}
-
-absl::Status ClientCall::AddLatecomers(WaitingAttempt* attempt, std::vector<uint32_t>* more,
-                                       std::vector<int>* numbers) {
-  std::vector<uint32_t>& indices = attempt->indices;
-  for (IndexedFd& queued : queue_) {
+absl::Status ClientCall::WaitingAttempt::AddLatecomers(std::vector<uint32_t>* more,
+                                                       std::vector<int>* numbers) {
+  call->queue_.DefaultTo(transport->reaper());
+  for (const IndexedFd& queued : call->queue_.fds()) {
     if (std::binary_search(indices.begin(), indices.end(), *queued.url.index())) continue;
-    queued.fd.DefaultTo(attempt->session->reaper());
     more->push_back(*queued.url.index());
     numbers->push_back(queued.fd.get());
   }
   const auto middle = static_cast<ptrdiff_t>(indices.size());
   indices.insert(indices.end(), more->begin(), more->end());
   std::inplace_merge(indices.begin(), indices.begin() + middle, indices.end());
-  if (indices.size() <= attempt->session->remote_limits().max_fds_per_call) {
-    return absl::OkStatus();
-  }
-  return attempt->session->CheckSend(indices.size());
+  if (indices.size() <= transport->max_to_send()) return absl::OkStatus();
+  return transport->session().CheckSend(indices.size());
 }
 
-void ClientCall::OnSentForAttempt(const std::shared_ptr<WaitingAttempt>& attempt,
-                                  absl::Status sent) {
-  IndexedFds done_with;  // Outlives the lock.
+void ClientCall::WaitingAttempt::OnSent(absl::Status sent) {
+  IndexedFds given_up;  // Outlives the lock.
   std::vector<uint32_t> more;
   std::vector<int> numbers;
-  const std::vector<uint32_t>& indices = attempt->indices;
-  uint32_t count = 0;
   {
-    MutexLock lock(&mutex_);
-    DoneSending(&done_with);
-    const bool latest = inbox_ == attempt->inbox;
-    if (sent.ok() && phase_ == Phase::kWithout && (!indices.empty() || !start_.per_attempt)) {
-      sent = without_;  // Given up.
+    MutexLock lock(&call->mutex_);
+    call->queue_.EndUse(&given_up);
+    const bool latest = call->transport_ == transport;
+    if (sent.ok() && call->phase_ == Phase::kWithout &&
+        (!indices.empty() || !call->start_.per_attempt)) {
+      sent = call->without_;  // Given up.
     }
     // What the stream has sent meanwhile left it to this attempt. Before the attempt may begin, as
     // all that it announces.
-    if (sent.ok() && latest && phase_ == Phase::kStarting) {
-      sent = AddLatecomers(attempt.get(), &more, &numbers);
+    if (sent.ok() && latest && call->phase_ == Phase::kStarting) {
+      sent = AddLatecomers(&more, &numbers);
     }
-    count = indices.empty() ? 0 : indices.back() + 1;
     if (sent.ok() && !more.empty()) {
-      ++sending_;
+      call->queue_.BeginUse();
     } else if (latest) {
-      attempt_waits_ = false;
-      if (sent.ok()) Begun(count, count - static_cast<uint32_t>(indices.size()), &done_with);
+      call->attempt_waits_ = false;
+      if (sent.ok()) call->Begun(Metadata(), &given_up);
     }
   }
-  if (!sent.ok()) return attempt->done(std::move(sent));
-  if (!more.empty()) return SendForAttempt(attempt, Indices(std::move(more)), std::move(numbers));
-  attempt->done(MetadataOf(*attempt->session, attempt->inbox->key(), count,
-                           count - static_cast<uint32_t>(indices.size())));
+  given_up.clear();  // Before anybody is told that they were sent.
+  if (!sent.ok()) return done(std::move(sent));
+  if (!more.empty()) return Send(Indices(std::move(more)), std::move(numbers));
+  done(Metadata());
+}
+
+absl::Status ClientCall::InspectQueue(
+    absl::FunctionRef<absl::Status(const IndexedFds&)> look) const {
+  MutexLock lock(&mutex_);
+  return look(queue_.fds());
+}
+
+absl::Status ClientCall::StartOnConnection(const std::shared_ptr<CallTransport>& transport,
+                                           absl::FunctionRef<absl::Status(IndexedFds*)> send) {
+  IndexedFds queued;  // These two outlive the lock.
+  std::shared_ptr<CallTransport> former;
+  MutexLock lock(&mutex_);
+  if (phase_ == Phase::kWithout) return without_;
+  if (!over_.ok()) return over_;
+  if (transport == nullptr) return absl::OkStatus();  // The peer has them all.
+  if (sent_) {
+    return absl::UnavailableError(
+        "the call's descriptors went with a connection that is gone, and this attempt has another "
+        "one: a new call brings them anew");
+  }
+  former = std::exchange(transport_, transport);
+  sent_ = !queue_.empty();
+  queue_.Release(&queued);
+  // Before anybody else can queue with this call.
+  absl::Status status = queued.empty() ? absl::OkStatus() : send(&queued);
+  if (status.ok()) {
+    phase_ = Phase::kStarted;
+    started_.NotifyAll();
+  } else {
+    SetWithout(status);
+  }
+  return status;
+}
+
+// --- Ending ---
+
+void ClientCall::FailStart(const absl::Status& why) {
+  IndexedFds given_up;  // Outlives the lock.
+  std::shared_ptr<CallTransport> transport;
+  {
+    MutexLock lock(&mutex_);
+    queue_.Release(&given_up);
+    SetWithout(why);
+    transport = transport_;
+  }
+  if (transport != nullptr) transport->CancelSends();
 }
 
 void ClientCall::Commit(const absl::Status& why) {
-  IndexedFds done_with;  // Outlives the lock.
-  std::shared_ptr<Session> waits_with;
-  std::shared_ptr<CallInbox> inbox;
+  IndexedFds given_up;  // Outlives the lock.
+  std::shared_ptr<CallTransport> waiting;
   {
     MutexLock lock(&mutex_);
-    ReleaseKept(&done_with);
+    queue_.Release(&given_up);
     // Its place in the line is others'; but what a stream sends in its course stays there.
-    if (attempt_waits_) waits_with = session_;
-    inbox = inbox_;
-    if (phase_ == Phase::kStarting) {
-      phase_ = Phase::kWithout;
-      without_ = why;
-      started_.NotifyAll();
-    }
+    if (attempt_waits_) waiting = transport_;
+    if (phase_ == Phase::kStarting) SetWithout(why);
   }
-  if (waits_with != nullptr) waits_with->CancelSends(inbox.get());
+  if (waiting != nullptr) waiting->CancelSends();
 }
 
 void ClientCall::GiveUp() {
-  std::shared_ptr<Session> waits_with;
-  std::shared_ptr<CallInbox> inbox;
+  std::shared_ptr<CallTransport> waiting;
   {
     MutexLock lock(&mutex_);
     given_up_ = true;
-    if (attempt_waits_) waits_with = session_;
-    inbox = inbox_;
+    if (attempt_waits_) waiting = transport_;
   }
-  if (waits_with != nullptr) waits_with->CancelSends(inbox.get());
+  if (waiting != nullptr) waiting->CancelSends();
 }
 
-bool ClientCall::IsCurrent(const std::shared_ptr<CallInbox>& inbox) const {
+std::shared_ptr<CallTransport> ClientCall::EndSending(const absl::Status& over,
+                                                      const absl::Status& without) {
+  IndexedFds given_up;  // Outlives the lock.
   MutexLock lock(&mutex_);
-  return inbox_ == inbox;
+  if (over_.ok()) over_ = over;
+  if (start_.by_connection && transport_ == nullptr && phase_ == Phase::kStarting) {
+    queue_.Release(&given_up);
+    SetWithout(without);
+  }
+  return transport_;
 }
 
-// --- The started call ---
+void ClientCall::OnCancelled() {
+  const absl::Status cancelled = absl::CancelledError("the call was cancelled");
+  if (const auto transport = EndSending(cancelled, cancelled)) transport->Cancel();
+}
 
-absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline) {
+void ClientCall::OnEnded() {
+  const auto transport = EndSending(
+      absl::FailedPreconditionError("the call has ended: nothing can be sent with it"),
+      absl::UnavailableError("the call ended before it had a connection, and nothing can have come "
+                             "back"));
+  if (transport != nullptr) transport->Complete();
+}
+
+CallMetadata ClientCall::metadata() const {
+  MutexLock lock(&mutex_);
+  return phase_ == Phase::kStarted ? said_ : CallMetadata();
+}
+
+// --- Receiving ---
+
+absl::StatusOr<std::shared_ptr<CallTransport>> ClientCall::Started(absl::Time deadline) {
   if (phase_ == Phase::kQueueing) {
     return absl::FailedPreconditionError(
         "the call has not started: nothing can have come back yet");
@@ -681,67 +633,41 @@ absl::StatusOr<std::shared_ptr<Session>> ClientCall::Started(absl::Time deadline
   if (phase_ == Phase::kStarting) deadline = Limit(deadline);
   while (phase_ == Phase::kStarting) {
     if (!started_.WaitUntil(&mutex_, deadline) && phase_ == Phase::kStarting) {
-      return absl::DeadlineExceededError("the session with the server was not there in time");
+      return absl::DeadlineExceededError(start_.by_connection
+                                             ? "the call has not reached a connection in time"
+                                             : "the session with the server was not there in time");
     }
   }
   if (phase_ == Phase::kWithout) return without_;
-  if (session_ == nullptr) {
-    return absl::FailedPreconditionError(
-        "the call's descriptors go on gRPC's own connection (Wire::kInBand): what comes there "
-        "belongs to no call, and cannot be forwarded");
-  }
-  return session_;
+  return transport_;
 }
 
-// --- Receiving ---
-
-WaitOptions ClientCall::Until(absl::Time deadline) const {
-  WaitOptions options;
-  options.deadline = std::min(deadline, start_.deadline);
-  options.patience = start_.limits.recv_timeout;
-  return options;
-}
-
-absl::Time ClientCall::Limit(absl::Time deadline) const {
-  deadline = std::min(deadline, start_.deadline);
-  return deadline == absl::InfiniteFuture() ? absl::Now() + start_.limits.recv_timeout : deadline;
+bool ClientCall::IsCurrent(const std::shared_ptr<CallTransport>& transport) const {
+  MutexLock lock(&mutex_);
+  return transport_ == transport;
 }
 
 absl::StatusOr<UniqueFd> ClientCall::Receive(const InodeUrl& url, absl::Time deadline,
-                                             Session::Op op) {
+                                             CallTransport::Op op) {
   for (;;) {
-    std::shared_ptr<Session> session;
-    std::shared_ptr<CallInbox> inbox;
+    std::shared_ptr<CallTransport> transport;
     WaitOptions options;
     {
       MutexLock lock(&mutex_);
       auto started = Started(deadline);
       if (!started.ok()) return started.status();
-      session = *std::move(started);
-      inbox = inbox_;
+      transport = *std::move(started);
       options = Until(deadline);
     }
-    auto fd = session->Receive(inbox.get(), url, op, options);
+    auto fd = transport->Receive(url, op, options);
     // An attempt that fails ends what waits in it. What waits for the call goes on with the next.
-    if (fd.ok() || IsCurrent(inbox)) return fd;
+    if (fd.ok() || IsCurrent(transport)) return fd;
   }
 }
 
-absl::StatusOr<UniqueFd> ClientCall::RecvFd(const InodeUrl& url, absl::Time deadline) {
-  if (const auto other = carrier()) return other->RecvFd(url, deadline);
-  return Receive(url, deadline, Session::Op::kTake);
-}
-
-absl::StatusOr<UniqueFd> ClientCall::DupFd(const InodeUrl& url, absl::Time deadline) {
-  if (const auto other = carrier()) return other->DupFd(url, deadline);
-  return Receive(url, deadline, Session::Op::kDup);
-}
-
 void ClientCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
-  if (const auto other = carrier()) return other->RecvFdAsync(url, deadline, std::move(done));
-  std::shared_ptr<Session> session;
-  CallInbox* raw = nullptr;
-  std::shared_ptr<CallInbox> inbox;  // Calls per attempt only: theirs may be replaced.
+  std::shared_ptr<CallTransport> transport;
+  bool may_be_replaced = false;
   absl::Time limit;
   absl::Status status;
   {
@@ -750,31 +676,27 @@ void ClientCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallbac
     if (phase_ == Phase::kStarting) {
       status = absl::FailedPreconditionError("the call has not started yet");
     } else if (auto started = Started(deadline); started.ok()) {
-      session = *std::move(started);
-      if (start_.per_attempt) inbox = inbox_;
-      raw = inbox_.get();
+      transport = *std::move(started);
+      may_be_replaced = start_.per_attempt || start_.by_connection;
       limit = Limit(deadline);
     } else {
       status = started.status();
     }
   }
   if (!status.ok()) return done(std::move(status));
-  if (inbox == nullptr) {
-    session->ReceiveAsync(raw, url, Session::Op::kTake, limit, std::move(done));
-    return;
-  }
-  session->ReceiveAsync(raw, url, Session::Op::kTake, limit,
-                        [weak = weak_from_this(), inbox, url, deadline,
-                         done = std::move(done)](absl::StatusOr<UniqueFd> fd) mutable {
-                          if (!fd.ok()) {
-                            // As in Receive.
-                            auto self = weak.lock();
-                            if (self != nullptr && !self->IsCurrent(inbox)) {
-                              return self->RecvFdAsync(url, deadline, std::move(done));
+  if (!may_be_replaced) return transport->ReceiveAsync(url, limit, std::move(done));
+  transport->ReceiveAsync(url, limit,
+                          [weak = weak_from_this(), transport, url, deadline,
+                           done = std::move(done)](absl::StatusOr<UniqueFd> fd) mutable {
+                            if (!fd.ok()) {
+                              // As in Receive.
+                              auto self = weak.lock();
+                              if (self != nullptr && !self->IsCurrent(transport)) {
+                                return self->RecvFdAsync(url, deadline, std::move(done));
+                              }
                             }
-                          }
-                          done(std::move(fd));
-                        });
+                            done(std::move(fd));
+                          });
 }
 
 }  // namespace internal

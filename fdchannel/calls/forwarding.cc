@@ -8,83 +8,23 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
-#include "fdchannel/wire/indices.h"
+#include "fdchannel/os/reaper.h"
 
 namespace grpcfd {
 namespace internal {
 
-std::vector<uint32_t> IndicesOf(const IndexedFds& fds) {
-  std::vector<uint32_t> indices;
-  indices.reserve(fds.size());
-  for (const IndexedFd& fd : fds) indices.push_back(*fd.url.index());
-  return indices;
-}
-
-std::vector<int> NumbersOf(const IndexedFds& fds) {
-  std::vector<int> numbers;
-  numbers.reserve(fds.size());
-  for (const IndexedFd& fd : fds) numbers.push_back(fd.fd.get());
-  return numbers;
-}
-
-std::vector<uint32_t> IndicesOf(const std::vector<InodeUrl>& urls) {
-  std::vector<uint32_t> indices;
-  indices.reserve(urls.size());
-  for (const InodeUrl& url : urls) indices.push_back(*url.index());
-  return indices;
-}
-
-absl::Status ForwardedIndices::ClaimIndices(std::vector<InodeUrl>* urls) {
-  urls->erase(
-      std::remove_if(urls->begin(), urls->end(),
-                     [this](const InodeUrl& url) { return !forwarded_.IsFree(*url.index()); }),
-      urls->end());
-  const std::vector<uint32_t> indices = IndicesOf(*urls);
-  if (!all_.Take(indices)) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "descriptors %d to %d cannot be forwarded: at least one of these indices is in use in the "
-        "next call. Forward before SendFd",
-        indices.front(), indices.back()));
-  }
-  forwarded_.Take(indices);
-  return absl::OkStatus();
-}
-
-void ForwardedIndices::UnclaimIndex(uint32_t index) {
-  forwarded_.GiveBack(index);
-  all_.GiveBack(index);
-}
-
-absl::Status IndicesExhausted() {
-  return absl::ResourceExhaustedError(absl::StrFormat(
-      "the call has used descriptor index %d, and there is none above it", kMaxIndex));
-}
-
-void SendForwardedLater(Session* session, const CallKey& call, IndexedFd fd, absl::Time deadline,
-                        std::function<void(absl::Status)> done) {
-  const uint32_t index = *fd.url.index();
-  // The session waits with the number; whoever holds the callback holds the descriptor.
-  auto sending = std::make_shared<ReapedFd>(std::move(fd.fd));
-  session->SendAsync(call, index, {sending->get()}, deadline,
-                     [sending, done = std::move(done)](absl::Status status) {
-                       sending->Close();
-                       done(std::move(status));
-                     });
-}
-
 namespace {
 
 // What the next call has by now. On a thread that may wait for it: this one may be a poller's.
-void CloseArrived(ForwardingCall* from, const InodeUrl& url) {
+void CloseArrived(Call* from, const InodeUrl& url) {
   auto fd = from->RecvFd(url, absl::InfinitePast());
   if (fd.ok()) ReapedFd(*std::move(fd), from->reaper()).Close();
 }
 
 }  // namespace
 
-absl::Status Forward(const std::shared_ptr<ForwardingCall>& from, ForwardingCall* to,
-                     const ForwardFilter& filter, bool keep) {
+absl::Status Forward(const std::shared_ptr<Call>& from, Call* to, const ForwardFilter& filter,
+                     bool keep) {
   auto urls = from->Arrived();
   if (!urls.ok()) return urls.status();
   // Also if nothing has come: it says what went wrong with what came before.
@@ -166,7 +106,7 @@ absl::StatusOr<UniqueFd> TakeNamed(FdReceiver* from, const InodeUrl& url,
 
 }  // namespace
 
-absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, ForwardingCall* to,
+absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, Call* to,
                           const ForwardFilter& filter) {
   absl::Status status = SortNamed(&urls);
   if (!status.ok()) return status;
@@ -216,7 +156,7 @@ absl::Status ForwardNamed(FdReceiver* from, std::vector<InodeUrl> urls, FdSender
   return status;
 }
 
-absl::Status ForwardWithoutIndices(ForwardingCall* from, FdSender* to, const ForwardFilter& filter,
+absl::Status ForwardWithoutIndices(Call* from, FdSender* to, const ForwardFilter& filter,
                                    bool keep) {
   const auto urls = from->Arrived();
   absl::Status status = urls.status();

@@ -23,8 +23,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "fdchannel/calls/server_call.h"
 #include "grpcfd/testing/same_file.h"
-#include "inband/link_call.h"
+#include "inband/in_band_transport.h"
 #include "tests/fdchannel/session/lingering_socket.h"
 #include "tests/inband/relay_test_util.h"
 #include "tests/pipe.h"
@@ -326,7 +327,7 @@ TEST(RelayTest, AnUnreadDescriptorThatIsSlowToCloseHoldsNobodyUp) {
   slow.socket.Reset();  // Not the last reference: that one is in flight.
   auto inner = MakeInnerPair();
   ASSERT_TRUE(inner.ok()) << inner.status();
-  relay->Add(inner->name, std::move(outer.second), std::move(inner->relay_end), {});
+  relay->Add({inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}});
   EXPECT_TRUE(IsCut(outer.first));
   EXPECT_TRUE(IsCut(inner->grpc_end));
   EXPECT_TRUE(Eventually([&] { return relay->Find(inner->name) == nullptr; }));
@@ -364,7 +365,7 @@ TEST(RelayTest, AnOutOfBandByteIsOneLikeTheOthers) {
   auto inner = MakeInnerPair();
   ASSERT_TRUE(inner.ok()) << inner.status();
   const auto added =
-      relay->Add(inner->name, std::move(outer.second), std::move(inner->relay_end), {});
+      relay->Add({inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}});
   EXPECT_EQ("abc", ReadSome(inner->grpc_end, 3));
   // Kernels that pass descriptors with such a byte at all pass this one.
   ReceivedFds::Caller caller;
@@ -411,14 +412,18 @@ TEST(RelayTest, AWaitThatIsOverLeavesNoTimer) {
   auto relay = StartRelay();
   RelayedConnection c(relay);
   constexpr int kWaits = 100;
-  LinkCall::Config config;
+  ServerCall::Config config;
   config.deadline = absl::Now() + absl::Hours(24 * 365);
+  const auto make_call = [&] {
+    return std::make_shared<ServerCall>(std::make_shared<InBandTransport>(c.in_band, nullptr),
+                                        config);
+  };
   const DevIno never_sent{1, 2};
   std::atomic<int> ended{0};
   const auto count = [&ended](const absl::StatusOr<UniqueFd>&) { ++ended; };
-  std::vector<std::shared_ptr<LinkCall>> calls;
+  std::vector<std::shared_ptr<ServerCall>> calls;
   for (int i = 0; i < kWaits; ++i) {
-    calls.push_back(std::make_shared<LinkCall>(c.in_band, config));
+    calls.push_back(make_call());
     calls.back()->RecvFdAsync(InodeUrl(never_sent), absl::InfiniteFuture(), count);
   }
   EXPECT_EQ(relay->poller()->timer_count(), static_cast<size_t>(kWaits));
@@ -428,15 +433,15 @@ TEST(RelayTest, AWaitThatIsOverLeavesNoTimer) {
 
   // The same when a descriptor comes, when time runs out, and when the connection ends.
   const UniqueFd file = MakeFile("comes");
-  LinkCall call(c.in_band, config);
-  call.RecvFdAsync(InodeUrl(NameOf(file)), absl::InfiniteFuture(), count);
+  const auto call = make_call();
+  call->RecvFdAsync(InodeUrl(NameOf(file)), absl::InfiniteFuture(), count);
   SendWithFd(c.peer, 'x', file);
   EXPECT_TRUE(Eventually([&] { return ended == kWaits + 1; }));
   EXPECT_EQ(relay->poller()->timer_count(), 0u);
-  call.RecvFdAsync(InodeUrl(never_sent), absl::Now() + absl::Milliseconds(1), count);
+  call->RecvFdAsync(InodeUrl(never_sent), absl::Now() + absl::Milliseconds(1), count);
   EXPECT_TRUE(Eventually([&] { return ended == kWaits + 2; }));
   EXPECT_EQ(relay->poller()->timer_count(), 0u);
-  call.RecvFdAsync(InodeUrl(never_sent), absl::InfiniteFuture(), count);
+  call->RecvFdAsync(InodeUrl(never_sent), absl::InfiniteFuture(), count);
   c.peer.Reset();
   c.grpc.Reset();
   EXPECT_TRUE(Eventually([&] { return ended == kWaits + 3; }));
@@ -450,7 +455,8 @@ TEST(RelayTest, AWaitThatIsReleasedCallsBackOnTheRelaysThread) {
   auto relay = StartRelay();
   RelayedConnection c(relay);
   for (const bool cancel : {true, false}) {
-    auto call = std::make_shared<LinkCall>(c.in_band, LinkCall::Config());
+    auto call = std::make_shared<ServerCall>(std::make_shared<InBandTransport>(c.in_band, nullptr),
+                                             ServerCall::Config());
     std::promise<std::pair<std::string, absl::StatusCode>> told;
     call->RecvFdAsync(InodeUrl(DevIno{1, 2}), absl::InfiniteFuture(),
                       [&told](const absl::StatusOr<UniqueFd>& fd) {
@@ -807,7 +813,7 @@ TEST(RelayTest, StoppedInFullSwingItLeavesNothing) {
     });
     relay->Stop();
     waiter.join();
-    EXPECT_EQ(nullptr, relay->Add("late", UniqueFd(), UniqueFd(), {}));
+    EXPECT_EQ(nullptr, relay->Add({"late", {}, {}, {}, {}}));
     for (const auto& c : connections) {
       EXPECT_EQ(absl::StatusCode::kUnavailable, c->Push(MakeFile("late")).code());
       // What gRPC had written before is not lost.

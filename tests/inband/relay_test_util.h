@@ -93,7 +93,8 @@ class RelayedConnection {
     peer = std::move(outer.first);
     grpc = std::move(inner->grpc_end);
     name = inner->name;
-    in_band = relay->Add(name, std::move(outer.second), std::move(inner->relay_end), {});
+    in_band =
+        relay->Add({name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}});
   }
 
   // Without waiting.

@@ -102,15 +102,15 @@ TEST_F(SendQueueTest, CheckSaysWhatPushWould) {
   SendQueue::Checked checked;
   NamedFds events;
   events.push_back(Named(Event()));
-  EXPECT_TRUE(queue_.Check(events, &checked).ok());
-  EXPECT_TRUE(SendQueue::CheckAmong(events).ok());
+  EXPECT_TRUE(queue_.Check(SendQueue::Refer(events), &checked).ok());
+  EXPECT_TRUE(SendQueue::CheckAmong(SendQueue::Refer(events)).ok());
   events.push_back(Named(Event()));
-  EXPECT_EQ(kExists, queue_.Check(events, &checked).code());
-  EXPECT_EQ(kExists, SendQueue::CheckAmong(events).code());
+  EXPECT_EQ(kExists, queue_.Check(SendQueue::Refer(events), &checked).code());
+  EXPECT_EQ(kExists, SendQueue::CheckAmong(SendQueue::Refer(events)).code());
   events.pop_back();
   ASSERT_TRUE(Push(Event()).ok());
-  EXPECT_EQ(kExists, queue_.Check(events, &checked).code());
-  EXPECT_TRUE(SendQueue::CheckAmong(events).ok());
+  EXPECT_EQ(kExists, queue_.Check(SendQueue::Refer(events), &checked).code());
+  EXPECT_TRUE(SendQueue::CheckAmong(SendQueue::Refer(events)).ok());
 }
 
 TEST_F(SendQueueTest, WhatWasCheckedIsComparedAgainIfAnotherFileCameBetween) {
@@ -122,13 +122,13 @@ TEST_F(SendQueueTest, WhatWasCheckedIsComparedAgainIfAnotherFileCameBetween) {
   };
   SendQueue::Checked checked;
   NamedFds fds = one(Dup(event));
-  ASSERT_TRUE(queue_.Check(fds, &checked).ok());
+  ASSERT_TRUE(queue_.Check(SendQueue::Refer(fds), &checked).ok());
   ASSERT_TRUE(Push(Event()).ok());
   EXPECT_EQ(kExists, queue_.Push(std::move(fds), checked, &closing_).code());
   // Nor does it count for another queue.
   SendQueue other(10, 4);
   fds = one(Dup(event));
-  ASSERT_TRUE(other.Check(fds, &checked).ok());
+  ASSERT_TRUE(other.Check(SendQueue::Refer(fds), &checked).ok());
   EXPECT_EQ(kExists, queue_.Push(std::move(fds), checked, &closing_).code());
   fds = one(Dup(event));
   EXPECT_TRUE(other.Push(std::move(fds), checked, &closing_).ok());

@@ -263,7 +263,32 @@ TEST_F(ClientCallTest, AStartThatFailsLeavesTheDescriptorsQueued) {
   EXPECT_FALSE(waiting->has_queued());
 }
 
-TEST_F(ClientCallTest, BelongsToTheTransportCallThatClaimedIt) {
+// The peer would close it, and the sender would believe that it had arrived.
+TEST_F(ClientCallTest, NothingIsSentWithAStreamThatIsOver) {
+  uint64_t id = 0;
+  for (const bool cancelled : {true, false}) {
+    SCOPED_TRACE(cancelled);
+    const auto call = std::make_shared<ClientCall>();
+    ClientCall::Start start;
+    start.deadline = absl::Now() + absl::Seconds(20);
+    start.client_streams = true;
+    ASSERT_EQ(absl::OkStatus(), call->BeginStart(start));
+    absl::StatusOr<CallMetadata> said;
+    ASSERT_TRUE(call->TryStartOn(session_, ++id, &said));
+    ASSERT_EQ(absl::OkStatus(), said.status());
+    if (cancelled) {
+      call->OnCancelled();
+    } else {
+      call->OnEnded();
+    }
+    const auto late = call->SendFd(MakeFile("late"));
+    EXPECT_EQ(cancelled ? absl::StatusCode::kCancelled : absl::StatusCode::kFailedPrecondition,
+              late.status().code())
+        << late.status();
+  }
+}
+
+TEST_F(ClientCallTest, BelongsToTheGrpcCallThatItIsBoundTo) {
   const auto call = Starting("x");
   int rpc;
   int other;

@@ -1,0 +1,95 @@
+// Copyright 2026 The grpcfd Authors
+// SPDX-License-Identifier: Apache-2.0
+#include "fdchannel/calls/call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "fdchannel/fds/send_file.h"
+
+namespace grpcfd {
+namespace internal {
+
+absl::Status ForwardedIndices::ClaimIndices(std::vector<InodeUrl>* urls) {
+  urls->erase(
+      std::remove_if(urls->begin(), urls->end(),
+                     [this](const InodeUrl& url) { return !forwarded_.IsFree(*url.index()); }),
+      urls->end());
+  std::vector<uint32_t> indices;
+  indices.reserve(urls->size());
+  for (const InodeUrl& url : *urls) indices.push_back(*url.index());
+  if (!all_.Take(indices)) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "descriptors %d to %d cannot be forwarded: at least one of these indices is in use in the "
+        "next call. Forward before SendFd",
+        indices.front(), indices.back()));
+  }
+  forwarded_.Take(indices);
+  return absl::OkStatus();
+}
+
+void ForwardedIndices::UnclaimIndex(uint32_t index) {
+  forwarded_.GiveBack(index);
+  all_.GiveBack(index);
+}
+
+absl::StatusOr<InodeUrl> Call::SendFd(BorrowedFd fd) { return Send(fd, nullptr); }
+
+absl::StatusOr<InodeUrl> Call::SendFd(UniqueFd&& fd) {
+  UniqueFd adopted = std::move(fd);
+  return Send(BorrowedFd(adopted), &adopted);
+}
+
+absl::StatusOr<InodeUrl> Call::SendFilename(const std::string& path, int flags) {
+  absl::StatusOr<UniqueFd> fd = OpenForSending(path, flags);
+  if (!fd.ok()) return fd.status();
+  return SendFd(*std::move(fd));
+}
+
+absl::StatusOr<UniqueFd> Call::RecvFd(const InodeUrl& url, absl::Time deadline) {
+  return Receive(url, deadline, CallTransport::Op::kTake);
+}
+
+absl::StatusOr<UniqueFd> Call::DupFd(const InodeUrl& url, absl::Time deadline) {
+  return Receive(url, deadline, CallTransport::Op::kDup);
+}
+
+void Call::AskOnThisThread(std::function<bool()> cancelled) {
+  MutexLock lock(&mutex_);
+  asking_thread_ = std::this_thread::get_id();
+  cancelled_ = std::move(cancelled);
+}
+
+std::function<bool()> Call::AskedHere() const {
+  return cancelled_ && asking_thread_ == std::this_thread::get_id() ? cancelled_ : nullptr;
+}
+
+void Call::UnclaimIndex(uint32_t index) {
+  MutexLock lock(&mutex_);
+  indices_.UnclaimIndex(index);
+}
+
+WaitOptions Call::Until(absl::Time deadline) const {
+  WaitOptions options;
+  options.deadline = std::min(deadline, deadline_);
+  options.patience = recv_timeout_;
+  return options;
+}
+
+absl::Time Call::Limit(absl::Time deadline) const {
+  deadline = std::min(deadline, deadline_);
+  return deadline == absl::InfiniteFuture() ? absl::Now() + recv_timeout_ : deadline;
+}
+
+absl::StatusOr<InodeUrl> Call::NextUrl(const DevIno& dev_ino) {
+  if (indices_.exhausted()) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "the call has used descriptor index %d, and there is none above it", kMaxIndex));
+  }
+  return InodeUrl(dev_ino, indices_.Take());
+}
+
+}  // namespace internal
+}  // namespace grpcfd
