@@ -84,7 +84,7 @@ void Dialer::Unwatch() {
 }
 
 void Dialer::Accept() {
-  for (;;) {
+  while (socket_.fd().get() >= 0) {
     UniqueFd inner(::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!inner.valid()) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -158,16 +158,24 @@ void Dialer::RetryWaiting() {
   });
 }
 
+void Dialer::CloseAll() {
+  Unwatch();
+  socket_.Close();
+  waiting_.clear();
+}
+
 void Dialer::Stop() {
   {
     MutexLock lock(&mutex_);
     if (stopped_) return;
     stopped_ = true;
   }
+  // On the poller's thread, which may be in the middle of an accept, and which a thread of grpcfd's
+  // does not wait for. In the destructor nobody else is in here.
+  const std::shared_ptr<Dialer> self = weak_from_this().lock();
+  if (self != nullptr) relay_->poller()->Post([self] { self->CloseAll(); });
   // Drops the registration and the timers with the threads.
   relay_->Stop();
-  socket_.Close();
-  waiting_.clear();
 }
 
 }  // namespace internal

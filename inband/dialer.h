@@ -53,10 +53,14 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   std::string address() const { return address_.ToString(); }
 
   // The connection that was made last; null while there is none. A channel to one address has one
-  // connection for new calls at a time: a second is made when the first takes no more.
+  // connection for new calls at a time: a second is made when the first takes no more. gRPC does
+  // not say which of the two an attempt was given to. So while a connection drains (GOAWAY) and the
+  // next one is there already, descriptors of an attempt on the first go by the second, and their
+  // receiver does not find them (docs/guides/go.md).
   std::shared_ptr<InBandPeer> current() const;
 
-  // Ends all connections. When it returns, nothing runs any more.
+  // Ends all connections. When it returns nothing runs any more, unless it was called on a thread
+  // of grpcfd's: then the relay's own threads may still be ending.
   void Stop();
 
  private:
@@ -80,6 +84,7 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   // False if it has to be tried again.
   bool Dial(UniqueFd* inner);
   void RetryWaiting();
+  void CloseAll();
 
   const SocketAddress target_;
   const absl::Duration connect_timeout_;

@@ -111,9 +111,13 @@ absl::StatusOr<std::shared_ptr<Relay>> Relay::Start(
     if (!thread->tidy_timer.valid()) {
       return absl::ResourceExhaustedError(absl::StrCat("timerfd_create: ", strerror(errno)));
     }
-    // The poller's thread does not outlive the relay, and so neither does what it watches.
-    const auto watch = thread->poller->Add(
-        thread->tidy_timer, EPOLLIN, [raw = thread.get()](uint32_t /*events*/) { TidyUp(raw); });
+    // Weak: a relay that is dropped on a thread of grpcfd's leaves its own threads to themselves,
+    // and this may be about to run on one.
+    const auto watch =
+        thread->poller->Add(thread->tidy_timer, EPOLLIN,
+                            [weak = std::weak_ptr<RelayThread>(thread)](uint32_t /*events*/) {
+                              if (const auto alive = weak.lock()) TidyUp(alive.get());
+                            });
     if (!watch.ok()) return watch.status();
     threads.push_back(std::move(thread));
   }

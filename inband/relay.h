@@ -73,7 +73,8 @@ class Relay : public std::enable_shared_from_this<Relay> {
   // Closes what nobody wants, on a thread that may wait for it.
   void Discard(FdVector fds);
 
-  // Ends all connections; what can be written at once is. When it returns, nothing runs any more.
+  // Ends all connections; what can be written at once is. When it returns nothing runs any more,
+  // unless it was called on a thread of grpcfd's: then the relay's own threads may still be ending.
   void Stop();
 
   size_t connection_count() const;

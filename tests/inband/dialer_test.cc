@@ -190,6 +190,47 @@ TEST_F(DialerTest, ADescriptorOfAnotherProcessThatIsSlowToCloseHoldsNobodyUp) {
   slow.peer.Reset();  // Lets the close go on.
 }
 
+// Stop() does not wait for the dialer's thread then, which may be in the middle of an accept: a
+// number that was closed under its hands could be another file's.
+TEST_F(DialerTest, StoppedOnAThreadOfGrpcfdsItLeavesItsSocketToItsOwnThread) {
+  Listen();
+  auto dialer = Start();
+  const UniqueFd grpc = Dial(*dialer);
+  const UniqueFd peer = Accept();
+  WriteAll(grpc, "hello");
+  EXPECT_EQ("hello", ReadSome(peer, 5));
+  const auto in_band = dialer->current();
+  ASSERT_NE(nullptr, in_band);
+  const UniqueFd file = MakeFile("x");
+  ReceivedFds::Caller caller;
+  std::promise<void> busy;
+  std::promise<void> go_on;
+  in_band->ReceiveAsync(NameOf(file), &caller, absl::InfiniteFuture(),
+                        [&](const absl::StatusOr<UniqueFd>&) {
+                          busy.set_value();
+                          go_on.get_future().wait();
+                        });
+  SendWithFd(peer, 'x', file);
+  busy.get_future().wait();
+  auto other = Poller::Start("test");
+  ASSERT_TRUE(other.ok()) << other.status();
+  std::promise<void> stopped;
+  (*other)->Post([&] {
+    dialer->Stop();
+    stopped.set_value();
+  });
+  stopped.get_future().wait();
+  const auto listens = [&] {
+    sockaddr_un address;
+    const socklen_t length = SocketAddress::Parse(dialer->address())->ToSockaddr(&address);
+    const UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    return ::connect(client.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0;
+  };
+  EXPECT_TRUE(listens()) << "the dialer's thread is busy";
+  go_on.set_value();
+  EXPECT_TRUE(Eventually([&] { return !listens(); }));
+}
+
 TEST_F(DialerTest, StoppedItLeavesNothing) {
   Listen();
   for (int i = 0; i < 20; ++i) {
