@@ -8,10 +8,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "fdchannel/session/linger.h"
-#include "fdchannel/session/session_parts.h"
 
 namespace grpcfd {
 namespace internal {
@@ -19,29 +17,6 @@ namespace {
 
 // How long frames that nobody waits for stay in the socket before a sweep looks at them.
 constexpr absl::Duration kSweepDelay = absl::Milliseconds(100);
-// Ended calls that are remembered (as many again, for a while), to close what still comes for them
-// at once. One that is forgotten costs early_timeout, no more.
-constexpr size_t kEndedMemory = 64;
-constexpr size_t kDiscardMemory = 1024;
-// A client reads unasked after this many calls: a server may have sent what nobody asks for.
-constexpr uint32_t kCallsPerDrain = 16;
-
-// Drops the oldest of twice as many as are to be remembered: not one by one, for all others move
-// up.
-template <typename T>
-void KeepLatest(size_t count, std::vector<T>* all) {
-  if (all->size() == 2 * count) {
-    all->erase(all->begin(), all->begin() + static_cast<ptrdiff_t>(count));
-  }
-}
-
-// How much is owed before credit is sent. The sender keeps to the lower of both ends' windows, so
-// that is what it goes by. Never so much that a full call would not fit beside what is owed.
-uint64_t CreditStep(const Session::Config& config) {
-  const uint64_t window = std::min(config.local.window, config.remote.window);
-  const uint64_t call = std::min<uint64_t>(window, config.local.max_fds_per_call);
-  return std::max<uint64_t>(1, std::min(window / 4, window - call + 1));
-}
 
 // Each call ends with it, and hardly any call asks: one for all of them.
 const absl::Status& CallHasEnded() {
@@ -51,11 +26,6 @@ const absl::Status& CallHasEnded() {
 }
 
 }  // namespace
-
-std::string CallName(const CallKey& key) {
-  return key.attempt == 0 ? absl::StrCat("call ", key.id)
-                          : absl::StrCat("call ", key.id, " attempt ", key.attempt);
-}
 
 std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Config config,
                                          std::function<void()> on_dead) {
@@ -76,9 +46,10 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
   session->in_flight_ = std::make_shared<InFlight>(session->socket_, session->config_.remote.window,
                                                    session->config_.in_flight, session->config_.uid,
                                                    std::move(on_room));
+  // The peer may have sent something already: the handler must find registration_ written.
+  MutexLock lock(&session->mutex_);
+  session->window_.Bind(session->in_flight_);
   if (session->config_.poller != nullptr) {
-    // The peer may have sent something already: the handler must find registration_ written.
-    MutexLock lock(&session->mutex_);
     auto id = session->config_.poller->Add(
         session->socket_->fd(), EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, [weak](uint32_t events) {
           if (auto self = weak.lock()) self->OnPollerEvent(events);
@@ -87,13 +58,13 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
       session->registration_ = *id;
     } else {
       // Nobody would see the peer hang up: rather no session than one that stays for ever.
-      Trash none;
+      DeferredCloses none;
       session->KillLocked(
           CloseCode::kResourceExhausted,
           absl::ResourceExhaustedError(absl::StrCat("cannot watch the session's socket: ",
                                                     std::string(id.status().message()))),
           &none);
-      session->Leave(&none);
+      session->RunDeferred(&none);
     }
   }
   return session;
@@ -102,9 +73,13 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
 Session::Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead)
     : socket_(std::move(socket)),
       config_(std::move(config)),
-      credit_step_(CreditStep(config_)),
       counters_(config_.counters != nullptr ? config_.counters : std::make_shared<Counters>()),
-      on_dead_(std::move(on_dead)) {}
+      on_dead_(std::move(on_dead)),
+      leader_(socket_.get()),
+      arrivals_(&config_, counters_.get()),
+      // The peer keeps to the lower of both ends' windows, so that is what credit goes by.
+      owed_(std::min(config_.local.window, config_.remote.window), config_.local.max_fds_per_call),
+      window_(config_.remote.window) {}
 
 Session::~Session() {
   if (config_.poller != nullptr && registration_ != 0) config_.poller->Remove(registration_);
@@ -117,21 +92,10 @@ Session::~Session() {
   {
     MutexLock lock(&mutex_);
     on_dead.swap(on_dead_);
-    for (auto& inbox : early_) {
-      for (CallInbox::Slot& slot : inbox->slots_) {
-        if (slot.gone()) continue;
-        fds.push_back(std::move(slot.fd));
-        ++charged;
-        counters_->Add(Counter::kFdsUnclaimed);
-      }
-    }
-    for (UniqueFd& fd : scoped_.Clear()) {
-      fds.push_back(std::move(fd));
-      ++charged;
-    }
+    charged = arrivals_.TakeRest(&fds);
     if (dead_.ok()) counters_->Add(Counter::kCutHere);
-    while (!waiters_.empty()) {
-      Finish(waiters_.front(), absl::UnavailableError("the session was closed"));
+    while (Waiter* const waiter = leader_.Any()) {
+      Finish(waiter, absl::UnavailableError("the session was closed"));
     }
     waiters.swap(finished_async_);
   }
@@ -167,155 +131,92 @@ Session::~Session() {
 
 uint32_t Session::held() const {
   MutexLock lock(&mutex_);
-  return held_;
+  return arrivals_.held();
 }
 
 // --- Calls ---
 
-void Session::Attach(CallInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes) {
-  Trash trash;
+void Session::Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes) {
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
-  inbox->attached_ = true;
-  inbox->announced_ = announced;
-  inbox->holes_ = holes;
-  inbox->open_ended_ = open_ended;
-  if (announced - holes > config_.local.max_fds_per_call) {
-    inbox->failure_ = absl::ResourceExhaustedError(absl::StrFormat(
-        "%s from %s announces %d descriptors, max_fds_per_call is %d: raise it at both ends, or "
-        "send fewer",
-        CallName(inbox->key_), config_.peer, announced - holes, config_.local.max_fds_per_call));
-  }
-  const auto [it, inserted] = calls_.try_emplace(inbox->key_, inbox);
-  if (inserted) return;
-  CallInbox* const earlier = it->second;
-  if (earlier->attached_) {
-    inbox->failure_ = absl::FailedPreconditionError(
-        absl::StrCat(CallName(inbox->key_),
-                     " of this session is already being served: a call id names one call"));
-    return;
-  }
-  auto early =
-      std::find_if(early_.begin(), early_.end(), [&](const auto& e) { return e.get() == earlier; });
-  inbox->slots_ = std::move((*early)->slots_);
-  if (inbox->failure_.ok()) inbox->failure_ = std::move((*early)->failure_);
-  it->second = inbox;
-  early_.erase(early);
-  if (!inbox->failure_.ok()) {
-    EmptyInbox(inbox, Counter::kFdsRefusedCall, &trash);
-  } else {
-    for (CallInbox::Slot& slot : inbox->slots_) ApplyPolicy(inbox, &slot, &trash);
-  }
-  if (!trash.empty()) Leave(&trash);
+  arrivals_.Attach(inbox, announced, open_ended, holes, &closes);
+  if (!closes.empty()) RunDeferred(&closes);
 }
 
-void Session::End(CallInbox* inbox, bool sent) {
-  Trash trash;
+void Session::End(DescriptorInbox* inbox, bool sent) {
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
-  if (inbox->ended_) return Leave(&trash);
+  if (inbox->ended()) return RunDeferred(&closes);
   // All that the peer announced is in the socket by now, if it was not lost. Read here, it is
   // closed at once; later it would first have to be told from the descriptors of a call that is yet
   // to come.
-  if (config_.role == Role::kServer && inbox->attached_ && dead_.ok() && inbox->failure_.ok() &&
+  if (config_.role == Role::kServer && inbox->attached() && dead_.ok() && inbox->failure().ok() &&
       !inbox->AnnouncedCame()) {
-    Drain(&trash);
+    Drain(&closes);
   }
-  inbox->ended_ = true;
-  auto it = calls_.find(inbox->key_);
-  if (it != calls_.end() && it->second == inbox) {
-    if (!senders_.empty()) FinishSenders(inbox, CallHasEnded());
-    calls_.erase(it);
-    if (config_.role == Role::kServer) {
-      ended_.push_back(inbox->key_);
-      KeepLatest(kEndedMemory, &ended_);
-    }
-  }
-  EmptyInbox(inbox, Counter::kFdsUnclaimed, &trash);
-  inbox->failure_ = CallHasEnded();
-  FinishAll(inbox, inbox->failure_);
+  if (!window_.nobody_waits()) FinishSenders(inbox, CallHasEnded());
+  arrivals_.Detach(inbox);
+  arrivals_.Empty(inbox, Counter::kFdsUnclaimed, &closes);
+  inbox->End(CallHasEnded());
+  FinishCall(inbox, CallHasEnded());
   if (config_.role == Role::kClient && dead_.ok()) {
-    if (sent) {
-      discardable_.push_back(inbox->key_.id);
-      KeepLatest(kDiscardMemory, &discardable_);
-    }
-    if (++ended_since_drain_ >= kCallsPerDrain) Drain(&trash);
+    if (sent) window_.MayDiscard(inbox->key().id);
+    // The server may have sent what nobody asked for, and wait for room.
+    owed_.MayHaveSent();
+    if (owed_.ShouldRead()) Drain(&closes);
   }
-  Leave(&trash);
+  RunDeferred(&closes);
 }
 
-void Session::Cancel(CallInbox* inbox) {
-  Trash trash;
+void Session::Cancel(DescriptorInbox* inbox) {
+  DeferredCloses none;
   MutexLock lock(&mutex_);
-  if (!inbox->ended_ && inbox->failure_.ok()) {
-    inbox->cancelled_ = true;  // What is there may still be taken; nothing is waited for any more.
-    // Each call of a gRPC server comes here when it closes, and hardly any is waiting then.
-    if (!waiters_.empty()) FinishAll(inbox, absl::CancelledError("the call was cancelled"));
+  if (!inbox->ended() && inbox->failure().ok()) {
+    inbox->Cancel();  // What is there may still be taken; nothing is waited for any more.
+    FinishCall(inbox, absl::CancelledError("the call was cancelled"));
   }
   CancelSendsLocked(inbox);
-  Leave(&trash);
+  RunDeferred(&none);
 }
 
-void Session::CancelSends(CallInbox* inbox) {
-  Trash none;
+void Session::CancelSends(DescriptorInbox* inbox) {
+  DeferredCloses none;
   MutexLock lock(&mutex_);
   CancelSendsLocked(inbox);
-  Leave(&none);
+  RunDeferred(&none);
 }
 
-void Session::CancelSendsLocked(CallInbox* inbox) {
-  if (inbox->ended_) return;
-  inbox->sends_cancelled_ = true;
-  if (!senders_.empty()) FinishSenders(inbox, absl::CancelledError("the call was cancelled"));
+void Session::CancelSendsLocked(DescriptorInbox* inbox) {
+  if (inbox->ended()) return;
+  inbox->CancelSends();
+  if (!window_.nobody_waits()) {
+    FinishSenders(inbox, absl::CancelledError("the call was cancelled"));
+  }
 }
 
 absl::Status Session::SendsOver(const CallKey& call) const {
-  const auto it = calls_.find(call);
-  if (it != calls_.end() && it->second->sends_cancelled_) {
+  const DescriptorInbox* const inbox = arrivals_.Find(call);
+  if (inbox != nullptr && inbox->sends_cancelled()) {
     return absl::CancelledError("the call was cancelled");
   }
-  if (std::find(ended_.begin(), ended_.end(), call) != ended_.end()) return CallHasEnded();
-  return absl::OkStatus();
+  return arrivals_.EndedLately(call) ? CallHasEnded() : absl::OkStatus();
 }
 
-void Session::Complete(CallInbox* inbox) {
-  Trash trash;
+void Session::Complete(DescriptorInbox* inbox) {
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
-  if (!inbox->ended_ && inbox->failure_.ok() && !inbox->over_) {
-    inbox->over_ = true;
+  if (!inbox->ended() && inbox->failure().ok() && !inbox->over()) {
+    inbox->Complete();
     // One look from now on tells what was sent. One that is under way began too early.
-    bool anybody = false;
-    for (Waiter* waiter : waiters_) {
-      if (waiter->inbox != inbox || waiter->done) continue;
-      waiter->epoch = epoch_;
-      anybody = true;
-    }
+    Waiter* waiter = inbox->waiters()->front();
+    const bool anybody = waiter != nullptr;
+    for (; waiter != nullptr; waiter = inbox->waiters()->Next(waiter)) leader_.AskAgain(waiter);
     if (anybody) {
-      look_again_ = true;
-      if (!Drain(&trash) && leader_waits_) socket_->Wake();
+      leader_.OweLook();
+      Drain(&closes);
     }
   }
-  Leave(&trash);
-}
-
-void Session::EmptyInbox(CallInbox* inbox, Counter why, Trash* trash) {
-  for (CallInbox::Slot& slot : inbox->slots_) {
-    if (slot.gone()) continue;
-    trash->AddCharged(std::move(slot.fd));
-    counters_->Add(why);
-  }
-  inbox->slots_.clear();
-}
-
-void Session::ApplyPolicy(CallInbox* inbox, CallInbox::Slot* slot, Trash* trash) {
-  if (inbox->policy_ == nullptr || Accepts(*inbox->policy_, slot->facts, slot->index)) return;
-  slot->refused = true;
-  counters_->Add(Counter::kFdsRefusedPolicy);
-  trash->AddCharged(std::move(slot->fd));
-}
-
-void Session::FailInbox(CallInbox* inbox, absl::Status status, Counter why, Trash* trash) {
-  EmptyInbox(inbox, why, trash);
-  inbox->failure_ = std::move(status);
-  FinishAll(inbox, inbox->failure_);
+  RunDeferred(&closes);
 }
 
 // --- Life and death ---
@@ -326,55 +227,53 @@ void Session::MarkDead(const absl::Status& status, Counter why) {
   usable_.store(false, std::memory_order_release);
   counters_->Add(why);
   socket_->ShutDown();
-  while (!senders_.empty()) Finish(senders_.front(), dead_);
-  ProgressAll(++epoch_, /*drained=*/true);
-  if (leader_waits_) socket_->Wake();
+  SettleAll();
+  leader_.Wake();
 }
 
-void Session::KillLocked(CloseCode code, const absl::Status& status, Trash* trash) {
+void Session::KillLocked(CloseCode code, const absl::Status& status, DeferredCloses* closes) {
   if (dead_.ok()) {
     Frame frame;
     frame.type = FrameType::kClose;
     frame.close_code = code;
     frame.close_text = std::string(status.message()).substr(0, kMaxCloseText);
-    FrameBuffer buffer;
-    EncodeFrame(frame, &buffer);
-    // A courtesy: the hang-up says enough.
-    if (socket_->Send(buffer, {}).ok()) in_flight_->Sent(0);
+    SendControl(frame);  // A courtesy: the hang-up says enough.
   }
-  for (auto& [key, inbox] : calls_) {
-    EmptyInbox(inbox, Counter::kFdsDiscarded, trash);
-    if (inbox->failure_.ok()) inbox->failure_ = status;
-  }
-  for (auto& inbox : early_) calls_.erase(inbox->key_);
-  early_.clear();
+  arrivals_.FailAll(status, closes);
   MarkDead(status, code == CloseCode::kProtocolError ? Counter::kCutProtocol : Counter::kCutHere);
 }
 
 void Session::Kill(CloseCode code, const absl::Status& status) {
-  Trash trash;
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
-  KillLocked(code, status, &trash);
-  Leave(&trash);
+  KillLocked(code, status, &closes);
+  RunDeferred(&closes);
 }
 
-void Session::Leave(Trash* trash) {
-  SendCreditIfDue();
-  // The usual case. Letting go of the lock for nothing costs as much as the look at it.
-  if (trash->empty() && finished_async_.empty() && dead_.ok()) return;
-  if (!dead_.ok() && scoped_.size() != 0) trash->AddScoped(scoped_.Clear());
+void Session::RunDeferred(DeferredCloses* closes) {
+  if (!violation_.ok()) {
+    KillLocked(CloseCode::kProtocolError, std::exchange(violation_, absl::OkStatus()), closes);
+  }
+  if (owed_.due()) {
+    GiveCredit();
+  } else if (owed_.needs_sweep()) {
+    ScheduleSweep();
+  }
+  // The usual case. Letting go of the lock for nothing costs as much as taking it.
+  if (closes->empty() && finished_async_.empty() && dead_.ok()) return;
+  if (!dead_.ok()) arrivals_.ClearScoped(closes);
   std::vector<std::shared_ptr<Waiter>> finished;
   finished.swap(finished_async_);
   std::function<void()> on_dead;
   if (!dead_.ok()) on_dead = std::exchange(on_dead_, nullptr);
   mutex_.Unlock();
 
-  if (!trash->empty()) {
+  if (!closes->empty()) {
     config_.reaper->Close(
-        std::move(trash->fds),
-        [self = shared_from_this(), charged = trash->charged, uncharged = trash->uncharged,
-         scoped = trash->scoped] { self->OnClosed(charged, uncharged, scoped); });
-    *trash = Trash();
+        std::move(closes->fds),
+        [self = shared_from_this(), charged = closes->charged, uncharged = closes->uncharged,
+         scoped = closes->scoped] { self->OnClosed(charged, uncharged, scoped); });
+    *closes = DeferredCloses();
   }
   for (auto& waiter : finished) {
     if (config_.poller == nullptr) {
@@ -399,79 +298,80 @@ void Session::Leave(Trash* trash) {
 }
 
 void Session::OnClosed(size_t charged, size_t uncharged, size_t scoped) {
+  DeferredCloses none;
   MutexLock lock(&mutex_);
-  held_ -= static_cast<uint32_t>(charged);
-  if (config_.quota != nullptr && charged + scoped != 0) config_.quota->Release(charged + scoped);
-  Disposed(charged + uncharged);
-  SendCreditIfDue();
+  arrivals_.Closed(charged, scoped);
+  owed_.Disposed(charged + uncharged);
+  RunDeferred(&none);
 }
 
 // --- The poller's part ---
 
 void Session::Watch(bool for_input) {
-  watch_again_ = false;
+  leader_.Watched();
   if (config_.poller == nullptr || registration_ == 0 || !dead_.ok()) return;
   uint32_t events = EPOLLRDHUP | EPOLLONESHOT;
   if (for_input) events |= EPOLLIN;
-  if (!senders_.empty() && senders_.front()->blocked_on_write) events |= EPOLLOUT;
+  if (window_.blocked_on_write()) events |= EPOLLOUT;
   config_.poller->Modify(registration_, events);
 }
 
 void Session::ScheduleSweep() {
-  if (sweep_scheduled_ || config_.poller == nullptr) return;
-  sweep_scheduled_ = true;
-  config_.poller->RunAt(absl::Now() + kSweepDelay, [weak = weak_from_this(), epoch = epoch_] {
-    if (auto self = weak.lock()) self->SweepIfQuiet(epoch);
-  });
+  if (config_.poller == nullptr || !leader_.ScheduleSweep()) return;
+  config_.poller->RunAt(absl::Now() + kSweepDelay,
+                        [weak = weak_from_this(), number = leader_.number()] {
+                          if (auto self = weak.lock()) self->SweepIfQuiet(number);
+                        });
 }
 
-void Session::SweepIfQuiet(uint64_t epoch) {
-  Trash trash;
+void Session::SweepIfQuiet(uint64_t number) {
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
-  sweep_scheduled_ = false;
-  watch_again_ = true;
-  if (epoch_ == epoch || !dead_.ok()) {
-    Drain(&trash);
-  } else if (!leader_) {
+  leader_.SweepBegins();
+  if (leader_.number() == number || !dead_.ok()) {
+    Drain(&closes);
+  } else if (!leader_.led()) {
     // Somebody has looked since. What is there now is fresh, and its reader is likely on the way.
     Watch(/*for_input=*/true);
   }
-  ExpireEarly(absl::Now(), &trash);
-  SendWithdrawals();
-  if (room_ != InFlight::Room::kYes) ProgressSenders();
-  if (!early_.empty()) ScheduleSweep();
-  Leave(&trash);
-}
-
-void Session::OnPollerEvent(uint32_t events) {
-  Trash trash;
-  MutexLock lock(&mutex_);
-  if (leader_) {
-    watch_again_ = true;  // It reads what there is; it need not reach the end, though.
-  } else if ((events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0 || !waiters_.empty()) {
-    if ((events & EPOLLOUT) != 0) ProgressSenders();
-    watch_again_ = true;
-    Drain(&trash);
-  } else {
-    // Nobody asks for what came. Somebody will, in a moment, and read it without help; if not, the
-    // sweep does.
-    ScheduleSweep();
-    Watch(/*for_input=*/false);
-  }
-  Leave(&trash);
+  Upkeep(&closes);
+  RunDeferred(&closes);
 }
 
 void Session::Sweep() {
-  Trash trash;
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
-  sweep_scheduled_ = false;
-  watch_again_ = true;
-  Drain(&trash);
-  ExpireEarly(absl::Now(), &trash);
+  leader_.SweepBegins();
+  Drain(&closes);
+  Upkeep(&closes);
+  RunDeferred(&closes);
+}
+
+void Session::Upkeep(DeferredCloses* closes) {
+  arrivals_.Expire(absl::Now(), closes);
   SendWithdrawals();
-  if (room_ != InFlight::Room::kYes) ProgressSenders();
-  if (!early_.empty()) ScheduleSweep();
-  Leave(&trash);
+  if (window_.short_in_flight()) ProgressSenders();
+  if (arrivals_.has_early()) ScheduleSweep();
+  GiveCredit();
+}
+
+void Session::OnPollerEvent(uint32_t events) {
+  DeferredCloses closes;
+  MutexLock lock(&mutex_);
+  if (leader_.led()) {
+    leader_.WatchAgain();  // It reads what there is; it need not reach the end, though.
+  } else if ((events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0 || leader_.waiters() != 0) {
+    if ((events & EPOLLOUT) != 0) ProgressSenders();
+    leader_.WatchAgain();
+    Drain(&closes);
+  } else {
+    // Nobody asks for what came. Somebody will, in a moment, and read it without help; if not, the
+    // sweep does. Until then nothing tells what else comes, so nothing is owed from here on.
+    ScheduleSweep();
+    Watch(/*for_input=*/false);
+    GiveCredit();
+  }
+  RunDeferred(&closes);
 }
 
 }  // namespace internal

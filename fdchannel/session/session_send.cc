@@ -1,7 +1,5 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "fdchannel/session/session.h"
-
 #include <errno.h>
 #include <string.h>
 
@@ -10,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "fdchannel/session/session_parts.h"
+#include "fdchannel/session/session.h"
 
 namespace grpcfd {
 namespace internal {
@@ -23,50 +21,10 @@ bool IsGone(int error) {
   return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == ECONNREFUSED;
 }
 
-}  // namespace
-
-absl::Status Session::CheckSend(size_t count) const {
-  if (count > config_.remote.max_fds_per_call) {
-    counters_->Add(Counter::kSendsRefusedLimit);
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d descriptors are more than may be sent to %s for one call "
-                        "(max_fds_per_call = %d, the lower of both ends'); raise it at both ends, "
-                        "or use several calls",
-                        count, config_.peer, config_.remote.max_fds_per_call));
-  }
-  if (count > config_.remote.window) {
-    counters_->Add(Counter::kSendsRefusedLimit);
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d descriptors are more than may be sent to %s in one session "
-                        "(session_window = %d, the lower of both ends'); raise it at both ends",
-                        count, config_.peer, config_.remote.window));
-  }
-  return absl::OkStatus();
-}
-
-bool Session::ReserveRoom(size_t count) {
-  room_ = InFlight::Room::kYes;
-  if (sent_total_ - credit_total_ + count > config_.remote.window) return false;
-  // Credit says yes. A peer that tells the truth has read what it gives credit for; the kernel
-  // knows.
-  room_ = in_flight_->Reserve(count);
-  if (room_ != InFlight::Room::kYes) {
-    ScheduleSweep();  // Nothing tells when a peer reads: look again.
-    return false;
-  }
-  sent_total_ += count;
-  return true;
-}
-
-void Session::OnRoom() {
-  Trash none;
-  MutexLock lock(&mutex_);
-  ProgressSenders();
-  Leave(&none);
-}
-
-IoResult Session::SendFrames(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
-                             size_t* sent) {
+// Sends what follows the first `*sent` descriptors, in as few frames as they fit; counts them in
+// `*sent`.
+IoResult SendFrames(FrameSocket* socket, const CallKey& call, const Indices& indices,
+                    absl::Span<const int> fds, size_t* sent) {
   while (*sent < fds.size()) {
     const size_t count = std::min(indices.Run(*sent, fds.size()), kMaxFdsPerMessage);
     const absl::Span<const int> part = fds.subspan(*sent, count);
@@ -77,15 +35,15 @@ IoResult Session::SendFrames(const CallKey& call, const Indices& indices, absl::
     frame.fd_count = static_cast<uint16_t>(part.size());
     FrameBuffer buffer;
     EncodeFrame(frame, &buffer);
-    const IoResult io = socket_->Send(buffer, part);
+    const IoResult io = socket->Send(buffer, part);
     if (!io.ok()) return io;
     *sent += part.size();
   }
   return IoResult();
 }
 
-absl::Status Session::SendError(int error) const {
-  const std::string text = absl::StrCat("sendmsg to ", config_.peer, ": ", strerror(error));
+absl::Status SendError(const std::string& peer, int error) {
+  const std::string text = absl::StrCat("sendmsg to ", peer, ": ", strerror(error));
   switch (error) {
     case EBADF:
       return absl::InvalidArgumentError(absl::StrCat(text, ": a descriptor was closed meanwhile"));
@@ -111,6 +69,49 @@ absl::Status Session::SendError(int error) const {
   }
 }
 
+}  // namespace
+
+absl::Status Session::CheckSend(size_t count) const {
+  if (count > config_.remote.max_fds_per_call) {
+    counters_->Add(Counter::kSendsRefusedLimit);
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d descriptors are more than may be sent to %s for one call "
+                        "(max_fds_per_call = %d, the lower of both ends'); raise it at both ends, "
+                        "or use several calls",
+                        count, config_.peer, config_.remote.max_fds_per_call));
+  }
+  if (count > config_.remote.window) {
+    counters_->Add(Counter::kSendsRefusedLimit);
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d descriptors are more than may be sent to %s in one session "
+                        "(session_window = %d, the lower of both ends'); raise it at both ends",
+                        count, config_.peer, config_.remote.window));
+  }
+  return absl::OkStatus();
+}
+
+// Room for `count` more descriptors, in the peer's window and in flight; reserves it if so.
+bool Session::Reserve(size_t count) {
+  if (window_.Reserve(count)) return true;
+  if (window_.short_in_flight()) ScheduleSweep();  // Nothing tells when a peer reads: look again.
+  return false;
+}
+
+void Session::Unreserve(size_t count) {
+  const absl::Status status = window_.Return(count);
+  if (status.ok()) return;
+  // Here may be in the middle of anything: RunDeferred cuts the session.
+  violation_ = absl::UnavailableError(
+      absl::StrCat("the session with ", config_.peer, " was cut: ", status.message()));
+}
+
+void Session::OnRoom() {
+  DeferredCloses none;
+  MutexLock lock(&mutex_);
+  ProgressSenders();
+  RunDeferred(&none);
+}
+
 void Session::PeerGone() {
   peer_gone_ = true;
   usable_.store(false, std::memory_order_release);
@@ -121,17 +122,18 @@ void Session::PeerGone() {
 
 bool Session::ProgressSend(Waiter* waiter) {
   if (!dead_.ok() || peer_gone_) {
-    waiter->status = dead_.ok() ? SendError(EPIPE) : dead_;
+    waiter->status = dead_.ok() ? SendError(config_.peer, EPIPE) : dead_;
     return true;
   }
   if (!waiter->reserved) {
-    if (!ReserveRoom(waiter->fds.size())) return false;
+    if (!Reserve(waiter->fds.size())) return false;
     waiter->reserved = true;
   }
   // Never blocks, so it may be done under the lock, where only senders come that could not send
   // without it.
   size_t entered = waiter->sent;
-  const IoResult io = SendFrames(waiter->call, waiter->indices, waiter->fds, &waiter->sent);
+  const IoResult io =
+      SendFrames(socket_.get(), waiter->call, waiter->indices, waiter->fds, &waiter->sent);
   while (entered < waiter->sent) {
     const size_t frame =
         std::min(waiter->indices.Run(entered, waiter->fds.size()), kMaxFdsPerMessage);
@@ -143,7 +145,7 @@ bool Session::ProgressSend(Waiter* waiter) {
   if (!io.ok()) {
     if (IsGone(io.error)) PeerGone();
     counters_->Add(Counter::kSendsFailed);
-    waiter->status = SendError(io.error);
+    waiter->status = SendError(config_.peer, io.error);
   }
   return true;
 }
@@ -157,13 +159,13 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
   if (std::min(indices.Run(0, fds.size()), kMaxFdsPerMessage) < fds.size()) return false;
   MutexLock lock(&mutex_);
   if (!dead_.ok() || peer_gone_) {
-    *status = dead_.ok() ? SendError(EPIPE) : dead_;
+    *status = dead_.ok() ? SendError(config_.peer, EPIPE) : dead_;
     return true;
   }
-  if (!senders_.empty() || !ReserveRoom(fds.size())) return false;
+  if (!window_.nobody_waits() || !Reserve(fds.size())) return false;
   lock.Unlock();
   size_t sent = 0;
-  const IoResult io = SendFrames(call, indices, fds, &sent);
+  const IoResult io = SendFrames(socket_.get(), call, indices, fds, &sent);
   if (io.ok()) {
     in_flight_->Sent(sent);  // One frame.
   } else {
@@ -172,23 +174,23 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
   lock.Lock();
   if (io.ok()) {
     counters_->Add(Counter::kFdsSent, sent);
-    if (room_ != InFlight::Room::kYes) {
+    if (window_.short_in_flight()) {
       // By this one, perhaps, which the peer may have read meanwhile.
-      Trash none;
+      DeferredCloses none;
       ProgressSenders();
-      Leave(&none);
+      RunDeferred(&none);
     }
     return true;
   }
-  sent_total_ -= fds.size();
+  Unreserve(fds.size());
   if (IsGone(io.error)) PeerGone();
   // Others may have found the window full because of this one.
-  Trash none;
+  DeferredCloses none;
   ProgressSenders();
-  Leave(&none);
+  RunDeferred(&none);
   if (io.would_block()) return false;
   counters_->Add(Counter::kSendsFailed);
-  *status = SendError(io.error);
+  *status = SendError(config_.peer, io.error);
   return true;
 }
 
@@ -200,20 +202,20 @@ absl::Status Session::Send(const CallKey& call, const Indices& indices, absl::Sp
   waiter.call = call;
   waiter.indices = indices;
   waiter.fds = fds;
-  Trash trash;
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
   SendDiscards();
-  if (!senders_.empty() || !ProgressSend(&waiter)) {
+  if (!window_.nobody_waits() || !ProgressSend(&waiter)) {
     absl::Status over = SendsOver(call);
     if (over.ok()) {
-      RunWaiter(&waiter, options, &trash);
+      RunWaiter(&waiter, options, &closes);
     } else {
       Finish(&waiter, std::move(over));
     }
   } else {
     Finish(&waiter, absl::OkStatus());  // Gives back what an error left reserved.
   }
-  Leave(&trash);
+  RunDeferred(&closes);
   return std::move(waiter.status);
 }
 
@@ -227,7 +229,7 @@ void Session::SendAsync(const CallKey& call, const Indices& indices, std::vector
   waiter->owned_fds = std::move(fds);
   waiter->fds = waiter->owned_fds;
   waiter->status_callback = std::move(done);
-  Trash trash;
+  DeferredCloses closes;
   MutexLock lock(&mutex_);
   SendDiscards();
   if (config_.role == Role::kClient) {
@@ -237,10 +239,10 @@ void Session::SendAsync(const CallKey& call, const Indices& indices, std::vector
       return waiter->status_callback(std::move(over));
     }
   }
-  EnlistAsync(waiter, deadline, &trash);
+  EnlistAsync(waiter, deadline, &closes);
   // Not tried yet; and another may stand behind it by now, so its place in the line says nothing.
   ProgressSenders();
-  Leave(&trash);
+  RunDeferred(&closes);
 }
 
 absl::Status Session::ReserveScoped() {
@@ -289,12 +291,21 @@ void Session::SendScopedAsync(uint32_t index, int fd, absl::Time deadline, Statu
 }
 
 void Session::WithdrawScoped(uint32_t index) {
-  Trash none;
+  DeferredCloses none;
   MutexLock lock(&mutex_);
   if (!dead_.ok()) return;
   withdrawn_.push_back(index);
   SendWithdrawals();
-  Leave(&none);
+  RunDeferred(&none);
+}
+
+// Of a frame without descriptors. Never blocks.
+IoResult Session::SendControl(const Frame& frame) const {
+  FrameBuffer buffer;
+  EncodeFrame(frame, &buffer);
+  const IoResult io = socket_->Send(buffer, {});
+  if (io.ok()) in_flight_->Sent(0);
+  return io;
 }
 
 void Session::SendWithdrawals() {
@@ -305,51 +316,34 @@ void Session::SendWithdrawals() {
       frame.withdraw[frame.withdraw_count] = withdrawn_[frame.withdraw_count];
       ++frame.withdraw_count;
     }
-    FrameBuffer buffer;
-    EncodeFrame(frame, &buffer);
-    if (!socket_->Send(buffer, {}).ok()) return ScheduleSweep();
-    in_flight_->Sent(0);
+    if (!SendControl(frame).ok()) return ScheduleSweep();
     withdrawn_.erase(withdrawn_.begin(), withdrawn_.begin() + frame.withdraw_count);
     scoped_sent_ -= frame.withdraw_count;
   }
 }
 
 void Session::SendDiscards() {
-  while (!discardable_.empty() && dead_.ok()) {
-    Frame frame;
-    frame.type = FrameType::kDiscard;
-    while (frame.discard_count < kMaxDiscardIds && frame.discard_count < discardable_.size()) {
-      frame.discard[frame.discard_count] = discardable_[frame.discard_count];
-      ++frame.discard_count;
-    }
-    FrameBuffer buffer;
-    EncodeFrame(frame, &buffer);
-    if (!socket_->Send(buffer, {}).ok()) return;
-    in_flight_->Sent(0);
-    discardable_.erase(discardable_.begin(), discardable_.begin() + frame.discard_count);
+  while (window_.has_discards() && dead_.ok()) {
+    const Frame frame = window_.NextDiscard();
+    if (!SendControl(frame).ok()) return;
+    window_.Discarded(frame);
   }
 }
 
-void Session::Disposed(size_t n) { disposed_total_ += n; }
-
-void Session::SendCreditIfDue() {
-  if (disposed_total_ - credit_sent_ < credit_step_ || !dead_.ok() || peer_gone_) return;
-  const uint64_t before = credit_sent_;
+// All that is owed.
+void Session::GiveCredit() {
+  if (!owed_.owes() || !dead_.ok() || peer_gone_) return;
+  const uint64_t before = owed_.told();
   Frame frame;
   frame.type = FrameType::kCredit;
-  frame.credit_total = disposed_total_;
-  credit_sent_ = disposed_total_;
+  frame.credit_total = owed_.Tell();
   mutex_.Unlock();
-  FrameBuffer buffer;
-  EncodeFrame(frame, &buffer);
-  const IoResult io = socket_->Send(buffer, {});
+  const IoResult io = SendControl(frame);
   mutex_.Lock();
-  if (io.ok()) in_flight_->Sent(0);
   // The peer does not read its own socket, or the kernel is short of memory. The next descriptor
   // tries again; if none comes because the peer waits for this very credit, the sweep does.
-  if ((io.would_block() || io.error == ENOBUFS || io.error == ENOMEM) &&
-      credit_sent_ == frame.credit_total) {
-    credit_sent_ = before;
+  if (io.would_block() || io.error == ENOBUFS || io.error == ENOMEM) {
+    owed_.TakeBack(frame.credit_total, before);
     ScheduleSweep();
   }
 }

@@ -8,9 +8,8 @@
 // runs. Its fd() is a real socket that is readable and hung up whenever the fake is, so that a real
 // Poller can watch it.
 //
-// How people get it wrong: a fake that is kinder than the kernel proves nothing. This one delivers
-// batches, keeps what came before a hang-up, forgets no Wake(), and fails the test when two threads
-// read at once.
+// It is no kinder than the kernel: it delivers batches, keeps what came before a hang-up, and
+// forgets no Wake(). It fails the test when two threads read at once.
 #ifndef GRPCFD_TESTS_FDCHANNEL_SESSION_FAKE_FRAME_SOCKET_H_
 #define GRPCFD_TESTS_FDCHANNEL_SESSION_FAKE_FRAME_SOCKET_H_
 
@@ -110,6 +109,12 @@ class FakeWire {
     after_receive_ = std::move(then);
   }
 
+  // Calls `then` on the thread of the next send, before that is done or refused.
+  void BeforeNextSend(std::function<void()> then) {
+    MutexLock lock(&mutex_);
+    before_send_ = std::move(then);
+  }
+
   // All frames that the session sent so far.
   std::vector<Frame> sent() const {
     MutexLock lock(&mutex_);
@@ -174,6 +179,7 @@ class FakeWire {
   int refuse_ ABSL_GUARDED_BY(mutex_) = 0;
   int send_error_ ABSL_GUARDED_BY(mutex_) = 0;
   std::function<void()> after_receive_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> before_send_ ABSL_GUARDED_BY(mutex_);
   std::deque<Message> queue_ ABSL_GUARDED_BY(mutex_);
   std::vector<Frame> sent_ ABSL_GUARDED_BY(mutex_);
   uint64_t sent_fds_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -188,6 +194,11 @@ class FakeFrameSocket final : public FrameSocket {
     const auto decoded = DecodeFrame(frame);
     EXPECT_TRUE(decoded.ok()) << decoded.status();
     MutexLock lock(&wire_->mutex_);
+    if (auto then = std::exchange(wire_->before_send_, nullptr)) {
+      lock.Unlock();
+      then();
+      lock.Lock();
+    }
     if (wire_->hung_up_ || wire_->shut_down_) {
       result.error = EPIPE;
     } else if (wire_->send_error_ != 0) {

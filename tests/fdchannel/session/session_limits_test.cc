@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "tests/fdchannel/session/cpu_time.h"
 #include "tests/fdchannel/session/session_test_util.h"
 
 namespace grpcfd {
@@ -94,6 +95,7 @@ TEST_F(SessionTest, AFullQuotaFailsTheCall) {
 // --- Credit ---
 
 TEST_F(SessionTest, GivesCreditForEachQuarterOfTheWindow) {
+  config_.poller = nullptr;  // A sweep gives all that is owed.
   config_.local = {4, 16};
   MakeServer();
   const UniqueFd file = MakeFile("x");
@@ -140,6 +142,109 @@ TEST_F(SessionTest, SendsCreditLaterIfTheSocketIsFull) {
     const std::vector<Frame> sent = wire->sent();
     return !sent.empty() && sent.back().credit_total == 1;
   }));
+}
+
+TEST_F(SessionTest, ASweepGivesAllThatIsOwed) {
+  config_.poller = nullptr;
+  MakeServer();
+  const UniqueFd file = MakeFile("x");
+  SendFile(1, 0, file);
+  Call call(server_, 1, 1);
+  ASSERT_TRUE(call.Take(Url(file, 0)).ok());
+  EXPECT_TRUE(NothingToRead());
+  server_->Sweep();
+  const auto credit = ReadRaw();
+  ASSERT_TRUE(credit.has_value());
+  EXPECT_EQ(credit->type, FrameType::kCredit);
+  EXPECT_EQ(credit->credit_total, 1u);
+}
+
+// A call leaves a few descriptors owed. Then a stream sends 60, and nobody takes one of them before
+// all are sent.
+TEST_F(SessionTest, WhatIsOwedKeepsNoStreamWaiting) {
+  config_.local = config_.remote = {16, 64};
+  const UniqueFd file = MakeFile("x");
+  for (const bool to_client : {false, true}) {
+    for (uint32_t owed = 1; owed <= 15; owed += 7) {
+      MakeBoth();
+      const auto& sender = to_client ? server_ : client_;
+      const auto& receiver = to_client ? client_ : server_;
+      Call call(receiver, 1, 0, /*open_ended=*/true);
+      for (uint32_t i = 0; i < owed; ++i) {
+        ASSERT_TRUE(sender->Send({1, 0}, i, {file.get()}, Within(kLong)).ok());
+        ASSERT_TRUE(call.Take(Url(file, i)).ok());
+      }
+      Call stream(receiver, 2, 0, /*open_ended=*/true);
+      for (uint32_t i = 0; i < 60; ++i) {
+        ASSERT_EQ(sender->Send({2, 0}, i, {file.get()}, Within(kLong)), absl::OkStatus())
+            << owed << " owed, " << i << " sent, to the client: " << to_client;
+      }
+      for (uint32_t i = 0; i < 60; ++i) ASSERT_TRUE(stream.Take(Url(file, i)).ok());
+    }
+  }
+}
+
+// A server replies to each call with descriptors that nobody asks for. Without a poller no sweep
+// helps.
+TEST_F(SessionTest, RepliesThatNobodyTakesKeepNoServerWaiting) {
+  config_.poller = nullptr;
+  for (const uint32_t window : {16u, 64u}) {
+    config_.local = config_.remote = {16, window};
+    MakeBoth();
+    const UniqueFd file = MakeFile("x");
+    const std::vector<int> reply(8, file.get());
+    for (uint64_t id = 1; id <= 50; ++id) {
+      Call call(client_, id, 0, /*open_ended=*/true);
+      Call served(server_, id, 0);
+      server_->Sweep();  // Reads credit.
+      absl::Status status;
+      ASSERT_TRUE(server_->TrySend({id, 0}, 0, reply, &status)) << "window " << window << " " << id;
+      ASSERT_EQ(status, absl::OkStatus());
+      served.End(/*sent=*/true);
+      call.End();
+      Flush(reaper_.get());
+    }
+  }
+}
+
+// A peer that gives credit for what it was about to be sent, and was not.
+TEST_F(SessionTest, CutsAPeerThatCreditsWhatWasNotSent) {
+  const auto wire = MakeFake();
+  const UniqueFd file = MakeFile("x");
+  absl::Status status;
+  wire->BeforeNextSend([&] {
+    wire->RefuseSends(1);
+    wire->PushCredit(1);
+    server_->Sweep();
+  });
+  EXPECT_FALSE(server_->TrySend({1, 0}, 0, {file.get()}, &status));
+  EXPECT_FALSE(server_->alive());
+  ASSERT_FALSE(wire->sent().empty());
+  EXPECT_EQ(wire->sent().back().type, FrameType::kClose);
+  EXPECT_EQ(wire->sent().back().close_code, CloseCode::kProtocolError);
+}
+
+// Guards against a walk over all asynchronous waiters of a session, for each frame of its peer.
+TEST_F(SessionTest, AFrameCostsTheSameHoweverManyCallsWait) {
+  config_.poller = nullptr;
+  const UniqueFd file = MakeFile("x");
+  const auto cost = [&](size_t waiters) {
+    const auto wire = MakeFake();
+    std::vector<std::unique_ptr<Call>> calls;
+    for (size_t i = 0; i < waiters; ++i) {
+      calls.push_back(std::make_unique<Call>(server_, i + 1, 0, /*open_ended=*/true));
+      server_->ReceiveAsync(calls.back()->inbox(), Url(file, 0), Session::Op::kTake,
+                            absl::InfiniteFuture(), [](const absl::StatusOr<UniqueFd>&) {});
+    }
+    const absl::Duration before = CpuTime();
+    for (int i = 0; i < 1000; ++i) {
+      wire->PushCredit(0);
+      server_->Sweep();
+    }
+    return CpuTime() - before;
+  };
+  const absl::Duration few = cost(10);
+  EXPECT_LT(cost(5000), 5 * few + absl::Milliseconds(100));
 }
 
 // --- What is in flight ---
