@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
-
 namespace grpcfd {
 namespace internal {
 namespace {
@@ -190,11 +188,11 @@ uint64_t InFlightBudget::TrimOne(InFlight* session) {
 }
 
 bool InFlightBudget::TrimAll() {
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   if (shares_ == Shares::kFair && start < next_trim_) return false;
   uint64_t freed = 0;
   for (InFlight* session : sessions_) freed += TrimOne(session);
-  const absl::Time end = absl::Now();
+  const MonotonicTime end = MonotonicTime::Now();
   // If that was worth its while, the next one may be, too.
   next_trim_ = freed > total_ / 8 ? end : end + std::max(kTrimInterval, (end - start) * kTrimShare);
   return freed != 0;

@@ -42,6 +42,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
+#include "fdchannel/os/clock.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/session/frame_socket.h"
 #include "fdchannel/session/unread_frames.h"
@@ -153,7 +154,7 @@ class InFlightBudget {
   absl::flat_hash_map<uid_t, uint64_t> by_user_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<InFlight*> sessions_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<InFlight*> waiting_ ABSL_GUARDED_BY(mutex_);
-  absl::Time next_trim_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  MonotonicTime next_trim_ ABSL_GUARDED_BY(mutex_);  // Long ago at first.
 };
 
 }  // namespace internal

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
 
 namespace grpcfd {
 namespace internal {
@@ -40,7 +39,7 @@ void LookLater(const std::weak_ptr<Poller>& weak, const std::shared_ptr<Holder>&
                absl::Duration after) {
   const auto poller = weak.lock();
   if (poller == nullptr) return;
-  poller->RunAt(absl::Now() + after, [weak, holder, after] {
+  poller->RunAfter(after, [weak, holder, after] {
     if (!holder->read()) LookLater(weak, holder, std::min(2 * after, kLookEvery));
   });
 }

@@ -18,6 +18,7 @@
 
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/os/poller.h"
+#include "tests/fdchannel/session/in_flight_test_util.h"
 
 namespace {
 
@@ -123,6 +124,22 @@ TEST_P(ClockTest, ConditionVariables) {
   while (never.WaitUntil(&mutex, deadline)) {
   }
   ExpectTookTheDelay(start);
+}
+
+// What others have read is looked for again a little later, and not when the clock has caught up.
+TEST_P(ClockTest, TheNextLookForRoomInFlight) {
+  auto budget = Fair(100);
+  Peer greedy(budget, kAlice, 1000), other(budget, kBob, 1000);
+  EXPECT_GT(greedy.SendAll(), 0u);
+  EXPECT_GT(other.SendAll(), 0u);
+  ASSERT_EQ(other.Send(1), Room::kShared);
+  Step();
+  greedy.ReadAll();
+  const MonotonicTime start = MonotonicTime::Now();
+  while (other.Send(1) == Room::kShared) {
+    ASSERT_LT(MonotonicTime::Now() - start, kPatience);
+    std::this_thread::yield();
+  }
 }
 
 TEST(MonotonicTimeTest, SaturatesAtTheInfinities) {
