@@ -98,13 +98,7 @@ class Peer {
     start.rpc = call.get();
     start.client_streams = true;
     start.deadline = absl::Now() + absl::Seconds(10);
-    start.limits = channel_->core()->options().limits;
-    absl::Status status = call->BeginStart(start);
-    if (!status.ok()) return status;
-    Outcome outcome;
-    channel_->core()->StartAsync(call, start.deadline, /*wait_for_ready=*/false,
-                                 outcome.Callback());
-    status = outcome.Wait();
+    const absl::Status status = StartCall(*channel_->core(), call, start);
     if (!status.ok()) return status;
     const auto entry = EncodeCallMetadata(call->metadata());
     return absl::BytesToHexString(std::string(entry.data(), entry.size()));
