@@ -171,8 +171,8 @@ std::shared_ptr<grpc::Channel> GrpcfdChannel(const std::string& target,
                                              const GrpcCallOptions& call = {}) {
   ChannelOptions options;
   options.interceptor.urls_in_metadata = call.urls_in_metadata;
-  options.fd_channel.limits.max_fds_per_call = 253;
-  options.fd_channel.limits.session_window = 1024;
+  options.fd_channel_options.limits.max_fds_per_call = 253;
+  options.fd_channel_options.limits.session_window = 1024;
   return CreateCustomChannel(target, grpc::InsecureChannelCredentials(), Arguments(call.lean), {},
                              options);
 }

@@ -113,16 +113,16 @@ class SyncService final : public Bench::Service {
     }
     if (request->urls().empty() && !request->reply_with_fd()) return grpc::Status::OK;
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     std::vector<std::string> contents;
     for (const std::string& url : request->urls()) {
-      absl::StatusOr<UniqueFd> fd = (*fds)->RecvFd(url);
+      absl::StatusOr<UniqueFd> fd = fds->RecvFd(url);
       if (!fd.ok()) return ToGrpcStatus(fd.status());
       Inspect(fd->get(), request->verify() ? &contents : nullptr);
     }
     for (std::string& content : contents) reply->add_contents(std::move(content));
     if (request->reply_with_fd()) {
-      absl::StatusOr<InodeUrl> url = (*fds)->SendFd(memory_);
+      absl::StatusOr<InodeUrl> url = fds->SendFd(memory_);
       if (!url.ok()) return ToGrpcStatus(url.status());
       reply->set_url(url->ToString());
     }
@@ -132,8 +132,8 @@ class SyncService final : public Bench::Service {
   grpc::Status ReadMemory(grpc::ServerContext* context, const MemoryRequest* request,
                           Sum* sum) override {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    absl::StatusOr<UniqueFd> fd = (*fds)->RecvFd(request->url());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    absl::StatusOr<UniqueFd> fd = fds->RecvFd(request->url());
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     return Read(*request, *std::move(fd), sum);
   }
@@ -224,11 +224,11 @@ class CallbackService final : public Bench::CallbackService {
       return reactor;
     }
     auto fds = FromContext(context);
-    if (!fds.ok()) {
-      reactor->Finish(ToGrpcStatus(fds.status()));
+    if (!fds->status().ok()) {
+      reactor->Finish(ToGrpcStatus(fds->status()));
       return reactor;
     }
-    Taker::Run(*std::move(fds), request, reply,
+    Taker::Run(std::move(fds), request, reply,
                [reactor](const grpc::Status& status) { reactor->Finish(status); });
     return reactor;
   }
@@ -255,11 +255,11 @@ class AsyncCall {
       return;
     }
     auto fds = FromContext(&context_);
-    if (!fds.ok()) {
-      responder_.Finish(reply_, ToGrpcStatus(fds.status()), this);
+    if (!fds->status().ok()) {
+      responder_.Finish(reply_, ToGrpcStatus(fds->status()), this);
       return;
     }
-    Taker::Run(*std::move(fds), &request_, &reply_,
+    Taker::Run(std::move(fds), &request_, &reply_,
                [this](const grpc::Status& status) { responder_.Finish(reply_, status, this); });
   }
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# grpcfd reads four private members of gRPC's classes. Their names and types are no interface of gRPC's, so a gRPC that has
+# grpcfd reads six private members of gRPC's classes. Their names and types are no interface of gRPC's, so a gRPC that has
 # other ones is refused here, with a message, and not somewhere in the middle of a build.
 
 string(MAKE_C_IDENTIFIER "GRPCFD_PRIVATE_ACCESS_OK_${GRPCFD_GRPC_VERSION}" _grpcfd_access_result)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Installs the libraries, the public headers, the CMake package and the pkg-config files. What users write:
-#   find_package(grpcfd CONFIG REQUIRED)                        grpcfd::grpcfd, grpcfd::messages, grpcfd::fdchannel, grpcfd::urls
+#   find_package(grpcfd CONFIG REQUIRED)                        grpcfd::grpcfd, which brings the others: grpcfd::messages, grpcfd::fdchannel, grpcfd::urls
 #   find_package(grpcfd CONFIG REQUIRED COMPONENTS fdchannel)   without gRPC and protobuf
 #   find_package(grpcfd CONFIG REQUIRED COMPONENTS messages)    without gRPC
 #   find_package(grpcfd CONFIG REQUIRED COMPONENTS testing)     all of it, and grpcfd::testing
@@ -129,7 +129,7 @@ if(GRPCFD_WITH_GRPC)
   grpcfd_pkg_config(grpcfd
     DESCRIPTION "${PROJECT_DESCRIPTION}"
     LIB grpcfd
-    REQUIRES "grpcfd-inband = ${PROJECT_VERSION}" grpc++ protobuf ${_public}
+    REQUIRES "grpcfd-inband = ${PROJECT_VERSION}" "grpcfd-messages = ${PROJECT_VERSION}" grpc++ ${_public}
     REQUIRES_PRIVATE ${_private})
 endif()
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Compiles if and only if gRPC has the members that grpcfd relies on and does not own: four
+// Compiles if and only if gRPC has the members that grpcfd relies on and does not own: six
 // private ones, which explicit instantiation may name ([temp.spec.general]/6: access is not checked
 // there), and one virtual method that newer versions of gRPC made non-virtual. Configured by
 // GrpcPrivateAccess.cmake; not part of the library.
@@ -11,6 +11,7 @@
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/server_builder.h>
+#include <grpcpp/support/client_interceptor.h>
 #include <grpcpp/support/server_interceptor.h>
 
 #include <map>
@@ -31,6 +32,20 @@ struct InterceptorCreators {
   friend Member Get(InterceptorCreators);
 };
 template struct Expose<InterceptorCreators, &grpc::ServerBuilder::interceptor_creators_>;
+
+struct ServerCreators {
+  using Member = std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+      grpc::Server::*;
+  friend Member Get(ServerCreators);
+};
+template struct Expose<ServerCreators, &grpc::Server::interceptor_creators_>;
+
+struct ChannelCreators {
+  using Member = std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>>
+      grpc::Channel::*;
+  friend Member Get(ChannelCreators);
+};
+template struct Expose<ChannelCreators, &grpc::Channel::interceptor_creators_>;
 
 struct SendInitialMetadata {
   using Member = std::multimap<std::string, std::string> grpc::ClientContext::*;
@@ -62,10 +77,12 @@ class Credentials : public grpc::CallCredentials {
 }  // namespace
 
 // The second line fails to compile unless ApplyToCall is public in the base class.
-bool Use(grpc::ServerBuilder* builder, grpc::ClientContext* context, grpc::Service* service) {
+bool Use(grpc::ServerBuilder* builder, grpc::ClientContext* context, grpc::Service* service,
+         const grpc::Server& server, const grpc::Channel& channel) {
   Credentials derived;
   grpc::CallCredentials& base = derived;
   return base.ApplyToCall(nullptr) && (builder->*Get(InterceptorCreators())).empty() &&
+         (server.*Get(ServerCreators())).empty() && (channel.*Get(ChannelCreators())).empty() &&
          (context->*Get(SendInitialMetadata())).empty() && !(context->*Get(WaitForReady())) &&
          (service->*Get(ServiceMethods())).empty();
 }

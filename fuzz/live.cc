@@ -149,7 +149,7 @@ void FuzzSession(const uint8_t* data, size_t size) {
   // A call that is being served, and one that is yet to come.
   internal::CallInbox inbox(internal::CallKey{1, 0});
   session->Attach(&inbox, 2, /*open_ended=*/false);
-  internal::Session::FdCallback ignore = [](absl::StatusOr<UniqueFd>) {};
+  const auto ignore = [](absl::StatusOr<UniqueFd>) {};
   for (int messages = 0; !input.empty() && messages < 32; ++messages) {
     const uint8_t fds = input.Byte();
     const uint8_t kind = input.Byte();

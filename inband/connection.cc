@@ -50,10 +50,10 @@ absl::Status Ended(const std::string& why) {
 // --- InBandPeer ---
 
 void InBandPeer::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller,
-                              absl::Time deadline, const ReceivedFds::FdCallback& done) {
+                              absl::Time deadline, ReceivedFds::FdCallback done) {
   const uint64_t id = next_waiter_.fetch_add(1, std::memory_order_relaxed);
   absl::StatusOr<UniqueFd> result;
-  if (received.ReceiveAsync(dev_ino, caller, id, done, &result)) return done(std::move(result));
+  if (received.ReceiveAsync(dev_ino, caller, id, &done, &result)) return done(std::move(result));
   received.SetTimer(id, thread_->poller->RunAt(deadline, [weak = weak_from_this(), id] {
     if (auto self = weak.lock()) self->received.Expire(id);
   }));

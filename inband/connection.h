@@ -81,7 +81,7 @@ class InBandPeer : public std::enable_shared_from_this<InBandPeer> {
 
   // As RecvFdAsync: `done` once, here if the outcome is at hand, else on the relay's thread.
   void ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl::Time deadline,
-                    const ReceivedFds::FdCallback& done);
+                    ReceivedFds::FdCallback done);
   // Closes on a thread that may wait for it.
   void Close(FdVector fds);
   void SetLimit(size_t max_fds);

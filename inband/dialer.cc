@@ -97,7 +97,7 @@ void Dialer::Accept() {
       });
       return;
     }
-    const auto peer = GetPeerCredentials(inner, /*want_pidfd=*/false);
+    const auto peer = GetPeerCredentials(inner, PidfdMode::kNone);
     // A failed look-up means "refuse".
     if (!peer.ok() || peer->pid != ::getpid()) {
       // Whoever it is may have sent descriptors, whose close can block.

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "fdchannel/fds/fd_facts.h"
 
 namespace grpcfd {
 namespace internal {
@@ -93,7 +94,7 @@ absl::StatusOr<UniqueFd> InBandTransport::Judge(const DevIno& dev_ino,
     const auto it = std::find(judged_.begin(), judged_.end(), dev_ino);
     index = static_cast<size_t>(it - judged_.begin());
     // Beyond the maximum they are all alike.
-    if (it == judged_.end() && index < policy_->max_fds()) judged_.push_back(dev_ino);
+    if (it == judged_.end() && index < PolicyRules::MaxFds(*policy_)) judged_.push_back(dev_ino);
   }
   absl::Status status = policy_->Check(*fd, static_cast<uint32_t>(index));
   if (status.ok()) return fd;
@@ -117,13 +118,13 @@ void InBandTransport::ReceiveAsync(const InodeUrl& url, absl::Time deadline, FdC
   if (peer == nullptr) return done(Over());
   if (policy_ != nullptr) {
     done = [weak = weak_from_this(), dev_ino = url.dev_ino(),
-            done = std::move(done)](absl::StatusOr<UniqueFd> fd) {
+            done = std::move(done)](absl::StatusOr<UniqueFd> fd) mutable {
       if (!fd.ok()) return done(std::move(fd));
       const auto self = weak.lock();
       done(self == nullptr ? Over() : self->Judge(dev_ino, std::move(fd)));
     };
   }
-  peer->ReceiveAsync(url.dev_ino(), &caller_, deadline, done);
+  peer->ReceiveAsync(url.dev_ino(), &caller_, deadline, std::move(done));
 }
 
 // --- Ending ---

@@ -169,15 +169,15 @@ absl::StatusOr<UniqueFd> ReceivedFds::Receive(const DevIno& dev_ino, Caller* cal
   return std::move(waiter->result);
 }
 
-bool ReceivedFds::ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t id,
-                               const FdCallback& done, absl::StatusOr<UniqueFd>* result) {
+bool ReceivedFds::ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t id, FdCallback* done,
+                               absl::StatusOr<UniqueFd>* result) {
   MutexLock lock(&mutex_);
   if (Look(dev_ino, *caller, result)) return true;
   auto waiter = std::make_shared<Waiter>();
   waiter->dev_ino = dev_ino;
   waiter->caller = caller;
   waiter->id = id;
-  waiter->callback = done;
+  waiter->callback = std::move(*done);
   waiters_.push_back(std::move(waiter));
   return false;
 }

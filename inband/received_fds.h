@@ -23,6 +23,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -39,7 +40,7 @@ namespace internal {
 // Thread-safe. Nothing is closed or called back under its lock.
 class ReceivedFds {
  public:
-  using FdCallback = std::function<void(absl::StatusOr<UniqueFd>)>;
+  using FdCallback = absl::AnyInvocable<void(absl::StatusOr<UniqueFd>)>;
 
   // A call that asks. Must stay until Release().
   class Caller {
@@ -70,9 +71,10 @@ class ReceivedFds {
   //   others              as Release() or End() said
   absl::StatusOr<UniqueFd> Receive(const DevIno& dev_ino, Caller* caller, absl::Time deadline,
                                    const std::function<bool()>* cancelled);
-  // The same. False if it has to wait: then `done` is called later, on a thread that calls Keep,
-  // Expire or End, or the poller's, with what it was called for. True, with `*result`, if not.
-  bool ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t id, const FdCallback& done,
+  // The same. False if it has to wait: then `*done` is moved from, and called later, on a thread
+  // that calls Keep, Expire or End, or the poller's, with what it was called for. True, with
+  // `*result`, if not.
+  bool ReceiveAsync(const DevIno& dev_ino, Caller* caller, uint64_t id, FdCallback* done,
                     absl::StatusOr<UniqueFd>* result);
   // `timer` calls Expire(id). It is cancelled when the wait is over; at once if that is so.
   void SetTimer(uint64_t id, Poller::Id timer);

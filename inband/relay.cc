@@ -27,13 +27,28 @@ constexpr char kNamePrefix[] = "grpcfd-in-band-";
 // As gRPC 1.51 writes the address of a socket with an abstract name (grpc_sockaddr_to_uri).
 constexpr char kPeerPrefix[] = "unix-abstract:";
 
+absl::Status Check(const InBandOptions& options) {
+  const struct {
+    const char* name;
+    bool valid;
+  } needed[] = {
+      {"max_fds_per_connection", options.max_fds_per_connection > 0},
+      {"max_queued_fds", options.max_queued_fds > 0},
+      {"max_fds_burst", options.max_fds_burst > 0},
+      {"relay_threads", options.relay_threads > 0},
+      {"buffer_size", options.buffer_size > 0},
+      {"linger", options.linger >= absl::ZeroDuration()},
+  };
+  for (const auto& one : needed) {
+    if (one.valid) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "InBandOptions::", one.name, " is too small: expected more than 0 (linger: not ",
+        "less); leave the default, or set what a connection needs"));
+  }
+  return absl::OkStatus();
+}
+
 InBandOptions Resolve(InBandOptions options) {
-  const auto at_least = [](auto* value, auto least) { *value = std::max(*value, least); };
-  at_least(&options.max_fds_per_connection, uint32_t{1});
-  at_least(&options.max_queued_fds, uint32_t{1});
-  at_least(&options.max_fds_burst, uint32_t{1});
-  at_least(&options.relay_threads, uint32_t{1});
-  at_least(&options.buffer_size, size_t{1});
   if (options.max_fds_total == 0) {
     rlimit nofile{};
     if (::getrlimit(RLIMIT_NOFILE, &nofile) != 0) nofile.rlim_cur = 1024;
@@ -96,6 +111,8 @@ std::string InnerNameOfPeer(const std::string& peer) {
 
 absl::StatusOr<std::shared_ptr<Relay>> Relay::Start(
     const InBandOptions& options, const std::shared_ptr<InBandCounters>& counters) {
+  absl::Status checked = Check(options);
+  if (!checked.ok()) return checked;
   const InBandOptions resolved = Resolve(options);
   auto reaper = std::make_shared<Reaper>();
   std::vector<std::shared_ptr<RelayThread>> threads;

@@ -49,8 +49,8 @@ std::string InnerNameOfPeer(const std::string& peer);
 // Thread-safe.
 class Relay : public std::enable_shared_from_this<Relay> {
  public:
-  // RESOURCE_EXHAUSTED if the descriptors of the threads cannot be had.
-  // Several relays may share `counters`.
+  // INVALID_ARGUMENT for options that make no sense; RESOURCE_EXHAUSTED if the descriptors of the
+  // threads cannot be had. Several relays may share `counters`.
   static absl::StatusOr<std::shared_ptr<Relay>> Start(
       const InBandOptions& options,
       const std::shared_ptr<InBandCounters>& counters = std::make_shared<InBandCounters>());

@@ -16,7 +16,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/types/span.h"
-#include "fdchannel/fds/send_file.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
 
@@ -180,7 +179,7 @@ class InTurn final : public std::enable_shared_from_this<InTurn> {
     }
     for (const auto& one : calls_) {
       const std::shared_ptr<ClientCall> call = one.lock();
-      if (call != nullptr) return call->RecvFdAsync(url_, deadline_, done_);
+      if (call != nullptr) return call->RecvFdAsync(url_, deadline_, std::move(done_));
     }
     done_(NoCallLeft());
   }
@@ -194,7 +193,7 @@ class InTurn final : public std::enable_shared_from_this<InTurn> {
   const std::vector<std::weak_ptr<ClientCall>> calls_;
   const InodeUrl url_;
   const absl::Time deadline_;
-  const FdReceiver::FdCallback done_;
+  FdReceiver::FdCallback done_;
   size_t next_ = 0;
   absl::StatusOr<UniqueFd> fd_;
   // Of the callback and who asked, whoever comes second goes on.
@@ -203,27 +202,20 @@ class InTurn final : public std::enable_shared_from_this<InTurn> {
 
 }  // namespace
 
-absl::StatusOr<InodeUrl> SharedSet::SendFd(BorrowedFd fd) {
+absl::StatusOr<InodeUrl> SharedSet::SendBorrowed(BorrowedFd fd) {
   auto copy = fd.Dup();
   if (!copy.ok()) return copy.status();
   return SendFd(*std::move(copy));
 }
 
-absl::StatusOr<InodeUrl> SharedSet::SendFd(UniqueFd&& fd) {
-  UniqueFd adopted = std::move(fd);
-  const auto dev_ino = FdToDevIno(adopted);
+absl::StatusOr<InodeUrl> SharedSet::SendOwned(UniqueFd fd) {
+  const auto dev_ino = FdToDevIno(fd);
   if (!dev_ino.ok()) return dev_ino.status();
   MutexLock lock(&mutex_);
   const InodeUrl url(*dev_ino, static_cast<uint32_t>(fds_.size()));
-  fds_.push_back(std::move(adopted));
+  fds_.push_back(std::move(fd));
   urls_.push_back(url);
   return url;
-}
-
-absl::StatusOr<InodeUrl> SharedSet::SendFilename(const std::string& path, int flags) {
-  auto fd = OpenForSending(path, flags);
-  if (!fd.ok()) return fd.status();
-  return SendFd(*std::move(fd));
 }
 
 bool SharedSet::empty() const {
@@ -263,28 +255,29 @@ std::vector<std::shared_ptr<ClientCall>> SharedSet::Calls() {
   return living;
 }
 
-absl::StatusOr<UniqueFd> SharedSet::AskCalls(Ask ask, const InodeUrl& url, absl::Time deadline) {
+template <typename Ask>
+absl::StatusOr<UniqueFd> SharedSet::AskCalls(const Ask& ask, absl::Time deadline) {
   const auto calls = Calls();
   if (calls.empty()) return NoCallLeft();
   // Whichever has it; then the latest may still get it.
   for (const auto& call : calls) {
-    FdReceiver* receiver = call.get();
-    auto fd = (receiver->*ask)(url, absl::InfinitePast());
+    auto fd = ask(call.get(), absl::InfinitePast());
     if (fd.ok()) return fd;
   }
-  FdReceiver* latest = calls.front().get();
-  return (latest->*ask)(url, deadline);
+  return ask(calls.front().get(), deadline);
 }
 
-absl::StatusOr<UniqueFd> SharedSet::RecvFd(const InodeUrl& url, absl::Time deadline) {
-  return AskCalls(&FdReceiver::RecvFd, url, deadline);
+absl::StatusOr<UniqueFd> SharedSet::ReceiveFd(const InodeUrl& url, absl::Time deadline) {
+  return AskCalls([&url](ClientCall* call, absl::Time until) { return call->RecvFd(url, until); },
+                  deadline);
 }
 
-absl::StatusOr<UniqueFd> SharedSet::DupFd(const InodeUrl& url, absl::Time deadline) {
-  return AskCalls(&FdReceiver::DupFd, url, deadline);
+absl::StatusOr<UniqueFd> SharedSet::DuplicateFd(const InodeUrl& url, absl::Time deadline) {
+  return AskCalls([&url](ClientCall* call, absl::Time until) { return call->DupFd(url, until); },
+                  deadline);
 }
 
-void SharedSet::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
+void SharedSet::ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
   const auto calls = Calls();
   if (calls.empty()) return done(NoCallLeft());
   std::make_shared<InTurn>(calls, url, deadline, std::move(done))->Ask();
@@ -304,7 +297,19 @@ std::shared_ptr<grpc::CallCredentials> ChainCallCredentials(
 std::shared_ptr<grpc::CallCredentials> PerRpcCredentials(
     std::shared_ptr<grpc::CallCredentials> inner) {
   if (FromPerRpcCredentials(inner) != nullptr) return inner;
-  return std::make_shared<internal::PerRpcCredentialsImpl>(std::move(inner));
+  return std::make_shared<internal::PerRpcCredentialsImpl>(std::make_shared<internal::SharedSet>(),
+                                                           std::move(inner));
+}
+
+std::shared_ptr<grpc::CallCredentials> PerRpcCredentialsFromContext(
+    const grpc::ClientContext& context) {
+  // credentials() of gRPC 1.51 is not const, but changes nothing.
+  internal::FlatCredentials flat;
+  flat.Add(const_cast<grpc::ClientContext&>(context).credentials());
+  if (flat.sets.empty()) return nullptr;
+  std::shared_ptr<grpc::CallCredentials> inner;
+  for (const auto& plain : flat.plain) inner = ChainCallCredentials(std::move(inner), plain);
+  return std::make_shared<internal::PerRpcCredentialsImpl>(flat.sets.back(), std::move(inner));
 }
 
 std::shared_ptr<FdTransceiver> FromPerRpcCredentials(

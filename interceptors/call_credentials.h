@@ -125,17 +125,11 @@ class RefusingCredentials final : public Credentials {
 // Descriptors that each call of a PerRpcCredentials brings, and those calls. Thread-safe.
 class SharedSet final : public FdTransceiver {
  public:
-  using FdReceiver::DupFd;
-  using FdReceiver::RecvFd;
-  using FdReceiver::RecvFdAsync;
-  using FdSender::SendFilename;
-
-  absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) override;
-  absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) override;
-  absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) override;
-  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) override;
-  void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
-  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override;
+  absl::StatusOr<InodeUrl> SendBorrowed(BorrowedFd fd) override;
+  absl::StatusOr<InodeUrl> SendOwned(UniqueFd fd) override;
+  absl::StatusOr<UniqueFd> ReceiveFd(const InodeUrl& url, absl::Time deadline) override;
+  void ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
+  absl::StatusOr<UniqueFd> DuplicateFd(const InodeUrl& url, absl::Time deadline) override;
 
   bool empty() const;
   // Gives `call` its copies and remembers it for RecvFd; once for each call. Errors as
@@ -144,8 +138,8 @@ class SharedSet final : public FdTransceiver {
   bool HasJoined(const std::shared_ptr<ClientCall>& call) const;
 
  private:
-  using Ask = absl::StatusOr<UniqueFd> (FdReceiver::*)(const InodeUrl&, absl::Time);
-  absl::StatusOr<UniqueFd> AskCalls(Ask ask, const InodeUrl& url, absl::Time deadline);
+  template <typename Ask>
+  absl::StatusOr<UniqueFd> AskCalls(const Ask& ask, absl::Time deadline);
   bool HasJoinedLocked(const std::shared_ptr<ClientCall>& call) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Those that are still there, the latest first.
@@ -159,12 +153,13 @@ class SharedSet final : public FdTransceiver {
 
 class PerRpcCredentialsImpl final : public Credentials {
  public:
-  explicit PerRpcCredentialsImpl(std::shared_ptr<grpc::CallCredentials> inner)
-      : inner_(std::move(inner)) {}
+  PerRpcCredentialsImpl(std::shared_ptr<SharedSet> set,
+                        std::shared_ptr<grpc::CallCredentials> inner)
+      : set_(std::move(set)), inner_(std::move(inner)) {}
   void Flatten(FlatCredentials* flat) const override;
 
  private:
-  const std::shared_ptr<SharedSet> set_ = std::make_shared<SharedSet>();
+  const std::shared_ptr<SharedSet> set_;
   const std::shared_ptr<grpc::CallCredentials> inner_;
 };
 

@@ -29,6 +29,7 @@
 #include "absl/time/time.h"
 #include "fdchannel/calls/call_start.h"
 #include "fdchannel/client/channel_core.h"
+#include "fdchannel/fds/core_access.h"
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/server/server_core.h"
 #include "grpcfd/client.h"
@@ -361,7 +362,9 @@ class ClientFactory : public ClientInterceptorFactoryInterface {
 class SessionFactory final : public ClientFactory {
  public:
   SessionFactory(std::shared_ptr<FdChannel> fd_channel, const ClientInterceptorOptions& options)
-      : fd_channel_(std::move(fd_channel)), core_(fd_channel_->core()), options_(options) {}
+      : fd_channel_(std::move(fd_channel)), core_(CoreOf(*fd_channel_)), options_(options) {}
+
+  const std::shared_ptr<FdChannel>& fd_channel() const { return fd_channel_; }
 
  private:
   void Describe(const grpc::ClientContext* context, ClientCall::Start* start) const override {
@@ -501,13 +504,10 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
 
 absl::StatusOr<std::shared_ptr<Dialer>> StartDialer(const std::string& target,
                                                     const ChannelOptions& options) {
-  if (options.wire != Wire::kInBand) {
-    return absl::InvalidArgumentError(
-        "ChannelOptions::wire is kBoth, which is for servers: a channel has one wire");
-  }
   auto address = SocketAddress::Parse(target);
   if (!address.ok()) return address.status();
-  return Dialer::Start(*std::move(address), options.fd_channel.connect_timeout, options.in_band);
+  return Dialer::Start(*std::move(address), options.fd_channel_options.connect_timeout,
+                       options.in_band);
 }
 
 }  // namespace
@@ -543,21 +543,21 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
     std::string address = target;
     if (dialer.ok()) {
       address = (*dialer)->address();
-      interceptor_creators.push_back(
-          std::make_unique<internal::InBandFactory>(*std::move(dialer), options.fd_channel));
+      interceptor_creators.push_back(std::make_unique<internal::InBandFactory>(
+          *std::move(dialer), options.fd_channel_options));
     } else {
       interceptor_creators.push_back(std::make_unique<internal::WithoutFactory>(dialer.status()));
     }
     return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
                                                                    std::move(interceptor_creators));
   }
-  auto fd_channel = FdChannel::Create(target, options.fd_channel);
-  if (options.shared_fd_channel != nullptr && fd_channel.ok()) {
-    if (options.shared_fd_channel->target() == (*fd_channel)->target()) {
-      fd_channel = options.shared_fd_channel;
+  auto fd_channel = FdChannel::Create(target, options.fd_channel_options);
+  if (options.fd_channel != nullptr && fd_channel.ok()) {
+    if (options.fd_channel->target() == (*fd_channel)->target()) {
+      fd_channel = options.fd_channel;
     } else {
       fd_channel = absl::InvalidArgumentError(
-          absl::StrCat("shared_fd_channel was made for ", options.shared_fd_channel->target(),
+          absl::StrCat("ChannelOptions::fd_channel was made for ", options.fd_channel->target(),
                        ", the channel is for ", (*fd_channel)->target()));
     }
   }
@@ -574,13 +574,13 @@ std::shared_ptr<grpc::Channel> InProcessChannel(
     std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>>
         interceptor_creators,
     const ChannelOptions& options) {
-  auto fd_channel = FdChannel::CreateInProcess(fd_server, options.fd_channel);
-  if (options.shared_fd_channel != nullptr && fd_channel.ok()) {
-    if (options.shared_fd_channel->core()->IsTo(fd_server->core())) {
-      fd_channel = options.shared_fd_channel;
+  auto fd_channel = FdChannel::CreateInProcess(fd_server, options.fd_channel_options);
+  if (options.fd_channel != nullptr && fd_channel.ok()) {
+    if (internal::CoreOf(*options.fd_channel)->IsTo(internal::CoreOf(*fd_server))) {
+      fd_channel = options.fd_channel;
     } else {
       fd_channel = absl::InvalidArgumentError(
-          absl::StrCat("shared_fd_channel was made for ", options.shared_fd_channel->target(),
+          absl::StrCat("ChannelOptions::fd_channel was made for ", options.fd_channel->target(),
                        ", and not for the FdServer of this in-process channel"));
     }
   }
@@ -588,6 +588,14 @@ std::shared_ptr<grpc::Channel> InProcessChannel(
       internal::MakeSessionFactory(std::move(fd_channel), options.interceptor));
   return server->experimental().InProcessChannelWithInterceptors(arguments,
                                                                  std::move(interceptor_creators));
+}
+
+std::shared_ptr<FdChannel> GetFdChannel(const grpc::Channel& channel) {
+  for (const auto& creator : internal::InterceptorCreators(channel)) {
+    const auto* ours = dynamic_cast<const internal::SessionFactory*>(creator.get());
+    if (ours != nullptr) return ours->fd_channel();
+  }
+  return nullptr;
 }
 
 std::shared_ptr<grpc::Channel> CreateChannel(

@@ -62,7 +62,7 @@ absl::Status ForwardFds(grpc::ServerContextBase* from, grpc::ClientContext* to,
   const bool named = options.urls.has_value() && !options.urls->empty();
   // A message that names nothing, by whatever wire.
   if (!announced && options.urls.has_value() && !named) return absl::OkStatus();
-  const auto source = FromContext(from);
+  const auto source = internal::FindFds(from);
   if (!source.ok()) {
     // FAILED_PRECONDITION: a call that cannot have any.
     const bool plain = !announced && !named && absl::IsFailedPrecondition(source.status());
@@ -80,7 +80,7 @@ absl::Status ForwardFds(grpc::ClientContext* from, grpc::ServerContextBase* to,
   flat.Add(from->credentials());
   if (flat.calls.empty()) return absl::OkStatus();
   const std::shared_ptr<internal::ClientCall>& call = flat.calls.back();
-  const auto sink = FromContext(to);
+  const auto sink = internal::FindFds(to);
   if (sink.ok()) return Forward(call, AsCall(*sink), options);
   if (!call->indexed()) {
     const bool any = options.urls.has_value() ? !options.urls->empty() : call->AnyCame();

@@ -19,6 +19,18 @@ struct InterceptorCreatorsTag {
 };
 template struct Expose<InterceptorCreatorsTag, &grpc::ServerBuilder::interceptor_creators_>;
 
+struct ServerCreatorsTag {
+  using Member = ServerInterceptorCreators grpc::Server::*;
+  friend constexpr Member Get(ServerCreatorsTag);
+};
+template struct Expose<ServerCreatorsTag, &grpc::Server::interceptor_creators_>;
+
+struct ChannelCreatorsTag {
+  using Member = ClientInterceptorCreators grpc::Channel::*;
+  friend constexpr Member Get(ChannelCreatorsTag);
+};
+template struct Expose<ChannelCreatorsTag, &grpc::Channel::interceptor_creators_>;
+
 struct SendInitialMetadataTag {
   using Member = std::multimap<std::string, std::string> grpc::ClientContext::*;
   friend constexpr Member Get(SendInitialMetadataTag);
@@ -41,6 +53,14 @@ template struct Expose<MethodsTag, &grpc::Service::methods_>;
 
 ServerInterceptorCreators& InterceptorCreators(grpc::ServerBuilder* builder) {
   return builder->*Get(InterceptorCreatorsTag());
+}
+
+const ServerInterceptorCreators& InterceptorCreators(const grpc::Server& server) {
+  return server.*Get(ServerCreatorsTag());
+}
+
+const ClientInterceptorCreators& InterceptorCreators(const grpc::Channel& channel) {
+  return channel.*Get(ChannelCreatorsTag());
 }
 
 std::multimap<std::string, std::string>& MetadataToSend(grpc::ClientContext* context) {

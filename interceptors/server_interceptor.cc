@@ -4,17 +4,23 @@
 
 #include <grpcpp/server_context.h>
 
+#include <algorithm>
+#include <atomic>
 #include <iterator>
 #include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "fdchannel/fds/core_access.h"
+#include "fdchannel/fds/refusing_transceiver.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/server.h"
 #include "inband/in_band_transport.h"
 #include "inband/relay.h"
 #include "interceptors/deadline.h"
+#include "interceptors/log.h"
+#include "interceptors/private_access.h"
 #include "interceptors/server_port.h"
 
 namespace grpcfd {
@@ -81,6 +87,9 @@ class CallState : public Interceptor {
   // Whether the client said that the call may have descriptors.
   virtual bool announced() const = 0;
 
+  // Whether its handler may wait.
+  bool synchronous() const { return synchronous_; }
+
  protected:
   explicit CallState(bool synchronous) : synchronous_(synchronous) {}
 
@@ -127,11 +136,23 @@ class SessionCall final : public CallState {
         session_(std::move(session)),
         bound_(bound) {}
   ~SessionCall() override {
-    if (call_.ok()) (*call_)->End();
+    if (!call_.ok()) return;
+    if (!asked_ && owner_.factory != nullptr) CountIfIgnored();
+    (*call_)->End();
   }
+
+  // To be told if the handler never asks for descriptors that came.
+  struct Owner {
+    const ServerFactory* factory = nullptr;  // Outlives the calls of its server.
+    const char* method = nullptr;            // Stays as long as the factory.
+    uint32_t announced = 0;
+    bool client_streams = false;
+  };
+  void SetOwner(const Owner& owner) { owner_ = owner; }
 
   absl::StatusOr<std::shared_ptr<FdTransceiver>> Get(grpc::ServerContextBase* context) override {
     if (!call_.ok()) return call_.status();
+    asked_ = true;
     return HandOut(*call_, context);
   }
   absl::StatusOr<std::shared_ptr<FdSession>> Session() override {
@@ -145,6 +166,19 @@ class SessionCall final : public CallState {
   bool announced() const override { return bound_; }
 
  private:
+  void CountIfIgnored() const {
+    size_t count = owner_.announced;
+    if (owner_.client_streams) {
+      const auto arrived = (*call_)->Arrived();
+      if (arrived.ok()) count = std::max(count, arrived->size());
+    }
+    if (count == 0) return;
+    CoreOf(*owner_.factory->fd_server())->CountIgnoredCall();
+    Log(LogReason::kIgnoredDescriptors, LogLevel::kWarning,
+        absl::StrCat("the handler of ", owner_.method, " did not ask for the ", count,
+                     " descriptors that came with a call: it must call "
+                     "grpcfd::FromContext(context), and take them"));
+  }
   bool Belongs(grpc::ServerContextBase*) override { return session_ != nullptr; }
   void Cancel() override {
     if (call_.ok()) (*call_)->Cancel();
@@ -153,6 +187,8 @@ class SessionCall final : public CallState {
   const absl::StatusOr<std::shared_ptr<ServerCall>> call_;
   const std::shared_ptr<FdSession> session_;
   const bool bound_;
+  std::atomic<bool> asked_{false};
+  Owner owner_;
 };
 
 // A call whose connection may carry descriptors itself. Nothing in its metadata says so: that is
@@ -172,16 +208,17 @@ class InBandCall final : public CallState {
     if (!(*peer)->refusal.ok()) return (*peer)->refusal;
     MutexLock lock(&mutex_);
     if (call_ != nullptr) return HandOut(call_, context);
-    const auto& core = *factory_->fd_server()->core();
+    const auto& core = *CoreOf(*factory_->fd_server());
     ServerCall::Config config;
     config.deadline = ToAbslTime(context->deadline());
     config.recv_timeout = core.limits().session.recv_timeout;
+    config.never_block = !synchronous();
     const CallAuthorizer& authorize = core.options().authorize_call;
     if (authorize) {
       lock.Unlock();  // The program's function.
       // Nobody counts descriptors on this wire.
       const absl::Status decision =
-          authorize(CallDescription{info_->method(), (*peer)->credentials, /*fd_count=*/0});
+          authorize(CallDescription{info_->method(), &(*peer)->credentials, /*fd_count=*/0});
       lock.Lock();
       if (!decision.ok())
         return RefusedByAuthorizer(info_->method(), (*peer)->credentials, decision);
@@ -266,6 +303,12 @@ bool MayHaveFds(grpc::ServerContextBase* context) {
   return !call.ok() || call->bound();
 }
 
+absl::StatusOr<std::shared_ptr<FdTransceiver>> FindFds(grpc::ServerContextBase* context) {
+  CallState* const state = CallState::Find(context);
+  if (state == nullptr) return NoState();
+  return state->Get(context);
+}
+
 Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   grpc::ServerContextBase* context = info->server_context();
   const Metadata& metadata = context->client_metadata();
@@ -294,7 +337,7 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
                                       "reach this server's fdchannel"),
         /*bound=*/false);
   }
-  auto found = fd_server_->core()->FindEntry(call->token, call->session_id);
+  auto found = CoreOf(*fd_server_)->FindEntry(call->token, call->session_id);
   if (!found.ok()) return refuse(found.status());
 
   ServerCall::Config config;
@@ -306,14 +349,14 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   config.server_streams = info->type() == ServerRpcInfo::Type::SERVER_STREAMING ||
                           info->type() == ServerRpcInfo::Type::BIDI_STREAMING;
   config.deadline = ToAbslTime(context->deadline());
-  config.recv_timeout = fd_server_->core()->limits().session.recv_timeout;
+  config.recv_timeout = CoreOf(*fd_server_)->limits().session.recv_timeout;
   config.never_block = !synchronous;
-  config.policy = fd_server_->core()->PolicyFor(info->method());
+  config.policy = CoreOf(*fd_server_)->PolicyFor(info->method());
   auto server_call = std::make_shared<ServerCall>(std::move(found->session), config);
-  const CallAuthorizer& authorize = fd_server_->core()->options().authorize_call;
+  const CallAuthorizer& authorize = CoreOf(*fd_server_)->options().authorize_call;
   if (authorize) {
     const absl::Status decision =
-        authorize(CallDescription{info->method(), found->handle->peer(), call->count});
+        authorize(CallDescription{info->method(), &found->handle->peer(), call->count});
     if (!decision.ok()) {
       // Closes what has come, and what is still to come as it comes.
       server_call->End();
@@ -321,7 +364,10 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
       return new SessionCall(std::move(refusal), std::move(found->handle), synchronous);
     }
   }
-  return new SessionCall(std::move(server_call), std::move(found->handle), synchronous);
+  auto* const made = new SessionCall(std::move(server_call), std::move(found->handle), synchronous);
+  made->SetOwner({this, method == methods_.end() ? "a generic method" : method->first.c_str(),
+                  call->count, config.client_streams});
+  return made;
 }
 
 }  // namespace internal
@@ -338,10 +384,10 @@ absl::StatusOr<PeerCredentials> PeerFromContext(grpc::ServerContextBase* context
   return state->Peer(context);
 }
 
-absl::StatusOr<std::shared_ptr<FdTransceiver>> FromContext(grpc::ServerContextBase* context) {
-  auto* state = internal::CallState::Find(context);
-  if (state == nullptr) return internal::NoState();
-  return state->Get(context);
+std::shared_ptr<FdTransceiver> FromContext(grpc::ServerContextBase* context) {
+  auto fds = internal::FindFds(context);
+  if (fds.ok()) return *std::move(fds);
+  return std::make_shared<internal::RefusingTransceiver>(fds.status());
 }
 
 absl::StatusOr<std::vector<InodeUrl>> UrlsFromContext(const grpc::ServerContextBase* context) {
@@ -349,6 +395,14 @@ absl::StatusOr<std::vector<InodeUrl>> UrlsFromContext(const grpc::ServerContextB
   const auto it = metadata.find(internal::kUrlsMetadataKey);
   if (it == metadata.end()) return std::vector<InodeUrl>();
   return internal::DecodeMetadataUrls(std::string(it->second.data(), it->second.size()));
+}
+
+std::shared_ptr<FdServer> GetFdServer(const grpc::Server& server) {
+  for (const auto& creator : internal::InterceptorCreators(server)) {
+    const auto* ours = dynamic_cast<const internal::ServerFactory*>(creator.get());
+    if (ours != nullptr) return ours->fd_server();
+  }
+  return nullptr;
 }
 
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeServerInterceptorFactory(

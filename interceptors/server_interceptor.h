@@ -24,9 +24,11 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
 #include "fdchannel/calls/server_call.h"
 #include "fdchannel/server/server_core.h"
 #include "grpcfd/fd_server.h"
+#include "grpcfd/fd_transceiver.h"
 
 namespace grpcfd {
 namespace internal {
@@ -66,6 +68,9 @@ class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryI
 // Whether the client said that the call may have descriptors. One that said so of a call that has
 // no session (CallMetadata::bound) can neither send nor get any.
 bool MayHaveFds(grpc::ServerContextBase* context);
+
+// What FromContext returns, or why the call cannot carry descriptors.
+absl::StatusOr<std::shared_ptr<FdTransceiver>> FindFds(grpc::ServerContextBase* context);
 
 }  // namespace internal
 }  // namespace grpcfd

@@ -7,15 +7,19 @@
 #include <grpcpp/security/server_credentials.h>
 
 #include <algorithm>
+#include <tuple>
+#include <typeindex>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "fdchannel/fds/core_access.h"
 #include "fdchannel/os/bind.h"
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/os/token.h"
 #include "grpcfd/in_process.h"
+#include "interceptors/log.h"
 #include "interceptors/private_access.h"
 #include "interceptors/server_interceptor.h"
 
@@ -110,8 +114,8 @@ absl::Status ServerPort::BindSocket() {
   auto socket = [this]() -> absl::StatusOr<BoundSocket> {
     // Only the in-band wire has descriptors come with a connection's bytes.
     const PassRights pass_rights = in_band() ? PassRights::kOn : PassRights::kOff;
-    if (options_.listen_fd != nullptr) {
-      return BoundSocket::Adopt(std::move(*options_.listen_fd), pass_rights);
+    if (options_.listen_fd.has_value()) {
+      return BoundSocket::Adopt(std::move(listen_fd_), pass_rights);
     }
     auto address = SocketAddress::Parse(address_);
     if (!address.ok()) return address.status();
@@ -124,16 +128,16 @@ absl::Status ServerPort::BindSocket() {
   }();
   if (!socket.ok()) return socket.status();
   Listener::Wires wires;
-  wires.fdchannel = options_.wire != Wire::kInBand;
+  wires.fdchannel = options_.wire != PortWire::kInBand;
   wires.in_band = in_band();
   if (in_band()) {
-    auto relay = Relay::Start(options_.in_band, fd_server_->core()->in_band_counters());
+    auto relay = Relay::Start(options_.in_band, CoreOf(*fd_server_)->in_band_counters());
     if (!relay.ok()) return relay.status();
     relay_ = *std::move(relay);
   }
   auto listener = Listener::Create(
-      fd_server_->core(), *std::move(socket), wires,
-      [weak = weak_from_this(), core = fd_server_->core()](
+      CoreOf(*fd_server_), *std::move(socket), wires,
+      [weak = weak_from_this(), core = CoreOf(*fd_server_)](
           UniqueFd connection, const std::string& first_bytes, FdVector fds) {
         if (auto self = weak.lock()) {
           return self->HandOver(std::move(connection), first_bytes, std::move(fds));
@@ -148,6 +152,10 @@ absl::Status ServerPort::BindSocket() {
 absl::Status ServerPort::Bind(grpc_server* server) {
   absl::Status status = BindSocket();
   if (options_.bind_status != nullptr) *options_.bind_status = status;
+  if (!status.ok()) {
+    Log(LogReason::kCannotListen, LogLevel::kError,
+        absl::StrCat("cannot listen on ", address_, ": ", status.ToString()));
+  }
   if (status.ok()) {
     watcher_ = std::make_unique<ShutdownWatcher>(server,
                                                  [listener = listener_] { listener->StopAsync(); });
@@ -182,13 +190,13 @@ void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes, F
     return GiveAway(std::move(connection), first_bytes);
   }
   auto inner = MakeInnerPair();
-  auto peer = GetPeerCredentials(connection, /*want_pidfd=*/true);
+  auto peer = GetPeerCredentials(connection, PidfdMode::kWanted);
   if (!inner.ok() || !peer.ok()) {
     fds.push_back(std::move(connection));  // What it has not read may block on close, too.
     return relay_->Discard(std::move(fds));
   }
   absl::Status refusal;
-  const SessionAuthorizer& authorize = fd_server_->core()->options().authorize_session;
+  const SessionAuthorizer& authorize = CoreOf(*fd_server_)->options().authorize_session;
   if (authorize) {
     const absl::Status decision = authorize(*peer);
     if (!decision.ok()) {
@@ -225,7 +233,7 @@ void ServerPort::GiveAway(UniqueFd connection, const std::string& first_bytes) {
 }
 
 void ServerPort::CloseLater(UniqueFd connection) {
-  fd_server_->core()->CloseClientLater(std::move(connection), FdVector());
+  CoreOf(*fd_server_)->CloseClientLater(std::move(connection), FdVector());
 }
 
 namespace {
@@ -233,9 +241,22 @@ namespace {
 // What the ports of one builder share until its server takes over.
 struct BuilderState {
   std::shared_ptr<FdServer> fd_server;
-  absl::Status status;  // Why there is none.
+  FdServerOptions fd_server_options;  // What it was made with, if it was made here.
+  absl::Status status;                // Why there is none.
   std::vector<std::shared_ptr<ServerPort>> ports;
 };
+
+// Of functions only the kind can be compared: two lambdas from different places differ.
+bool SameAs(const FdServerOptions& a, const FdServerOptions& b) {
+  const auto functions = [](const FdServerOptions& options) {
+    return std::make_tuple(std::type_index(options.authorize_session.target_type()),
+                           std::type_index(options.authorize_call.target_type()),
+                           std::type_index(options.on_session.target_type()),
+                           std::type_index(options.on_session_end.target_type()));
+  };
+  return a.limits == b.limits && a.receive_policy == b.receive_policy &&
+         a.method_policies == b.method_policies && functions(a) == functions(b);
+}
 
 // Credentials that bind a ServerPort instead of a gRPC port. The connections' own credentials went
 // to the port's acceptor.
@@ -321,6 +342,18 @@ class Option final : public grpc::ServerBuilderOption {
 
   const std::shared_ptr<BuilderState>& state() const { return state_; }
 
+  // Whether a port with these options may share the FdServer of `state`.
+  static absl::Status CheckOptions(const BuilderState& state, const ListenOptions& options) {
+    if (options.fd_server != nullptr || SameAs(options.fd_server_options, FdServerOptions()) ||
+        SameAs(options.fd_server_options, state.fd_server_options)) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(
+        "ListenOptions::fd_server_options differ from those of the builder's first port, whose "
+        "FdServer serves all ports: set them for the first port, or give this one an FdServer of "
+        "its own (ListenOptions::fd_server)");
+  }
+
   // The state of an earlier AddListeningPort of `builder` with the same FdServer (null: the shared
   // one), or a new one.
   static std::shared_ptr<BuilderState> StateOf(grpc::ServerBuilder* builder,
@@ -336,6 +369,7 @@ class Option final : public grpc::ServerBuilderOption {
     auto state = std::make_shared<BuilderState>();
     state->fd_server = options.fd_server;
     if (state->fd_server == nullptr) {
+      state->fd_server_options = options.fd_server_options;
       auto made = FdServer::Create(options.fd_server_options);
       if (made.ok()) {
         state->fd_server = *std::move(made);
@@ -374,10 +408,19 @@ void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
                       const std::shared_ptr<grpc::ServerCredentials>& credentials,
                       const ListenOptions& options) {
   const auto state = internal::Option::StateOf(builder, options);
+  absl::Status status = state->status;
+  if (status.ok()) status = internal::Option::CheckOptions(*state, options);
+  UniqueFd listen_fd;
+  if (options.listen_fd.has_value()) {
+    auto copy = options.listen_fd->Dup();
+    status.Update(copy.status());
+    if (copy.ok()) listen_fd = *std::move(copy);
+  }
   auto acceptor = builder->experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials);
-  auto port = std::make_shared<internal::ServerPort>(address, options, state->fd_server,
-                                                     state->status, std::move(acceptor));
+  auto port = std::make_shared<internal::ServerPort>(address, options, std::move(listen_fd),
+                                                     state->fd_server, std::move(status),
+                                                     std::move(acceptor));
   state->ports.push_back(port);
   builder->AddListeningPort(absl::StrCat("grpcfd:", address),
                             std::make_shared<internal::BindingCredentials>(std::move(port)));

@@ -71,11 +71,12 @@ class ShutdownWatcher {
 // Thread-compatible; Start and Close by gRPC's threads, one after another.
 class ServerPort : public std::enable_shared_from_this<ServerPort> {
  public:
-  ServerPort(std::string address, ListenOptions options, std::shared_ptr<FdServer> fd_server,
-             absl::Status status,
+  ServerPort(std::string address, ListenOptions options, UniqueFd listen_fd,
+             std::shared_ptr<FdServer> fd_server, absl::Status status,
              std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor)
       : address_(std::move(address)),
         options_(std::move(options)),
+        listen_fd_(std::move(listen_fd)),
         fd_server_(std::move(fd_server)),
         status_(std::move(status)),
         acceptor_(std::move(acceptor)) {}
@@ -88,7 +89,7 @@ class ServerPort : public std::enable_shared_from_this<ServerPort> {
 
   // Whether its connections may carry descriptors themselves, and the one that gRPC calls `peer`;
   // null if that is none of this port's.
-  bool in_band() const { return options_.wire != Wire::kFdChannel; }
+  bool in_band() const { return options_.wire != PortWire::kFdChannel; }
   std::shared_ptr<InBandPeer> FindPeer(const std::string& peer) const;
 
  private:
@@ -102,8 +103,9 @@ class ServerPort : public std::enable_shared_from_this<ServerPort> {
 
   const std::string address_;
   const ListenOptions options_;
+  UniqueFd listen_fd_;  // A duplicate of options_.listen_fd, until Bind().
   const std::shared_ptr<FdServer> fd_server_;
-  const absl::Status status_;  // Why there is no fd_server_.
+  const absl::Status status_;  // Why it cannot listen.
   const std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::shared_ptr<Relay> relay_;  // Set by Bind(), if the port is in-band.
   std::shared_ptr<Listener> listener_;

@@ -138,32 +138,46 @@ absl::StatusOr<std::string> ProcPath(const std::string& url, BorrowedFd fd) {
 
 // --- One descriptor ---
 
-absl::Status Attach(FdSender* sender, BorrowedFd fd, v1::Descriptor* out) {
-  const absl::StatusOr<InodeUrl> url = sender->SendFd(fd);
+absl::Status Attach(FdSender& sender, BorrowedFd fd, v1::Descriptor* out) {
+  const absl::StatusOr<InodeUrl> url = sender.SendFd(fd);
   if (!url.ok()) return url.status();
   out->set_url(url->ToString());
   return absl::OkStatus();
 }
 
-absl::Status Attach(FdSender* sender, UniqueFd&& fd, v1::Descriptor* out) {
-  const absl::StatusOr<InodeUrl> url = sender->SendFd(std::move(fd));
+absl::Status Attach(FdSender& sender, UniqueFd&& fd, v1::Descriptor* out) {
+  const absl::StatusOr<InodeUrl> url = sender.SendFd(std::move(fd));
   if (!url.ok()) return url.status();
   out->set_url(url->ToString());
   return absl::OkStatus();
 }
 
-absl::StatusOr<UniqueFd> Take(FdReceiver* receiver, const v1::Descriptor& descriptor,
-                              absl::Time deadline) {
+absl::StatusOr<v1::Descriptor> Attach(FdSender& sender, BorrowedFd fd) {
+  v1::Descriptor descriptor;
+  absl::Status status = Attach(sender, fd, &descriptor);
+  if (!status.ok()) return status;
+  return descriptor;
+}
+
+absl::StatusOr<v1::Descriptor> Attach(FdSender& sender, UniqueFd&& fd) {
+  v1::Descriptor descriptor;
+  absl::Status status = Attach(sender, std::move(fd), &descriptor);
+  if (!status.ok()) return status;
+  return descriptor;
+}
+
+absl::StatusOr<UniqueFd> Take(FdReceiver& receiver, const v1::Descriptor& descriptor,
+                              Deadline deadline) {
   if (descriptor.url().empty()) {
     return absl::InvalidArgumentError(
         "the grpcfd.v1.Descriptor names no descriptor: its url is empty");
   }
-  return receiver->RecvFd(descriptor.url(), deadline);
+  return receiver.RecvFd(descriptor.url(), deadline);
 }
 
 // --- Sending what a message names ---
 
-absl::Status AttachAll(FdSender* sender, Message* message, int file_flags) {
+absl::Status AttachAll(FdSender& sender, Message* message, int file_flags) {
   const absl::StatusOr<std::vector<Found>> all = internal::Walk(*message);
   if (!all.ok()) return all.status();
   struct Opened {
@@ -182,7 +196,7 @@ absl::Status AttachAll(FdSender* sender, Message* message, int file_flags) {
     opened.push_back(Opened{&found, scheme, *std::move(fd), ""});
   }
   for (Opened& each : opened) {
-    const absl::StatusOr<InodeUrl> url = sender->SendFd(std::move(each.fd));
+    const absl::StatusOr<InodeUrl> url = sender.SendFd(std::move(each.fd));
     if (!url.ok()) return At(*each.found, url.status());
     each.url =
         absl::StrCat(url->ToString(), url->has_index() ? "&" : "?", kParameter, Name(each.scheme));
@@ -281,16 +295,15 @@ class TakeAllOperation {
 
 }  // namespace internal
 
-absl::StatusOr<TakenFds> TakeAll(FdReceiver* receiver, const Message& message,
-                                 absl::Time deadline) {
-  internal::TakeAllOperation operation(receiver, deadline);
+absl::StatusOr<TakenFds> TakeAll(FdReceiver& receiver, const Message& message, Deadline deadline) {
+  internal::TakeAllOperation operation(&receiver, deadline.time());
   const absl::Status status = operation.Run(message, /*paths=*/false);
   if (!status.ok()) return status;
   return operation.Result();
 }
 
-absl::StatusOr<TakenFds> TakeAll(FdReceiver* receiver, Message* message, absl::Time deadline) {
-  internal::TakeAllOperation operation(receiver, deadline);
+absl::StatusOr<TakenFds> TakeAll(FdReceiver& receiver, Message* message, Deadline deadline) {
+  internal::TakeAllOperation operation(&receiver, deadline.time());
   const absl::Status status = operation.Run(*message, /*paths=*/true);
   if (!status.ok()) return status;
   operation.WritePaths(message);

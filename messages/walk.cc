@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "grpcfd/v1/descriptor.pb.h"
 
 namespace grpcfd {
 namespace internal {
@@ -17,6 +18,16 @@ using google::protobuf::Reflection;
 
 bool IsMarked(const FieldDescriptor* field) {
   return field->options().GetExtension(v1::descriptor_path);
+}
+
+// Of a grpcfd.v1.Descriptor, by whatever version of its schema.
+std::string UrlOf(const Message& descriptor) {
+  const FieldDescriptor* const field =
+      descriptor.GetDescriptor()->FindFieldByNumber(v1::Descriptor::kUrlFieldNumber);
+  if (field == nullptr || field->is_repeated() || field->type() != FieldDescriptor::TYPE_STRING) {
+    return "";
+  }
+  return descriptor.GetReflection()->GetString(descriptor, field);
 }
 
 std::string KeyText(const Message& entry, const FieldDescriptor* key) {
@@ -47,9 +58,9 @@ class Walker {
       return absl::InvalidArgumentError(absl::StrCat("the message is nested more than ", kMaxDepth,
                                                      " deep, at ", path_.substr(0, 128), "..."));
     }
-    if (const auto* descriptor =
-            google::protobuf::DynamicCastToGenerated<const v1::Descriptor>(&message)) {
-      return Add(descriptor, descriptor->url());
+    // By its name: the class of a DynamicMessage is another one.
+    if (message.GetDescriptor()->full_name() == v1::Descriptor::descriptor()->full_name()) {
+      return Add(&message, UrlOf(message));
     }
     const Reflection* const reflection = message.GetReflection();
     std::vector<const FieldDescriptor*> fields;
@@ -133,7 +144,7 @@ class Walker {
     const size_t length_;
   };
 
-  absl::Status Add(const v1::Descriptor* descriptor, std::string value) {
+  absl::Status Add(const Message* descriptor, std::string value) {
     if (value.empty()) return absl::OkStatus();
     if (found.size() == kMaxFound) {
       return absl::InvalidArgumentError(

@@ -17,7 +17,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "grpcfd/v1/descriptor.pb.h"
 
 namespace grpcfd {
 namespace internal {
@@ -40,8 +39,8 @@ struct Found {
 
   std::string path;
   std::vector<Step> steps;
-  // The Descriptor; null for a marked string field.
-  const v1::Descriptor* descriptor = nullptr;
+  // The grpcfd.v1.Descriptor, generated or dynamic; null for a marked string field.
+  const google::protobuf::Message* descriptor = nullptr;
   // Its URL, or what the marked field holds; never empty.
   std::string value;
 };

@@ -35,12 +35,11 @@ namespace {
 absl::Status ReadAndAppend(const Descriptor& descriptor, grpcfd::FdReceiver* fds,
                            std::string* proof) {
   // RecvFd takes: from here on `file` is ours, and closed at the end of this function.
-  absl::StatusOr<grpcfd::UniqueFd> file = fds->RecvFd(descriptor.url());
-  if (!file.ok()) return file.status();
-  absl::StatusOr<std::string> content = ReadFile(*file);
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd file, fds->RecvFd(descriptor.url()));
+  absl::StatusOr<std::string> content = ReadFile(file);
   if (!content.ok()) return content.status();
   absl::Status status = Expect(descriptor.content(), *content);
-  status.Update(WriteToFile(*file, descriptor.answer(), content->size()));
+  status.Update(WriteToFile(file, descriptor.answer(), content->size()));
   *proof = "server read it and appended";
   return status;
 }
@@ -49,12 +48,11 @@ absl::Status ReadAndAppend(const Descriptor& descriptor, grpcfd::FdReceiver* fds
 // both have the same inode.
 absl::Status ReadAndBeRefused(const Descriptor& descriptor, grpcfd::FdReceiver* fds,
                               ExchangeReply* reply) {
-  absl::StatusOr<grpcfd::UniqueFd> file = fds->RecvFd(descriptor.url());
-  if (!file.ok()) return file.status();
-  absl::StatusOr<std::string> content = ReadFile(*file);
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd file, fds->RecvFd(descriptor.url()));
+  absl::StatusOr<std::string> content = ReadFile(file);
   if (!content.ok()) return content.status();
   absl::Status status = Expect(descriptor.content(), *content);
-  if (pwrite(file->get(), "x", 1, 0) >= 0 || errno != EBADF) {
+  if (pwrite(file.get(), "x", 1, 0) >= 0 || errno != EBADF) {
     status.Update(absl::InternalError("a write to the read-only file was not refused"));
   }
   (*reply->mutable_proofs())[descriptor.url()] = "server read it; its write was refused";
@@ -64,19 +62,17 @@ absl::Status ReadAndBeRefused(const Descriptor& descriptor, grpcfd::FdReceiver* 
 // Eventfds: all of them on this machine share one inode, so only the URL's index tells them apart.
 // The client finds in each the value that it asked for.
 absl::Status AddValue(const Descriptor& descriptor, grpcfd::FdReceiver* fds, ExchangeReply* reply) {
-  absl::StatusOr<grpcfd::UniqueFd> event = fds->RecvFd(descriptor.url());
-  if (!event.ok()) return event.status();
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd event, fds->RecvFd(descriptor.url()));
   (*reply->mutable_proofs())[descriptor.url()] = absl::StrCat("server added ", descriptor.value());
-  return AddToEvent(*event, descriptor.value());
+  return AddToEvent(event, descriptor.value());
 }
 
 // A listening socket: the client has connected to its address and gave its own descriptor away, so
 // nobody else can accept.
 absl::Status AcceptAndTalk(const Descriptor& descriptor, grpcfd::FdReceiver* fds,
                            ExchangeReply* reply) {
-  absl::StatusOr<grpcfd::UniqueFd> listener = fds->RecvFd(descriptor.url());
-  if (!listener.ok()) return listener.status();
-  absl::StatusOr<grpcfd::UniqueFd> connection = Accept(*listener);
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd listener, fds->RecvFd(descriptor.url()));
+  absl::StatusOr<grpcfd::UniqueFd> connection = Accept(listener);
   if (!connection.ok()) return connection.status();
   absl::StatusOr<std::string> content = ReadToEnd(*connection);
   if (!content.ok()) return content.status();
@@ -135,11 +131,10 @@ class HandoverService final : public Handover::Service {
  public:
   grpc::Status Exchange(grpc::ServerContext* context, const ExchangeRequest* request,
                         ExchangeReply* reply) override {
-    // The descriptors of this call, both directions. An error means that the call cannot have any:
-    // it came over TCP, say.
-    absl::StatusOr<std::shared_ptr<grpcfd::FdTransceiver>> call = grpcfd::FromContext(context);
-    if (!call.ok()) return grpcfd::ToGrpcStatus(call.status());
-    grpcfd::FdTransceiver* fds = call->get();
+    // The descriptors of this call, both directions. If the call cannot have any (it came over TCP,
+    // say), each use of it says so.
+    const std::shared_ptr<grpcfd::FdTransceiver> call = grpcfd::FromContext(context);
+    grpcfd::FdTransceiver* fds = call.get();
 
     // Update() keeps the first error. The order is free: a URL finds its descriptor, whichever was
     // sent first. (Only the read-only file must be looked at before the read-write one changes its
@@ -160,14 +155,13 @@ class HandoverService final : public Handover::Service {
   // A stream: the same calls as in any handler, as often as messages come.
   grpc::Status Converse(grpc::ServerContext* context,
                         grpc::ServerReaderWriter<ConverseReply, ConverseRequest>* stream) override {
-    absl::StatusOr<std::shared_ptr<grpcfd::FdTransceiver>> fds = grpcfd::FromContext(context);
-    if (!fds.ok()) return grpcfd::ToGrpcStatus(fds.status());
+    const std::shared_ptr<grpcfd::FdTransceiver> fds = grpcfd::FromContext(context);
     ConverseRequest request;
     while (stream->Read(&request)) {
       ConverseReply reply;
-      absl::Status status = ReadAndAppend(request.memory_file(), fds->get(), reply.mutable_proof());
-      status.Update(SendFilledPipe(fds->get(), reply.mutable_pipe_read_end()));
-      if (!status.ok()) return grpcfd::ToGrpcStatus(status);
+      absl::Status status = ReadAndAppend(request.memory_file(), fds.get(), reply.mutable_proof());
+      status.Update(SendFilledPipe(fds.get(), reply.mutable_pipe_read_end()));
+      GRPCFD_RETURN_IF_ERROR(status);
       stream->Write(reply);
     }
     return grpc::Status::OK;

@@ -23,7 +23,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "fdchannel/fds/send_file.h"
 #include "fdchannel/os/mutex.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/inode_url.h"
@@ -248,32 +247,23 @@ class FakeFdPair::End final : public FdTransceiver {
   End(std::shared_ptr<Call> call, Call::Direction out, Call::Direction in)
       : call_(std::move(call)), out_(out), in_(in) {}
 
-  absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) override { return call_->Send(out_, fd); }
+ private:
+  absl::StatusOr<InodeUrl> SendBorrowed(BorrowedFd fd) override { return call_->Send(out_, fd); }
 
-  absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) override {
-    const UniqueFd owned = std::move(fd);  // Closed here in any case, as the interface says.
-    return call_->Send(out_, owned);
-  }
+  absl::StatusOr<InodeUrl> SendOwned(UniqueFd fd) override { return call_->Send(out_, fd); }
 
-  absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) override {
-    const absl::StatusOr<UniqueFd> fd = internal::OpenForSending(path, flags);
-    if (!fd.ok()) return fd.status();
-    return call_->Send(out_, *fd);
-  }
-
-  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) override {
+  absl::StatusOr<UniqueFd> ReceiveFd(const InodeUrl& url, absl::Time deadline) override {
     return call_->Receive(in_, Call::Op::kTake, url, deadline);
   }
 
-  void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override {
+  void ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override {
     call_->ReceiveAsync(in_, url, deadline, std::move(done));
   }
 
-  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override {
+  absl::StatusOr<UniqueFd> DuplicateFd(const InodeUrl& url, absl::Time deadline) override {
     return call_->Receive(in_, Call::Op::kDup, url, deadline);
   }
 
- private:
   const std::shared_ptr<Call> call_;
   const Call::Direction out_;
   const Call::Direction in_;

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "fdchannel/fds/send_file.h"
 
 namespace grpcfd {
 namespace internal {
@@ -35,24 +34,15 @@ void ForwardedIndices::UnclaimIndex(uint32_t index) {
   all_.GiveBack(index);
 }
 
-absl::StatusOr<InodeUrl> Call::SendFd(BorrowedFd fd) { return Send(fd, nullptr); }
+absl::StatusOr<InodeUrl> Call::SendBorrowed(BorrowedFd fd) { return Send(fd, nullptr); }
 
-absl::StatusOr<InodeUrl> Call::SendFd(UniqueFd&& fd) {
-  UniqueFd adopted = std::move(fd);
-  return Send(BorrowedFd(adopted), &adopted);
-}
+absl::StatusOr<InodeUrl> Call::SendOwned(UniqueFd fd) { return Send(BorrowedFd(fd), &fd); }
 
-absl::StatusOr<InodeUrl> Call::SendFilename(const std::string& path, int flags) {
-  absl::StatusOr<UniqueFd> fd = OpenForSending(path, flags);
-  if (!fd.ok()) return fd.status();
-  return SendFd(*std::move(fd));
-}
-
-absl::StatusOr<UniqueFd> Call::RecvFd(const InodeUrl& url, absl::Time deadline) {
+absl::StatusOr<UniqueFd> Call::ReceiveFd(const InodeUrl& url, absl::Time deadline) {
   return Receive(url, deadline, CallTransport::Op::kTake);
 }
 
-absl::StatusOr<UniqueFd> Call::DupFd(const InodeUrl& url, absl::Time deadline) {
+absl::StatusOr<UniqueFd> Call::DuplicateFd(const InodeUrl& url, absl::Time deadline) {
   return Receive(url, deadline, CallTransport::Op::kDup);
 }
 

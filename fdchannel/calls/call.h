@@ -51,17 +51,6 @@ class ForwardedIndices {
 // Thread-safe.
 class Call : public FdTransceiver {
  public:
-  using FdReceiver::DupFd;
-  using FdReceiver::RecvFd;
-  using FdReceiver::RecvFdAsync;
-  using FdSender::SendFilename;
-
-  absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) final;
-  absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) final;
-  absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) final;
-  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) final;
-  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) final;
-
   // Asks `cancelled` while a method of the calling thread waits: gRPC's synchronous handlers learn
   // of a cancellation only by asking, and only the handler's own thread can be sure that the
   // context it asks is still there.
@@ -100,6 +89,11 @@ class Call : public FdTransceiver {
   // ahead of the message that the forwarder has in hand, and fill the next window; only who gets
   // that message can make room there. `done` is called when it is sent, or cannot be.
   virtual void SendClaimedLater(IndexedFd fd, std::function<void()> done) = 0;
+
+  absl::StatusOr<InodeUrl> SendBorrowed(BorrowedFd fd) final;
+  absl::StatusOr<InodeUrl> SendOwned(UniqueFd fd) final;
+  absl::StatusOr<UniqueFd> ReceiveFd(const InodeUrl& url, absl::Time deadline) final;
+  absl::StatusOr<UniqueFd> DuplicateFd(const InodeUrl& url, absl::Time deadline) final;
 
  protected:
   // `adopted` is null, or what `fd` borrows from.

@@ -665,7 +665,7 @@ absl::StatusOr<UniqueFd> ClientCall::Receive(const InodeUrl& url, absl::Time dea
   }
 }
 
-void ClientCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
+void ClientCall::ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
   std::shared_ptr<CallTransport> transport;
   bool may_be_replaced = false;
   absl::Time limit;
@@ -692,7 +692,7 @@ void ClientCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallbac
                               // As in Receive.
                               auto self = weak.lock();
                               if (self != nullptr && !self->IsCurrent(transport)) {
-                                return self->RecvFdAsync(url, deadline, std::move(done));
+                                return self->ReceiveFdAsync(url, deadline, std::move(done));
                               }
                             }
                             done(std::move(fd));

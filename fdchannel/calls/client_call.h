@@ -59,8 +59,7 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   ClientCall() = default;
   ~ClientCall() override;
 
-  using FdReceiver::RecvFdAsync;
-  void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
+  void ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
 
   bool indexed() const override;
   bool AnyCame() const override;

@@ -9,6 +9,16 @@
 
 namespace grpcfd {
 namespace internal {
+namespace {
+
+absl::Status MustNotWaitHere(const InodeUrl& url) {
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "%s has not come yet, and RecvFd must not wait in a callback or completion queue handler, "
+      "whose thread serves other calls: call RecvFdAsync, or pass a finite deadline",
+      url.ToString()));
+}
+
+}  // namespace
 
 ServerCall::ServerCall(std::shared_ptr<Session> session, const Config& config)
     : transport_(&own_transport_.emplace(std::move(session), config.key, config.policy)),
@@ -146,6 +156,12 @@ absl::StatusOr<UniqueFd> ServerCall::Receive(const InodeUrl& url, absl::Time dea
                                              CallTransport::Op op) {
   std::function<bool()> cancelled;
   WaitOptions options;
+  if (never_block_ && deadline == absl::InfiniteFuture()) {
+    options.deadline = absl::InfinitePast();  // One look happens all the same.
+    auto fd = transport_->Receive(url, op, options);
+    if (absl::IsDeadlineExceeded(fd.status())) return MustNotWaitHere(url);
+    return fd;
+  }
   {
     MutexLock lock(&mutex_);
     cancelled = AskedHere();
@@ -155,7 +171,7 @@ absl::StatusOr<UniqueFd> ServerCall::Receive(const InodeUrl& url, absl::Time dea
   return transport_->Receive(url, op, options);
 }
 
-void ServerCall::RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
+void ServerCall::ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) {
   absl::Time limit;
   {
     MutexLock lock(&mutex_);

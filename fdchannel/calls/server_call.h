@@ -39,8 +39,8 @@ class ServerCall final : public Call, public std::enable_shared_from_this<Server
     bool server_streams = false;
     absl::Time deadline = absl::InfiniteFuture();
     absl::Duration recv_timeout = absl::Seconds(10);
-    // Sends that find the window full fail at once instead of waiting: for handlers that must not
-    // block.
+    // For handlers that must not block: sends that find the window full, and receives without a
+    // deadline of their own, fail at once instead of waiting.
     bool never_block = false;
     // What may come with the call; null accepts all.
     std::shared_ptr<const ReceivePolicy> policy;
@@ -50,8 +50,7 @@ class ServerCall final : public Call, public std::enable_shared_from_this<Server
   ServerCall(std::shared_ptr<CallTransport> transport, const Config& config);
   ~ServerCall() override;
 
-  using FdReceiver::RecvFdAsync;
-  void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
+  void ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
 
   bool indexed() const override { return transport_->indexed(); }
   bool AnyCame() const override { return transport_->AnyCame(); }

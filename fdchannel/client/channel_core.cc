@@ -415,7 +415,7 @@ absl::Status ChannelCore::AuthorizeServer(PeerCredentials* server) const {
   if (!options_.authorize_session && !options_.on_session && !options_.on_session_end) {
     return absl::OkStatus();
   }
-  auto credentials = address_.has_value() ? GetPeerCredentials(attempt_.socket, /*want_pidfd=*/true)
+  auto credentials = address_.has_value() ? GetPeerCredentials(attempt_.socket, PidfdMode::kWanted)
                                           : GetOwnCredentials();
   if (!credentials.ok()) return credentials.status();
   *server = *std::move(credentials);
@@ -551,8 +551,8 @@ FdChannel::~FdChannel() = default;
 
 std::string FdChannel::target() const { return core_->name(); }
 
-absl::StatusOr<SessionFd> FdChannel::Register(BorrowedFd fd, absl::Time deadline) {
-  return core_->registry().Register(fd, deadline);
+absl::StatusOr<SessionFd> FdChannel::Register(BorrowedFd fd, Deadline deadline) {
+  return core_->registry().Register(fd, deadline.time());
 }
 
 uint64_t FdChannel::session_id() const { return core_->session_id(); }

@@ -109,17 +109,19 @@ FdAccess AccessOf(BorrowedFd fd) {
 unsigned LookFor(const ReceivePolicy& policy) {
   unsigned look = kLookNothing;
   for (unsigned type = 0; type <= static_cast<unsigned>(FdType::kUnknown); ++type) {
-    if (!policy.accepts(static_cast<FdType>(type))) look |= kLookType;
+    if (!PolicyRules::Accepts(policy, static_cast<FdType>(type))) look |= kLookType;
   }
-  const bool epoll = policy.accepts(FdType::kEpoll);
-  if (policy.accepts(FdType::kUnixSocket) != policy.accepts(FdType::kOtherSocket) ||
-      epoll != policy.accepts(FdType::kAnonymous) || epoll != policy.accepts(FdType::kUnknown)) {
+  const bool epoll = PolicyRules::Accepts(policy, FdType::kEpoll);
+  if (PolicyRules::Accepts(policy, FdType::kUnixSocket) !=
+          PolicyRules::Accepts(policy, FdType::kOtherSocket) ||
+      epoll != PolicyRules::Accepts(policy, FdType::kAnonymous) ||
+      epoll != PolicyRules::Accepts(policy, FdType::kUnknown)) {
     look |= kLookKind;
   }
   for (unsigned access = 0; access <= static_cast<unsigned>(FdAccess::kPath); ++access) {
-    if (!policy.accepts(static_cast<FdAccess>(access))) look |= kLookAccess;
+    if (!PolicyRules::Accepts(policy, static_cast<FdAccess>(access))) look |= kLookAccess;
   }
-  if (policy.required_seals() != 0) look |= kLookType | kLookSeals;
+  if (PolicyRules::RequiredSeals(policy) != 0) look |= kLookType | kLookSeals;
   return look;
 }
 
@@ -143,32 +145,33 @@ void LookAt(BorrowedFd fd, unsigned look, DevIno* dev_ino, FdFacts* facts) {
 }
 
 bool Accepts(const ReceivePolicy& policy, const FdFacts& facts, uint32_t index) {
-  return index < policy.max_fds() && policy.accepts(facts.type) && policy.accepts(facts.access) &&
+  return index < PolicyRules::MaxFds(policy) && PolicyRules::Accepts(policy, facts.type) &&
+         PolicyRules::Accepts(policy, facts.access) &&
          (facts.type != FdType::kRegularFile ||
-          (facts.seals & policy.required_seals()) == policy.required_seals());
+          (facts.seals & PolicyRules::RequiredSeals(policy)) == PolicyRules::RequiredSeals(policy));
 }
 
 absl::Status Judge(const ReceivePolicy& policy, const FdFacts& facts, uint32_t index) {
   if (Accepts(policy, facts, index)) return absl::OkStatus();
   const std::string what = ToString(facts.type);
-  if (index >= policy.max_fds()) {
+  if (index >= PolicyRules::MaxFds(policy)) {
     return absl::PermissionDeniedError(
         absl::StrFormat("the receive policy takes %d descriptors of a call (MaxFds), this is "
                         "number %d, counted from 0",
-                        policy.max_fds(), index));
+                        PolicyRules::MaxFds(policy), index));
   }
-  if (!policy.accepts(facts.type)) {
+  if (!PolicyRules::Accepts(policy, facts.type)) {
     return absl::PermissionDeniedError(
         absl::StrCat("the receive policy refuses this type of file (Accept, Refuse): ", what));
   }
-  if (!policy.accepts(facts.access)) {
+  if (!PolicyRules::Accepts(policy, facts.access)) {
     return absl::PermissionDeniedError(absl::StrCat(
         "the receive policy refuses this access mode (AcceptAccess, RefuseAccess): ", what, ", ",
         ToString(facts.access)));
   }
   return absl::PermissionDeniedError(
-      absl::StrCat("the receive policy requires the seals ", SealNames(policy.required_seals()),
-                   " (RequireSeals), this ", what,
+      absl::StrCat("the receive policy requires the seals ",
+                   SealNames(PolicyRules::RequiredSeals(policy)), " (RequireSeals), this ", what,
                    facts.sealable ? absl::StrCat(" has ", SealNames(facts.seals))
                                   : std::string(" cannot be sealed: it is no memfd")));
 }

@@ -26,6 +26,18 @@
 namespace grpcfd {
 namespace internal {
 
+// The rules of a policy.
+struct PolicyRules {
+  static bool Accepts(const ReceivePolicy& policy, FdType type) {
+    return (policy.types_ >> static_cast<unsigned>(type) & 1u) != 0;
+  }
+  static bool Accepts(const ReceivePolicy& policy, FdAccess access) {
+    return (policy.access_ >> static_cast<unsigned>(access) & 1u) != 0;
+  }
+  static uint32_t RequiredSeals(const ReceivePolicy& policy) { return policy.seals_; }
+  static uint32_t MaxFds(const ReceivePolicy& policy) { return policy.max_fds_; }
+};
+
 struct FdFacts {
   FdType type = FdType::kUnknown;
   FdAccess access = FdAccess::kReadWrite;

@@ -1,8 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The forms of FdReceiver's methods that take a URL as text or leave the deadline out. All of them
-// end in the three virtual ones, so a mock or a fake has to know only those.
+// The public forms that are more than one line. All of them end in the virtual methods.
 #include "grpcfd/fd_transceiver.h"
 
 #include <errno.h>
@@ -17,49 +16,36 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "fdchannel/fds/send_file.h"
 
 namespace grpcfd {
 
-absl::StatusOr<UniqueFd> FdReceiver::RecvFd(const std::string& url, absl::Time deadline) {
+absl::StatusOr<InodeUrl> FdSender::SendPath(const std::string& path, int flags) {
+  absl::StatusOr<UniqueFd> fd = internal::OpenForSending(path, flags);
+  if (!fd.ok()) return fd.status();
+  return SendOwned(*std::move(fd));
+}
+
+absl::StatusOr<UniqueFd> FdReceiver::RecvFd(const std::string& url, Deadline deadline) {
   const absl::StatusOr<InodeUrl> parsed = InodeUrl::Parse(url);
   if (!parsed.ok()) return parsed.status();
-  return RecvFd(*parsed, deadline);
+  return ReceiveFd(*parsed, deadline.time());
 }
 
-absl::StatusOr<UniqueFd> FdReceiver::RecvFd(const DevIno& dev_ino, absl::Time deadline) {
-  return RecvFd(InodeUrl(dev_ino), deadline);
-}
-
-absl::StatusOr<UniqueFd> FdReceiver::RecvFd(const InodeUrl& url) {
-  return RecvFd(url, absl::InfiniteFuture());
-}
-
-absl::StatusOr<UniqueFd> FdReceiver::DupFd(const std::string& url, absl::Time deadline) {
+absl::StatusOr<UniqueFd> FdReceiver::DupFd(const std::string& url, Deadline deadline) {
   const absl::StatusOr<InodeUrl> parsed = InodeUrl::Parse(url);
   if (!parsed.ok()) return parsed.status();
-  return DupFd(*parsed, deadline);
+  return DuplicateFd(*parsed, deadline.time());
 }
 
-absl::StatusOr<UniqueFd> FdReceiver::DupFd(const DevIno& dev_ino, absl::Time deadline) {
-  return DupFd(InodeUrl(dev_ino), deadline);
-}
-
-absl::StatusOr<UniqueFd> FdReceiver::DupFd(const InodeUrl& url) {
-  return DupFd(url, absl::InfiniteFuture());
-}
-
-void FdReceiver::RecvFdAsync(const std::string& url, absl::Time deadline, FdCallback done) {
+void FdReceiver::RecvFdAsync(const std::string& url, Deadline deadline, FdCallback done) {
   const absl::StatusOr<InodeUrl> parsed = InodeUrl::Parse(url);
   if (!parsed.ok()) return done(parsed.status());
-  RecvFdAsync(*parsed, deadline, std::move(done));
+  ReceiveFdAsync(*parsed, deadline.time(), std::move(done));
 }
 
 void FdReceiver::RecvFdAsync(const std::string& url, FdCallback done) {
-  RecvFdAsync(url, absl::InfiniteFuture(), std::move(done));
-}
-
-void FdReceiver::RecvFdAsync(const InodeUrl& url, FdCallback done) {
-  RecvFdAsync(url, absl::InfiniteFuture(), std::move(done));
+  RecvFdAsync(url, Deadline::Infinite(), std::move(done));
 }
 
 absl::StatusOr<UniqueFile> FdReceiver::RecvFile(const std::string& url, const std::string& mode) {
@@ -76,7 +62,7 @@ absl::StatusOr<UniqueFile> FdReceiver::RecvFile(const InodeUrl& url, const std::
         absl::StrCat("expected a mode of fdopen(3), such as \"r\" or \"w+\", got \"",
                      absl::CEscape(mode), "\""));
   }
-  absl::StatusOr<UniqueFd> fd = RecvFd(url, absl::InfiniteFuture());
+  absl::StatusOr<UniqueFd> fd = ReceiveFd(url, absl::InfiniteFuture());
   if (!fd.ok()) return fd.status();
   // fdopen(3) compares the mode with the access mode, which an O_PATH descriptor pretends to be
   // O_RDONLY; the stream would then fail at its first read.

@@ -248,7 +248,8 @@ absl::StatusOr<UniqueFd> MappedMemory::Freeze() && {
   return fd;
 }
 
-absl::StatusOr<UniqueFd> MappedMemory::Share(bool peer_writes) {
+absl::StatusOr<UniqueFd> MappedMemory::Share(PeerAccess peer) {
+  const bool peer_writes = peer == PeerAccess::kReadWrite;
   if (!fd_.valid()) {
     return absl::FailedPreconditionError("only memory from MappedMemory::Create can be shared");
   }

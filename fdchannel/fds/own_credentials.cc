@@ -18,7 +18,7 @@ absl::StatusOr<PeerCredentials> GetOwnCredentials() {
   }
   const UniqueFd one(pair[0]);
   const UniqueFd other(pair[1]);
-  return GetPeerCredentials(one, /*want_pidfd=*/true);
+  return GetPeerCredentials(one, PidfdMode::kWanted);
 }
 
 }  // namespace internal

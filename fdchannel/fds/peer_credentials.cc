@@ -53,7 +53,7 @@ absl::StatusOr<PeerCredentials> PeerCredentials::Dup() const {
   return copy;
 }
 
-absl::StatusOr<PeerCredentials> GetPeerCredentials(BorrowedFd socket, bool want_pidfd) {
+absl::StatusOr<PeerCredentials> GetPeerCredentials(BorrowedFd socket, PidfdMode mode) {
   // SO_PEERCRED alone tells too little: it succeeds on TCP sockets, with uid -1, and on a listening
   // socket, where it names the listener itself.
   int domain = 0;
@@ -84,7 +84,7 @@ absl::StatusOr<PeerCredentials> GetPeerCredentials(BorrowedFd socket, bool want_
   peer.uid = credentials.uid;
   peer.gid = credentials.gid;
   peer.pid = credentials.pid;
-  if (!want_pidfd) return peer;
+  if (mode == PidfdMode::kNone) return peer;
 
   int pidfd = -1;
   size = sizeof(pidfd);

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/client/channel_core.h"
+#include "fdchannel/fds/core_access.h"
 #include "fdchannel/server/server_core.h"
 #include "grpcfd/fd_channel.h"
 #include "grpcfd/fd_server.h"
@@ -20,7 +21,7 @@ absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::CreateInProcess(
     return absl::InvalidArgumentError(
         "an in-process channel needs the server's FdServer, got none");
   }
-  auto core = internal::ChannelCore::CreateInProcess(fd_server->core(), options);
+  auto core = internal::ChannelCore::CreateInProcess(internal::CoreOf(*fd_server), options);
   if (!core.ok()) return core.status();
   return std::shared_ptr<FdChannel>(new FdChannel(*std::move(core)));
 }

@@ -115,7 +115,7 @@ void ServerCore::CloseLater(uid_t uid, FdVector fds) {
 }
 
 void ServerCore::CloseClientLater(UniqueFd connection, FdVector fds) {
-  const auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  const auto credentials = GetPeerCredentials(connection, PidfdMode::kNone);
   fds.push_back(std::move(connection));
   CloseLater(credentials.ok() ? credentials->uid : Reaper::kNoUser, std::move(fds));
 }
@@ -150,6 +150,7 @@ FdServerStats ServerCore::stats() const {
   stats.fds_held_now = ledger_->held_total();
   stats.fds_in_flight_now = in_flight_->Look();
   stats.in_band = ToInBandStats(*in_band_counters_);
+  stats.calls_ignored = ignored_calls_.load(std::memory_order_relaxed);
   FillListenerStats(listener_counters_, &stats);
   return stats;
 }
@@ -479,7 +480,7 @@ bool Listener::RejectOne() {
     EncodeHelloReply(reply, &answer);
     (void)SendMessage(connection, answer, {});  // Whole or not at all: there is no time to wait.
   }
-  const auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  const auto credentials = GetPeerCredentials(connection, PidfdMode::kNone);
   const uid_t uid = credentials.ok() ? credentials->uid : Reaper::kNoUser;
   // If descriptors may wait in it, its number is free again only a little later, and so this was
   // the only one for now.
@@ -517,7 +518,7 @@ void Listener::MakeRoomForHalfOpen() {
 void Listener::Admit(UniqueFd connection) {
   TakeOutOfBandInline(connection);
   // A look-up that fails means "refuse": nobody is served whose user is not known.
-  auto credentials = GetPeerCredentials(connection, /*want_pidfd=*/false);
+  auto credentials = GetPeerCredentials(connection, PidfdMode::kNone);
   if (!credentials.ok()) {
     Count(&core_->listener_counters_.credentials_failed);
     CloseConnection(Reaper::kNoUser, std::move(connection));
@@ -625,7 +626,7 @@ void Listener::OnBytes(HalfOpen* half_open) {
 void Listener::AnswerHello(HalfOpen* half_open) {
   HelloReply reply;
   auto hello = DecodeHello(half_open->bytes);
-  auto credentials = GetPeerCredentials(half_open->socket, /*want_pidfd=*/true);
+  auto credentials = GetPeerCredentials(half_open->socket, PidfdMode::kWanted);
   if (!hello.ok()) {
     reply.status = HelloStatus::kMalformed;
   } else if (!credentials.ok()) {

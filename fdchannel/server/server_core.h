@@ -82,6 +82,8 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   FdServerStats stats() const;
   // For the relays of its ports.
   const std::shared_ptr<InBandCounters>& in_band_counters() const { return in_band_counters_; }
+  // A call ended whose handler never asked for the descriptors that it brought.
+  void CountIgnoredCall() { Count(&ignored_calls_); }
   const std::shared_ptr<QuotaLedger>& ledger() const { return ledger_; }
   const std::shared_ptr<InFlightBudget>& in_flight() const { return in_flight_; }
 
@@ -119,6 +121,7 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   const std::shared_ptr<CounterSum> session_counters_ = std::make_shared<CounterSum>();
   ListenerCounters listener_counters_;
   const std::shared_ptr<InBandCounters> in_band_counters_ = std::make_shared<InBandCounters>();
+  std::atomic<uint64_t> ignored_calls_{0};
 
   mutable Mutex mutex_;
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;

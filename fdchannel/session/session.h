@@ -40,6 +40,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -77,7 +78,7 @@ class Session : public std::enable_shared_from_this<Session> {
   using Role = SessionRole;
   using Op = ReceiveOp;
   using Config = SessionConfig;
-  using FdCallback = std::function<void(absl::StatusOr<UniqueFd>)>;
+  using FdCallback = absl::AnyInvocable<void(absl::StatusOr<UniqueFd>)>;
   using StatusCallback = std::function<void(absl::Status)>;
 
   // `on_dead` is called once, on the poller's thread: when the session has died, or is destroyed

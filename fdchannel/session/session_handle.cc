@@ -25,7 +25,7 @@ bool SessionHandle::alive() const {
   return session != nullptr && session->alive();
 }
 
-absl::StatusOr<SessionFd> SessionHandle::Register(BorrowedFd fd, absl::Time deadline) {
+absl::StatusOr<SessionFd> SessionHandle::RegisterFd(BorrowedFd fd, absl::Time deadline) {
   const auto session = session_.lock();
   if (session == nullptr) return Ended(id_, peer_);
   return RegisterInSession(session, indices_.get(), fd, deadline);

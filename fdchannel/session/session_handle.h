@@ -37,7 +37,7 @@ class SessionHandle final : public FdSession {
   const PeerCredentials& peer() const override { return peer_; }
   bool alive() const override;
   using FdSession::Register;
-  absl::StatusOr<SessionFd> Register(BorrowedFd fd, absl::Time deadline) override;
+  absl::StatusOr<SessionFd> RegisterFd(BorrowedFd fd, absl::Time deadline) override;
   absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url) override;
   SessionStats Stats() const override { return ToSessionStats(counters_->Values()); }
   void Close(const std::string& reason) override;

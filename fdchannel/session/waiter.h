@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -95,7 +96,7 @@ struct Waiter {
   std::shared_ptr<Waiter> self;
   std::vector<int> owned_fds;
   Poller::Id timer = 0;
-  std::function<void(absl::StatusOr<UniqueFd>)> fd_callback;
+  absl::AnyInvocable<void(absl::StatusOr<UniqueFd>)> fd_callback;
   std::function<void(absl::Status)> status_callback;
 };
 

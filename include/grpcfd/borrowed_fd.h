@@ -3,13 +3,11 @@
 //
 // BorrowedFd: a view of a descriptor that somebody else owns.
 //
-// Why it exists: functions that only look at a descriptor, or duplicate it, should say so in their
-// signature. `SendFd(BorrowedFd)` leaves the caller's descriptor open and the caller's;
-// `SendFd(UniqueFd&&)` takes it. With a bare `int` for both, every call site is a guess.
+// A function that takes a BorrowedFd looks at the descriptor or duplicates it, and leaves it open:
+// it stays the caller's. One that takes a UniqueFd&& takes the descriptor over.
 //
-// How people get it wrong: they keep the view longer than the owner. A BorrowedFd is a parameter
-// type; it is valid while the owner is, and a closed descriptor's number may be given to another
-// file at any time.
+// A BorrowedFd is a parameter type: it is valid while the owner is. The number of a closed
+// descriptor may be given to another file at any time, so do not store one.
 #ifndef GRPCFD_BORROWED_FD_H_
 #define GRPCFD_BORROWED_FD_H_
 
@@ -23,6 +21,23 @@
 
 namespace grpcfd {
 
+namespace internal {
+
+// Whether `T` has an fd(), or a native_handle(), that returns a number.
+template <typename T, typename = void>
+struct HasFd : std::false_type {};
+template <typename T>
+struct HasFd<T, std::enable_if_t<std::is_convertible_v<decltype(std::declval<T&>().fd()), int>>>
+    : std::true_type {};
+template <typename T, typename = void>
+struct HasNativeHandle : std::false_type {};
+template <typename T>
+struct HasNativeHandle<
+    T, std::enable_if_t<std::is_convertible_v<decltype(std::declval<T&>().native_handle()), int>>>
+    : std::true_type {};
+
+}  // namespace internal
+
 // A descriptor number that is borrowed, never closed. Trivially copyable; thread-safe as an `int`
 // is.
 class BorrowedFd {
@@ -31,23 +46,21 @@ class BorrowedFd {
   // descriptor.
   explicit constexpr BorrowedFd(int fd) noexcept : fd_(fd) {}
 
-  // Borrows from an owner. Implicit, because nothing can be misunderstood.
+  // Borrows from an owner.
   BorrowedFd(const UniqueFd& fd) noexcept : fd_(fd.get()) {}  // NOLINT(google-explicit-constructor)
 
-  // Borrows a stdio stream's descriptor. The caller flushes first: bytes that still sit in the
-  // stream's buffer are not in the file. A null stream, or one without a descriptor (fmemopen(3)),
+  // Borrows a stdio stream's descriptor. Call fflush() first: bytes that are still in the stream's
+  // buffer are not in the file. A null stream, or one without a descriptor (fmemopen(3)),
   // gives an invalid view.
   explicit BorrowedFd(FILE* file) noexcept : fd_(file == nullptr ? -1 : ::fileno(file)) {}
 
   // Borrows from anything that names its descriptor `fd()` (a tun device class, say) or
-  // `native_handle()` (sockets of Asio and the like).
-  template <
-      typename T, typename = decltype(std::declval<T&>().fd()),
-      typename = std::enable_if_t<std::is_convertible_v<decltype(std::declval<T&>().fd()), int>>>
+  // `native_handle()` (sockets of Asio and the like). fd() is used if there are both.
+  template <typename T, std::enable_if_t<internal::HasFd<T>::value, int> = 0>
   explicit BorrowedFd(T& owner) : fd_(owner.fd()) {}
-  template <typename T, typename = decltype(std::declval<T&>().native_handle()), typename = void,
-            typename = std::enable_if_t<
-                std::is_convertible_v<decltype(std::declval<T&>().native_handle()), int>>>
+  template <
+      typename T,
+      std::enable_if_t<!internal::HasFd<T>::value && internal::HasNativeHandle<T>::value, int> = 0>
   explicit BorrowedFd(T& owner) : fd_(owner.native_handle()) {}
 
   // The number, or a negative one for "none".

@@ -6,15 +6,12 @@
 //   auto channel = grpcfd::CreateChannel("unix:/run/app.sock", grpc::InsecureChannelCredentials());
 //   grpc::ClientContext context;
 //   auto fds = grpcfd::FromContext(&context);
-//   absl::StatusOr<grpcfd::InodeUrl> url = fds->SendFd(memory);
-//   if (!url.ok()) ...
-//   request.set_memory_url(url->ToString());
-//   stub->Attach(&context, request, &reply);
-//   absl::StatusOr<grpcfd::UniqueFd> event = fds->RecvFd(reply.event_url());
+//   GRPCFD_ASSIGN_OR_RETURN(*request.mutable_memory(), grpcfd::Attach(*fds, memory));
+//   GRPCFD_RETURN_IF_ERROR(stub->Attach(&context, request, &reply));
+//   GRPCFD_ASSIGN_OR_RETURN(grpcfd::UniqueFd event, grpcfd::Take(*fds, reply.event()));
 //
-// How people get it wrong: they send on the channel before the call, and hope that the server sorts
-// it out. Here a descriptor belongs to the call whose context it was sent with, from before the
-// call starts until the context and every handle from FromContext are gone.
+// A descriptor belongs to the call whose context it was sent with, from before the call starts
+// until the context and every handle from FromContext are gone.
 #ifndef GRPCFD_CLIENT_H_
 #define GRPCFD_CLIENT_H_
 
@@ -41,9 +38,9 @@ namespace grpcfd {
 //
 // Before the call SendFd only queues. If the call cannot bring the descriptors along, it fails,
 // with a status that says why, and no handler runs with a part of them:
-//   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is no unix socket, the
-//                        server is no grpcfd server, or set_credentials replaced what FromContext
-//                        had set
+//   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is not a unix socket, the
+//                        server is not a grpcfd server, or set_credentials replaced what
+//                        FromContext had set
 //   INVALID_ARGUMENT     more descriptors than a limit allows
 //   PERMISSION_DENIED    an authorize_session refused the session, this program's or the server's
 //   RESOURCE_EXHAUSTED   the server did not take enough of those sent before, until the deadline,
@@ -103,19 +100,20 @@ struct ChannelOptions {
   // For kInBand.
   InBandOptions in_band;
 
-  // Limits of calls and the time to connect hold for both wires.
-  FdChannelOptions fd_channel;
-  // An FdChannel of the program's own, made for the same target, in place of one with the options
-  // above: to register descriptors for many calls with, say. Channels may share one. With one for
-  // another target calls with descriptors fail with INVALID_ARGUMENT.
-  std::shared_ptr<FdChannel> shared_fd_channel;
+  // An FdChannel of the program's own, made for the same target: to register descriptors for many
+  // calls with, say. Channels may share one. With one for another target calls with descriptors
+  // fail with INVALID_ARGUMENT. For kFdChannel.
+  std::shared_ptr<FdChannel> fd_channel;
+  // For the FdChannel that is made if `fd_channel` is unset. Limits of calls and the time to
+  // connect hold for both wires.
+  FdChannelOptions fd_channel_options;
   // For kFdChannel.
   ClientInterceptorOptions interceptor;
 };
 
 // As grpc::CreateCustomChannel, with descriptors. `interceptor_creators` are the program's own, in
-// their order; grpcfd's comes after them. A target that is no unix socket works as ever for calls
-// without descriptors.
+// their order; grpcfd's comes after them. A target that is not a unix socket works as before for
+// calls without descriptors.
 std::shared_ptr<grpc::Channel> CreateCustomChannel(
     const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
     const grpc::ChannelArguments& arguments,
@@ -126,6 +124,11 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
 // The same with default arguments.
 std::shared_ptr<grpc::Channel> CreateChannel(
     const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials);
+
+// The FdChannel of a channel from CreateChannel, CreateCustomChannel or InProcessChannel, or with a
+// factory of MakeClientInterceptorFactory: for Stats() and Register(), say. Null if there is none:
+// a channel of gRPC's own, a target that is not a unix socket, or Wire::kInBand.
+std::shared_ptr<FdChannel> GetFdChannel(const grpc::Channel& channel);
 
 }  // namespace grpcfd
 

@@ -4,18 +4,17 @@
 // Per-RPC call credentials, chained; and descriptors that travel with credentials, as in Go's
 // grpcfd.
 //
-// Why it exists: a ClientContext has one slot for call credentials. grpcfd keeps a call's
-// descriptors there, a channel may have defaults for all its calls, and the call may have its own:
-// all of them must arrive. gRPC's CompositeCallCredentials combines only credentials that gRPC
-// itself made, and answers nullptr for any other; a nullptr in the slot silently removes what was
-// there.
+// A ClientContext has one slot for call credentials. grpcfd keeps a call's descriptors there, a
+// channel may have defaults for all its calls, and the call may have its own: chained, all of them
+// arrive. gRPC's CompositeCallCredentials combines only credentials that gRPC itself made, and
+// returns null for any other; a null in the slot silently removes what was there.
 //
-// How people get it wrong: `context.set_credentials(x)` after FromContext(&context). It replaces
-// the slot and the descriptors with it. grpcfd notices and fails the call with FAILED_PRECONDITION;
-// set credentials first, or chain them.
+// Set credentials before FromContext(&context), or chain them. context.set_credentials() afterwards
+// replaces the descriptors; grpcfd notices and fails the call with FAILED_PRECONDITION.
 #ifndef GRPCFD_CREDENTIALS_H_
 #define GRPCFD_CREDENTIALS_H_
 
+#include <grpcpp/client_context.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/client_interceptor.h>
 
@@ -25,7 +24,7 @@
 
 namespace grpcfd {
 
-// Credentials that apply both. Either may be null: the result is the other then, null if both are.
+// Credentials that apply both. If one is null, returns the other.
 // Metadata of both arrives, first that of `first`; a key that is in both arrives twice, in this
 // order. Works with grpcfd's own credentials on either side. If one fails, the call fails as gRPC
 // has it for a single one (1.51: UNAVAILABLE with the text of the one that failed). Credentials of
@@ -52,6 +51,12 @@ std::shared_ptr<grpc::CallCredentials> PerRpcCredentials(
 // if there is none.
 std::shared_ptr<FdTransceiver> FromPerRpcCredentials(
     const std::shared_ptr<grpc::CallCredentials>& credentials);
+
+// The credentials with descriptors that `context` has, by set_credentials, alone or chained with
+// others: with the same set, so that calls of other contexts can bring it too. Null if there are
+// none. As PerRPCCredentialsFromCallOptions of Go's grpcfd.
+std::shared_ptr<grpc::CallCredentials> PerRpcCredentialsFromContext(
+    const grpc::ClientContext& context);
 
 // Interceptor factories that chain `defaults` in front of the credentials of each unary call, or of
 // each streaming call, of a channel. Each leaves the other kind alone. They may stand anywhere

@@ -3,11 +3,10 @@
 //
 // EventQueue: brings the results of RecvFdAsync to the thread of the program's own event loop.
 //
-// Why it exists: a callback of RecvFdAsync runs on whichever thread learns of the descriptor: one
-// of grpcfd's, or the caller's. A program that is built around a loop (epoll(7), poll(2), libuv,
-// GLib, Qt) wants it on the loop's thread, where its state needs no lock and where work may take a
-// while. Such a loop can watch one thing: a descriptor that becomes readable. This is that
-// descriptor.
+// A callback of RecvFdAsync runs on whichever thread learns of the descriptor: one of grpcfd's, or
+// the caller's. A program that is built around a loop (epoll(7), poll(2), libuv, GLib, Qt) wants it
+// on the loop's thread, where its state needs no lock. Such a loop can watch a descriptor that
+// becomes readable, and this is that descriptor.
 //
 //   absl::StatusOr<std::unique_ptr<grpcfd::EventQueue>> queue = grpcfd::EventQueue::Create();
 //   epoll_event event = {EPOLLIN, {}};
@@ -17,13 +16,9 @@
 //   ...
 //   (*queue)->Process();  // When epoll_wait(2) says that fd() is readable.
 //
-// How people get it wrong:
-//  * Reading fd() themselves. Process() does, before it looks at what is ready, so that what comes
-//    meanwhile makes it readable again. Both level- and edge-triggered loops may watch it.
-//  * Closing fd(), or leaving it in an epoll set when the queue goes. It is the queue's; remove it
-//    first.
-//  * Waiting in a callback for what another callback brings. They run one after another, on the
-//    thread that called Process().
+// Do not read or close fd(), and remove it from an epoll set before the queue goes. Both level- and
+// edge-triggered loops may watch it. Callbacks run one after another on the thread that called
+// Process(), so one must not wait for what another brings.
 #ifndef GRPCFD_EVENT_QUEUE_H_
 #define GRPCFD_EVENT_QUEUE_H_
 

@@ -4,16 +4,14 @@
 // FdChannel: the client's end of the companion channel that carries descriptors beside a gRPC
 // channel.
 //
-// Why it exists: gRPC drops descriptors that arrive on its own connection. So a client that passes
-// some opens a second connection to the same socket path, which the server
-// (grpcfd::AddListeningPort) tells apart by its first bytes. One FdChannel serves all calls and
-// threads of a channel. Most programs never see it: grpcfd::CreateCustomChannel makes one. Programs
-// with interceptors of their own make it themselves and hand it to
-// grpcfd::MakeClientInterceptorFactory.
+// gRPC drops descriptors that arrive on its own connection. So a client that passes some opens a
+// second connection to the same socket path, which the server (grpcfd::AddListeningPort) tells
+// apart by its first bytes. One FdChannel serves all calls and threads of a channel. Most programs
+// never see it: grpcfd::CreateCustomChannel makes one. Programs with interceptors of their own make
+// it themselves and hand it to grpcfd::MakeClientInterceptorFactory.
 //
-// How people get it wrong: they connect in the constructor, so that the client must start after the
-// server. Here connecting is lazy and repeated: the first call that has descriptors connects, and
-// after a restart of the server the next one connects again.
+// Connecting is lazy and repeated: the first call that has descriptors connects, and after a
+// restart of the server the next one connects again.
 #ifndef GRPCFD_FD_CHANNEL_H_
 #define GRPCFD_FD_CHANNEL_H_
 
@@ -26,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcfd/borrowed_fd.h"
+#include "grpcfd/deadline.h"
 #include "grpcfd/fd_session.h"
 #include "grpcfd/limits.h"
 #include "grpcfd/receive_policy.h"
@@ -37,6 +36,7 @@ class FdServer;
 
 namespace internal {
 class ChannelCore;
+struct CoreAccess;
 }  // namespace internal
 
 struct FdChannelOptions {
@@ -71,7 +71,7 @@ class FdChannel {
   // `target` is a gRPC target: `unix:path`, `unix:///path` or `unix-abstract:name`. Nothing is
   // connected yet.
   //   INVALID_ARGUMENT     the target names a unix socket, but wrongly
-  //   FAILED_PRECONDITION  the target is no unix socket: descriptors never leave the host
+  //   FAILED_PRECONDITION  the target is not a unix socket: descriptors never leave the host
   //   UNAVAILABLE          the kernel has no random bits for the channel's token
   static absl::StatusOr<std::shared_ptr<FdChannel>> Create(const std::string& target,
                                                            const FdChannelOptions& options = {});
@@ -96,7 +96,7 @@ class FdChannel {
   //   INVALID_ARGUMENT    the descriptor is negative, closed, or of a kind the kernel does not pass
   // A server that takes fewer than there are gets the earliest; for others its calls say NOT_FOUND.
   [[nodiscard]] absl::StatusOr<SessionFd> Register(BorrowedFd fd,
-                                                   absl::Time deadline = absl::InfinitePast());
+                                                   Deadline deadline = absl::InfinitePast());
 
   // The target as Create() understood it; "in-process" for one of CreateInProcess().
   std::string target() const;
@@ -108,10 +108,8 @@ class FdChannel {
   // What this channel has passed on, refused and dropped since it was made, over all its sessions.
   FdChannelStats Stats() const;
 
-  // For the interceptors.
-  const std::shared_ptr<internal::ChannelCore>& core() const { return core_; }
-
  private:
+  friend struct internal::CoreAccess;
   explicit FdChannel(std::shared_ptr<internal::ChannelCore> core) : core_(std::move(core)) {}
 
   const std::shared_ptr<internal::ChannelCore> core_;

@@ -4,15 +4,12 @@
 // FdServer: the server's end of the companion channel; the sessions of all clients, and what may be
 // held for them.
 //
-// Why it exists: gRPC gives no hook on its sockets, so grpcfd owns the listening one. It keeps the
-// connections that open with its own magic bytes and hands all others to gRPC, whatever credentials
-// those use. grpcfd::AddListeningPort makes an FdServer for a builder by itself. Programs that set
-// server interceptors of their own make it first and give it to both MakeServerInterceptorFactory
-// and AddListeningPort.
-//
-// How people get it wrong: limits for each listening socket. Descriptors are the process's; so one
-// FdServer serves all ports of a server, and its limits are proved against RLIMIT_NOFILE when it is
-// made.
+// grpcfd owns the listening socket: it keeps the connections that open with its own magic bytes and
+// hands all others to gRPC, whatever credentials those use. grpcfd::AddListeningPort makes an
+// FdServer for a builder by itself. Programs that set server interceptors of their own make it
+// first and give it to both MakeServerInterceptorFactory and AddListeningPort. One FdServer serves
+// all ports of a server, since descriptors are the process's; its limits are proved against
+// RLIMIT_NOFILE when it is made.
 #ifndef GRPCFD_FD_SERVER_H_
 #define GRPCFD_FD_SERVER_H_
 
@@ -37,21 +34,23 @@ namespace grpcfd {
 
 namespace internal {
 class ServerCore;
+struct CoreAccess;
 }  // namespace internal
 
-// A call that may bring descriptors, for FdServerOptions::authorize_call.
+// A call that may bring descriptors, for FdServerOptions::authorize_call. `peer` is valid while
+// that runs.
 struct CallDescription {
-  std::string method;           // "/package.Service/Method"
-  const PeerCredentials& peer;  // Who connected the call's session.
-  uint32_t fd_count;            // Descriptors sent before the call; streams may send more.
+  std::string method;                     // "/package.Service/Method"
+  const PeerCredentials* peer = nullptr;  // Who connected the call's session. Never null.
+  uint32_t fd_count = 0;  // Descriptors sent before the call; streams may send more.
 };
 using CallAuthorizer = std::function<absl::Status(const CallDescription& call)>;
 
-// The functions may be unset. None is called under a lock of grpcfd's, and none may block:
-// everybody's sessions wait for the thread that they run on. Nor may they destroy the grpc::Server,
-// whose destructor waits for that thread; anything else, the FdServer included, they may. An
-// exception ends in grpcfd: an authorizer that throws refuses, with the exception's text, and what
-// on_session and on_session_end throw is dropped.
+// The functions may be unset. None is called under a lock of grpcfd's. They must not block, since
+// everybody's sessions wait for the thread that they run on, and must not destroy the grpc::Server,
+// whose destructor waits for that thread. They may destroy the FdServer. An exception ends in
+// grpcfd: an authorizer that throws refuses, with the exception's text, and what on_session and
+// on_session_end throw is dropped.
 struct FdServerOptions {
   ServerLimits limits;
 
@@ -87,7 +86,7 @@ struct FdServerOptions {
 class FdServer {
  public:
   //   FAILED_PRECONDITION  the limits together exceed RLIMIT_NOFILE; the text spells the sum out
-  //   INVALID_ARGUMENT     a limit makes no sense, or a name in method_policies is none of a method
+  //   INVALID_ARGUMENT     a limit makes no sense, or a name in method_policies is not a method's
   static absl::StatusOr<std::shared_ptr<FdServer>> Create(const FdServerOptions& options = {});
 
   // Cuts all sessions. Descriptors that handlers have taken are theirs.
@@ -102,10 +101,8 @@ class FdServer {
   // What this server has passed on, refused and dropped since it was made, ended sessions included.
   FdServerStats Stats() const;
 
-  // For grpcfd's own parts.
-  const std::shared_ptr<internal::ServerCore>& core() const { return core_; }
-
  private:
+  friend struct internal::CoreAccess;
   explicit FdServer(std::shared_ptr<internal::ServerCore> core) : core_(std::move(core)) {}
 
   const std::shared_ptr<internal::ServerCore> core_;

@@ -5,13 +5,12 @@
 // either end. What on_session of FdServerOptions and FdChannelOptions, and SessionFromContext in a
 // handler, hand out.
 //
-// Why it exists: most programs think in calls and never see a session. It matters to those that ask
-// who is at the other end, that keep something for each client for as long as that client is there,
-// or that have a descriptor which many calls use: registered once, it is not sent again with each.
+// Most programs think in calls and never see a session. It matters to those that ask who is at the
+// other end, that keep something for each client for as long as that client is there, or that have
+// a descriptor which many calls use: registered once, it is not sent again with each.
 //
-// How people get it wrong: they take a session for a client. One client process has a session for
-// each of its channels, and after a broken connection a new one, with another id. Who the client is
-// says peer().
+// A session is not a client: one client process has a session for each of its channels, and after a
+// broken connection a new one, with another id. peer() identifies the client.
 #ifndef GRPCFD_FD_SESSION_H_
 #define GRPCFD_FD_SESSION_H_
 
@@ -26,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcfd/borrowed_fd.h"
+#include "grpcfd/deadline.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/peer_credentials.h"
 #include "grpcfd/stats.h"
@@ -90,19 +90,19 @@ class FdSession {
   // Registers a duplicate of `fd` with the peer, for as long as the handle and this session are
   // there. Any message of any call of the session, in this direction, may name it by the handle's
   // URL; RecvFd and DupFd of the receiver give a duplicate each time. On its way when this returns;
-  // waits until `deadline` for room in the peer's window.
+  // waits until `deadline` for room in the peer's window. The default does not wait: callbacks must
+  // not block.
   //   RESOURCE_EXHAUSTED  the peer's max_session_fds is reached, its window stayed full, or the
   //                       kernel is short of memory or of descriptors in flight
   //   INVALID_ARGUMENT    the descriptor is negative, closed, or of a kind the kernel does not pass
   //   UNAVAILABLE         the session has ended
-  [[nodiscard]] virtual absl::StatusOr<SessionFd> Register(BorrowedFd fd, absl::Time deadline) = 0;
-  // Without waiting: for callbacks, which may not block.
-  [[nodiscard]] absl::StatusOr<SessionFd> Register(BorrowedFd fd) {
-    return Register(fd, absl::InfinitePast());
+  [[nodiscard]] absl::StatusOr<SessionFd> Register(BorrowedFd fd,
+                                                   Deadline deadline = absl::InfinitePast()) {
+    return RegisterFd(fd, deadline.time());
   }
 
   // A duplicate of a descriptor that the peer registered, outside any call. Waits for nothing.
-  //   NOT_FOUND           there is none of that index: it was withdrawn, or never registered
+  //   NOT_FOUND           no descriptor has that index: it was withdrawn, or never registered
   //   INVALID_ARGUMENT    the URL is not one of a session-scoped descriptor, or names another file
   //   PERMISSION_DENIED   the receive_policy of this end refuses it
   //   RESOURCE_EXHAUSTED  it came but this process could not take it in, or is at RLIMIT_NOFILE
@@ -114,6 +114,9 @@ class FdSession {
   // lives on; the client's next call with descriptors makes a new session, unless authorize_session
   // refuses it.
   virtual void Close(const std::string& reason) = 0;
+
+ private:
+  virtual absl::StatusOr<SessionFd> RegisterFd(BorrowedFd fd, absl::Time deadline) = 0;
 };
 
 using SessionCallback = std::function<void(const std::shared_ptr<FdSession>& session)>;

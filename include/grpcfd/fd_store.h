@@ -4,25 +4,24 @@
 // FdStore<Key>: descriptors that outlive the call that brought them, under a key of the program's
 // own.
 //
-// Why it exists: a descriptor belongs to its call and is closed with it. A program whose requests
-// belong together, by a connection id say, gets the descriptor with the first request and only its
-// URL with the later ones. It needs a table of what it keeps, and the table needs bounds, an end of
-// life, and one rule: what the current call carries counts, not what was kept under the same URL.
+// A descriptor belongs to its call and is closed with it. A program whose requests belong together,
+// by a connection id say, gets the descriptor with the first request and only its URL with the
+// later ones. FdStore keeps it meanwhile, within bounds and with an end of life; what the current
+// call carries counts, not what was kept under the same URL.
 //     grpcfd::FdStore<std::string> store;
-//     auto memory = store.RecvOrGet(fds, request->connection_id(), request->memory_url());
+//     auto memory = store.RecvOrGet(fds.get(), request->connection_id(), request->memory_url());
 //     ...
 //     store.Erase(request->connection_id());  // When the connection is closed.
 //
-// How people get it wrong:
-//  * Taking the key from a stranger. Whoever knows the key gets what is kept under it: make the
-//    peer a part of it, or a secret.
-//  * Forgetting Erase(). A time to live and RetainOnly() catch what was forgotten; the bounds turn
-//    the rest into an error instead of a process without descriptors. What is kept counts against
-//    RLIMIT_NOFILE, and in none of the limits of a server.
-//  * Taking a URL for an identity beyond its call. All eventfds share one inode, so the first
-//    eventfd of one call and that of another have the same URL; the later one that is received
-//    replaces the earlier one. Use keys that tell them apart.
-//  * Closing what they got. It is shared: duplicate it (BorrowedFd(*fd).Dup()) to give it away.
+//  * Whoever knows a key gets what is kept under it: make the peer a part of the key, or a secret.
+//  * What is kept counts against RLIMIT_NOFILE, and in none of the limits of a server. Call
+//  Erase();
+//    a time to live and RetainOnly() catch what was forgotten.
+//  * A URL is not an identity beyond its call. All eventfds share one inode, so the first eventfd
+//  of
+//    one call and that of another have the same URL, and the later one replaces the earlier one.
+//    Use keys that tell them apart.
+//  * A kept descriptor is shared: duplicate it (BorrowedFd(*fd).Dup()) to give it away.
 #ifndef GRPCFD_FD_STORE_H_
 #define GRPCFD_FD_STORE_H_
 
@@ -38,6 +37,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "grpcfd/deadline.h"
 #include "grpcfd/fd_transceiver.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
@@ -133,8 +133,8 @@ class FdStore {
   }
 
   // The descriptor of `url`: the one that the call carries, which is then kept in place of what was
-  // kept before; or, if the call carries none, the kept one. `receiver` is null if the call carries
-  // no descriptors at all (grpcfd::FromContext was FAILED_PRECONDITION).
+  // kept before; or, if the call carries none, the kept one. `receiver` is what FromContext
+  // returned; null stands for a call that carries none.
   //
   // If one is kept, the call is only asked for what it has brought already, and these answers of
   // its RecvFd lead to the kept one:
@@ -150,12 +150,12 @@ class FdStore {
   // and what comes is kept. If it cannot be (RESOURCE_EXHAUSTED, as Put) it is closed: a handler
   // that would rather use it once calls RecvFd itself.
   absl::StatusOr<SharedFd> RecvOrGet(FdReceiver* receiver, const Key& key, const InodeUrl& url,
-                                     absl::Time deadline = absl::InfiniteFuture()) {
-    return core_.RecvOrGet(receiver, KeyView(key), url, deadline);
+                                     Deadline deadline = Deadline::Infinite()) {
+    return core_.RecvOrGet(receiver, KeyView(key), url, deadline.time());
   }
   // The same, with the URL as the message has it. INVALID_ARGUMENT if it cannot be parsed.
   absl::StatusOr<SharedFd> RecvOrGet(FdReceiver* receiver, const Key& key, const std::string& url,
-                                     absl::Time deadline = absl::InfiniteFuture()) {
+                                     Deadline deadline = Deadline::Infinite()) {
     const absl::StatusOr<InodeUrl> parsed = InodeUrl::Parse(url);
     if (!parsed.ok()) return parsed.status();
     return RecvOrGet(receiver, key, *parsed, deadline);

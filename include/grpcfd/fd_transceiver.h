@@ -3,41 +3,34 @@
 //
 // FdSender, FdReceiver, FdTransceiver: the descriptors of one call, seen from one end.
 //
-// Why it exists: this is what handlers and clients hold. `grpcfd::FromContext` returns one, in the
-// client for the calls it makes and in the server for the calls it serves. The classes are abstract
-// so that a unit test of a service can hand in the mocks or the in-memory pair of grpcfd/testing.
+// Handlers and clients hold one: grpcfd::FromContext returns it, in the client for the calls it
+// makes and in the server for the calls it serves. A URL names a descriptor; the descriptor travels
+// beside the call, and is closed at the end of the call if nobody has taken it.
 //
-// How people get it wrong:
-//  * Treating a URL as the descriptor. A URL names it; the descriptor rides beside the call, and
-//    whoever does not take it before the call ends finds it closed.
-//  * Asking twice. RecvFd takes: the second RecvFd of one descriptor is FAILED_PRECONDITION. DupFd
-//    copies and leaves.
-//  * Mapping or trusting what arrived without a look. The sender keeps the same open file: it
-//    shares the file offset and O_NONBLOCK, and can still write or truncate it.
-//  * Implementing an interface and losing half of it. Each name is one pure virtual form and a few
-//    convenient ones, and in C++ a member declared in a derived class hides every base member of
-//    that name. Whoever calls through FdSender&, FdReceiver& or FdTransceiver& never notices; a
-//    class that derives from them and is used under its own type writes
-//        using FdSender::SendFilename;
-//        using FdReceiver::DupFd;
-//        using FdReceiver::RecvFd;
-//        using FdReceiver::RecvFdAsync;
-//    beside its overrides. The mocks of grpcfd/testing do.
+// The sender keeps the same open file as the receiver: the two share the file offset and
+// O_NONBLOCK, and the sender can still write or truncate the file. See grpcfd/receive_policy.h and
+// grpcfd/mapped_memory.h.
+//
+// The public methods are not virtual. Those that an implementation overrides are private and have
+// names of their own, so a derived class hides nothing. Unit tests of a service use the mocks or
+// the in-memory pair of grpcfd/testing.
 #ifndef GRPCFD_FD_TRANSCEIVER_H_
 #define GRPCFD_FD_TRANSCEIVER_H_
 
 #include <fcntl.h>
 #include <stdio.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcfd/borrowed_fd.h"
+#include "grpcfd/deadline.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
 
@@ -61,8 +54,9 @@ using UniqueFile = std::unique_ptr<FILE, FileCloser>;
 //                       deadline: in calls without one SessionLimits::recv_timeout from now, in
 //                       callback and completion queue servers at once; or this process is at
 //                       RLIMIT_NOFILE
-//   FAILED_PRECONDITION the call cannot carry descriptors (any more); the text says why
-//   CANCELLED           the call was cancelled while this waited for the peer to take some
+//   FAILED_PRECONDITION the call cannot carry descriptors (any more): its request was sent, or its
+//                       context is gone, say; the text says why
+//   CANCELLED           the call was cancelled
 //   ALREADY_EXISTS      on the in-band wire only: the connection has another open file of the inode
 //   UNAVAILABLE         the session with the peer is gone
 class FdSender {
@@ -71,23 +65,30 @@ class FdSender {
 
   // Sends a duplicate; the caller's descriptor stays open and the caller's. A UniqueFd that is not
   // moved comes here.
-  virtual absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) = 0;
+  absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) { return SendBorrowed(fd); }
 
   // Sends `fd` itself and closes it here once it is on its way, also if sending fails. No duplicate
   // is made. Needs std::move: SendFd(std::move(fd)).
-  virtual absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) = 0;
+  absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) { return SendOwned(std::move(fd)); }
 
-  // Opens `path`, symbolic links followed, with the open(2) flags `flags` and sends that. O_CLOEXEC
-  // is added. NOT_FOUND and PERMISSION_DENIED as open(2) says, before anything is sent.
-  virtual absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) = 0;
-
-  // The same with O_PATH, as in Go's grpcfd: the peer gets a handle for the file that cannot be
-  // read or written, but may be reopened through /proc/self/fd if the peer's own rights allow.
-  absl::StatusOr<InodeUrl> SendFilename(const std::string& path) {
-    return SendFilename(path, O_PATH);
+  // A bare number says neither who owns the descriptor nor who closes it.
+  template <typename T, std::enable_if_t<std::is_integral_v<T>, int> = 0>
+  absl::StatusOr<InodeUrl> SendFd(T) {
+    static_assert(!std::is_integral_v<T>,
+                  "SendFd needs to know who owns the descriptor: SendFd(BorrowedFd(fd)) sends a "
+                  "duplicate, SendFd(UniqueFd(fd)) gives it away");
+    return absl::InvalidArgumentError("not reached");
   }
 
-  // Sends a duplicate of whatever BorrowedFd can borrow from: a FILE* (flushed by the caller), a
+  // Opens `path`, symbolic links followed, with the open(2) flags `flags` and sends that. O_CLOEXEC
+  // is added. With O_PATH, the default and what Go's grpcfd does, the peer gets a handle for the
+  // file that cannot be read or written, but may be reopened through /proc/self/fd if the peer's
+  // own rights allow. NOT_FOUND and PERMISSION_DENIED as open(2) says, before anything is sent.
+  absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags = O_PATH) {
+    return SendPath(path, flags);
+  }
+
+  // Sends a duplicate of whatever BorrowedFd can borrow from: a FILE* (call fflush() first), a
   // socket class.
   template <typename T>
   absl::StatusOr<InodeUrl> SendFile(T&& file) {
@@ -96,6 +97,12 @@ class FdSender {
     // Not forwarded: a temporary lives long enough to be looked at.
     return SendFd(BorrowedFd(file));
   }
+
+ private:
+  virtual absl::StatusOr<InodeUrl> SendBorrowed(BorrowedFd fd) = 0;
+  virtual absl::StatusOr<InodeUrl> SendOwned(UniqueFd fd) = 0;
+  // Opens `path` and gives the descriptor to SendOwned.
+  virtual absl::StatusOr<InodeUrl> SendPath(const std::string& path, int flags);
 };
 
 // Receives the descriptors that the peer of a call sent.
@@ -105,7 +112,9 @@ class FdSender {
 //   INVALID_ARGUMENT    the URL cannot be parsed, or names another inode than the descriptor of
 //                       that index has
 //   NOT_FOUND           the peer can send no more, and this descriptor was not among what it sent
-//   FAILED_PRECONDITION the descriptor was taken before, or the call has ended
+//   FAILED_PRECONDITION the descriptor was taken before, or the call has ended. In callback and
+//                       completion queue servers, whose threads must not wait, also if it has not
+//                       come and RecvFd or DupFd got no deadline: pass one, or call RecvFdAsync
 //   DEADLINE_EXCEEDED   it did not come before the deadline
 //   CANCELLED           the call was cancelled
 //   PERMISSION_DENIED   the ReceivePolicy of this end refused it, and it was closed
@@ -115,49 +124,66 @@ class FdSender {
 //                       earlier one
 class FdReceiver {
  public:
-  using FdCallback = std::function<void(absl::StatusOr<UniqueFd>)>;
+  // Called once, so it may own what it captures.
+  using FdCallback = absl::AnyInvocable<void(absl::StatusOr<UniqueFd>)>;
 
   virtual ~FdReceiver() = default;
 
-  // Takes the descriptor of `url`. Waits for it until `deadline` or the call's deadline, whichever
-  // is earlier; on a call without one until SessionLimits::recv_timeout from now at the
-  // latest.
-  virtual absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) = 0;
-
-  // The same, without blocking: `done` is called once with the result, on a thread of grpcfd's (or
-  // on the caller's, before this returns, if the descriptor or an error is at hand). It must not
-  // block.
-  virtual void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) = 0;
+  // Takes the descriptor of `url`: a second RecvFd of it is FAILED_PRECONDITION. Waits for it until
+  // `deadline` or the call's deadline, whichever is earlier; on a call without one until
+  // SessionLimits::recv_timeout from now at the latest.
+  //
+  // The URL is a string as the message has it, or a parsed one. A (dev, ino) pair, as in Go's
+  // grpcfd, stands for the URL without an index.
+  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, Deadline deadline = Deadline::Infinite()) {
+    return ReceiveFd(url, deadline.time());
+  }
+  absl::StatusOr<UniqueFd> RecvFd(const std::string& url, Deadline deadline = Deadline::Infinite());
+  absl::StatusOr<UniqueFd> RecvFd(const DevIno& dev_ino, Deadline deadline = Deadline::Infinite()) {
+    return ReceiveFd(InodeUrl(dev_ino), deadline.time());
+  }
 
   // A duplicate of the descriptor of `url`, which stays to be taken. Waits as RecvFd does.
-  virtual absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) = 0;
+  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, Deadline deadline = Deadline::Infinite()) {
+    return DuplicateFd(url, deadline.time());
+  }
+  absl::StatusOr<UniqueFd> DupFd(const std::string& url, Deadline deadline = Deadline::Infinite());
+  absl::StatusOr<UniqueFd> DupFd(const DevIno& dev_ino, Deadline deadline = Deadline::Infinite()) {
+    return DuplicateFd(InodeUrl(dev_ino), deadline.time());
+  }
 
-  // The forms for every day: the URL as the message has it, or a (dev, ino) pair as in Go's grpcfd,
-  // which stands for the URL without an index; no deadline but the call's.
-  absl::StatusOr<UniqueFd> RecvFd(const std::string& url,
-                                  absl::Time deadline = absl::InfiniteFuture());
-  absl::StatusOr<UniqueFd> RecvFd(const DevIno& dev_ino,
-                                  absl::Time deadline = absl::InfiniteFuture());
-  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url);
-  absl::StatusOr<UniqueFd> DupFd(const std::string& url,
-                                 absl::Time deadline = absl::InfiniteFuture());
-  absl::StatusOr<UniqueFd> DupFd(const DevIno& dev_ino,
-                                 absl::Time deadline = absl::InfiniteFuture());
-  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url);
+  // RecvFd without blocking: `done` is called once with the result, on a thread of grpcfd's (or on
+  // the caller's, before this returns, if the descriptor or an error is at hand). It must not
+  // block.
+  void RecvFdAsync(const InodeUrl& url, Deadline deadline, FdCallback done) {
+    ReceiveFdAsync(url, deadline.time(), std::move(done));
+  }
+  void RecvFdAsync(const InodeUrl& url, FdCallback done) {
+    ReceiveFdAsync(url, absl::InfiniteFuture(), std::move(done));
+  }
+  void RecvFdAsync(const std::string& url, Deadline deadline, FdCallback done);
   void RecvFdAsync(const std::string& url, FdCallback done);
-  void RecvFdAsync(const std::string& url, absl::Time deadline, FdCallback done);
-  void RecvFdAsync(const InodeUrl& url, FdCallback done);
 
   // Takes the descriptor and opens it as a stdio stream; `mode` as for fdopen(3), so "w" does not
   // truncate and "a" sets O_APPEND on the open file that the sender shares. INVALID_ARGUMENT also
-  // if `mode` is none of fdopen's, before anything is taken, and if the descriptor's access mode
+  // if `mode` is not one of fdopen's, before anything is taken, and if the descriptor's access mode
   // does not allow it (an O_PATH descriptor allows none); the descriptor is closed then.
   absl::StatusOr<UniqueFile> RecvFile(const std::string& url, const std::string& mode);
   absl::StatusOr<UniqueFile> RecvFile(const InodeUrl& url, const std::string& mode);
+
+ private:
+  virtual absl::StatusOr<UniqueFd> ReceiveFd(const InodeUrl& url, absl::Time deadline) = 0;
+  virtual void ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) = 0;
+  virtual absl::StatusOr<UniqueFd> DuplicateFd(const InodeUrl& url, absl::Time deadline) = 0;
 };
 
 // Both directions of one call.
-class FdTransceiver : public FdSender, public FdReceiver {};
+class FdTransceiver : public FdSender, public FdReceiver {
+ public:
+  // OK if the call can carry descriptors, as far as is known now. If not, every method reports this
+  // status, so it need not be asked for first.
+  virtual absl::Status status() const { return absl::OkStatus(); }
+};
 
 }  // namespace grpcfd
 

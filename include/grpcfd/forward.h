@@ -7,29 +7,24 @@
 //   grpc::Status Attach(grpc::ServerContext* context, const AttachRequest* request,
 //                       AttachReply* reply) override {
 //     auto next = grpc::ClientContext::FromServerContext(*context);
-//     absl::Status there = grpcfd::ForwardFds(context, next.get());
-//     if (!there.ok()) return grpcfd::ToGrpcStatus(there);
+//     GRPCFD_RETURN_IF_ERROR(grpcfd::ForwardFds(context, next.get()));
 //     grpc::Status status = stub_->Attach(next.get(), *request, reply);
-//     absl::Status back = grpcfd::ForwardFds(next.get(), context);
-//     return back.ok() ? status : grpcfd::ToGrpcStatus(back);
+//     GRPCFD_RETURN_IF_ERROR(grpcfd::ForwardFds(next.get(), context));
+//     return status;
 //   }
 //
-// Why it exists: the last hop must find each descriptor under the URL that the first one wrote,
-// without anybody between them knowing which fields of which message hold URLs. A URL names the
-// file (device and inode, which are the same at each hop) and the descriptor's index in its call.
-// So the indices are kept, and the message passes unchanged.
+// The last hop finds each descriptor under the URL that the first one wrote: a URL names the file
+// (device and inode, which are the same at each hop) and the descriptor's index in its call, and
+// forwarding keeps the indices. So the message passes unchanged, and nobody in between needs to
+// know which of its fields hold URLs.
 //
-// How people get it wrong:
-//  * Receiving and sending again by hand, with RecvFd and SendFd: that numbers the descriptors
-//    anew, and the message must be rewritten.
-//  * Forwarding before the message is read. What was sent before a message is there when the
-//    message is; what comes later is not. In a stream, forward after each Read, before the Write.
-//  * Sending descriptors of one's own first. They take the indices that the forwarded ones need.
-//    Forward first, then send.
-//  * Forwarding a call of the in-band wire (Wire::kInBand) without ForwardOptions::urls. There,
-//    descriptors belong to the connection, and only the message knows which are the call's.
-//  * Trusting the next hop more than the caller. Without a filter whatever a stranger sends goes
-//    on: directories, terminals, sockets.
+//  * Forward when the message has been read: what was sent before it is there then. In a stream,
+//    forward after each Read, before the Write.
+//  * Forward before you send descriptors of your own, which would take the indices of the others.
+//  * A call of the in-band wire (Wire::kInBand) needs ForwardOptions::urls: descriptors belong to
+//  the
+//    connection there, and only the message knows which are the call's.
+//  * Without a filter everything goes on, whatever a peer sends: directories, terminals, sockets.
 #ifndef GRPCFD_FORWARD_H_
 #define GRPCFD_FORWARD_H_
 

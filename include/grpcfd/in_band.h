@@ -1,17 +1,17 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Wire, InBandOptions: which way descriptors go, and the limits of the in-band way.
+// Wire, PortWire, InBandOptions: which way descriptors go, and the limits of the in-band way.
 //
-// Why it exists: Go's grpcfd sends descriptors on the HTTP/2 connection itself, each on one byte of
-// it. Endpoints in C++ that talk to such peers choose that wire, in ListenOptions and
-// ChannelOptions. A relay between the socket and gRPC then puts descriptors in and takes them out;
-// calls use the same FromContext. inband/PROTOCOL.md has the wire.
+// Go's grpcfd sends descriptors on the HTTP/2 connection itself, each on one byte of it. Endpoints
+// in C++ that talk to such peers choose that wire, in ListenOptions and ChannelOptions. A relay
+// between the socket and gRPC then puts descriptors in and takes them out; calls use the same
+// FromContext. inband/PROTOCOL.md has the wire.
 //
-// How people get it wrong: they choose it between two C++ endpoints. The wire knows connections but
-// no calls, and names but no identities, so it can do less:
+// Between two C++ endpoints use kFdChannel. The in-band wire knows connections but no calls, and
+// names but no identities, so it can do less:
 //  * A descriptor is kept, by (dev, ino), until its connection closes or newer ones push it out.
-//    Who knows its name may ask for it any number of times, in any call of the connection.
+//    Whoever knows its name may ask for it any number of times, in any call of the connection.
 //  * The second of two descriptors with one (dev, ino) is dropped by the receiver. All eventfds
 //    have the same, and so have both ends of a pipe. SendFd refuses it with ALREADY_EXISTS.
 //  * All bytes of all calls take one more step through this process.
@@ -25,18 +25,26 @@
 
 namespace grpcfd {
 
+// Of a client.
 enum class Wire {
   // A connection of grpcfd's own beside gRPC's. Both ends use grpcfd for C++.
   kFdChannel,
   // gRPC's own connection, as Go's grpcfd has it.
   kInBand,
-  // Servers only: clients of both kinds at one address. Connections that open as an fdchannel are
-  // one, all others are relayed.
+};
+
+// Of a port.
+enum class PortWire {
+  kFdChannel,
+  kInBand,
+  // Clients of both kinds at one address. Connections that open as an fdchannel are one, all others
+  // are relayed.
   kBoth,
 };
 
 // Limits of each relayed connection; those of a port or channel where it says so. A value that
-// makes no sense (0 where something is needed) counts as 1.
+// makes no sense (0 where something is needed) is INVALID_ARGUMENT: the port cannot listen, and
+// calls with descriptors fail.
 struct InBandOptions {
   // Descriptors that are kept of one connection, in each direction: those that came, until it
   // closes; and those that were sent, to tell a second file of the same inode from the first. The

@@ -10,12 +10,12 @@
 //   auto server = builder.BuildAndStart();
 //   auto channel = grpcfd::InProcessChannel(server.get(), *fd_server, grpc::ChannelArguments());
 //
-// Why it exists: tests, and programs that serve themselves, want no socket file. What crosses is
-// the same: the receiver gets a duplicate, which the kernel made for it, under the same limits, and
+// For tests, and for programs that serve themselves, without a socket file. What crosses is the
+// same: the receiver gets a duplicate, which the kernel made for it, under the same limits, and
 // policies, authorizers and on_session see a session of this process with itself.
 //
-// How people get it wrong: grpc::Server::InProcessChannel. It has no interceptors, so a call of it
-// that was made with FromContext and has descriptors fails with FAILED_PRECONDITION.
+// grpc::Server::InProcessChannel has no interceptors: a call of it that was made with FromContext
+// and has descriptors fails with FAILED_PRECONDITION.
 #ifndef GRPCFD_IN_PROCESS_H_
 #define GRPCFD_IN_PROCESS_H_
 

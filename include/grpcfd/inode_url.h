@@ -4,15 +4,15 @@
 // Inode URLs: `inode://{dev}/{ino}[?fd={index}|?session={index}]`, the name a descriptor has in
 // messages and metadata.
 //
-// Why it exists: protobuf messages carry strings, not descriptors. A sender puts the URL into the
-// message, the receiver asks for the descriptor of that URL. The form is the one Go's grpcfd uses,
-// and Go ignores the query, so both sides can read each other's URLs.
+// Protobuf messages carry strings, not descriptors: the sender puts the URL into the message, and
+// the receiver asks for the descriptor of that URL. The form is that of Go's grpcfd, and Go ignores
+// the query, so both sides can read each other's URLs.
 //
-// How people get it wrong: they take (dev, ino) for an identity. It is a name. All eventfds of a
-// machine share one inode (so do epolls, timerfds and signalfds), both ends of a pipe have the
-// same, and so do a read-only and a read-write open of one file. The index tells them apart; it
-// counts the descriptors of one call and direction from 0. A URL without an index means the lowest
-// one of that inode that has not been taken yet.
+// (dev, ino) is a name, not an identity. All eventfds of a machine share one inode (so do epolls,
+// timerfds and signalfds), both ends of a pipe have the same, and so have a read-only and a
+// read-write open of one file. The index tells them apart: it counts the descriptors of one call
+// and direction from 0. A URL without an index means the lowest one of that inode that has not been
+// taken yet.
 #ifndef GRPCFD_INODE_URL_H_
 #define GRPCFD_INODE_URL_H_
 

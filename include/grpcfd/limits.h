@@ -3,13 +3,10 @@
 //
 // Limits: what a process is prepared to hold on behalf of its peers.
 //
-// Why it exists: every descriptor that a peer sends occupies a slot of *this* process's
-// RLIMIT_NOFILE until somebody takes or closes it. Without limits one client takes a server down by
-// sending descriptors and no calls. Every limit here is enforced, and each refusal names it.
-//
-// How people get it wrong: they raise one limit and forget the sum. A server proves at start that
-// all of them together fit into RLIMIT_NOFILE (dbus CVE-2014-3636 and CVE-2014-7824 are what
-// happens otherwise).
+// Every descriptor that a peer sends occupies a slot of this process's RLIMIT_NOFILE until somebody
+// takes or closes it. Without limits one client could take a server down by sending descriptors and
+// making no calls. Every limit here is enforced, and each refusal names it. A server proves at
+// start that all of its limits together fit into RLIMIT_NOFILE.
 #ifndef GRPCFD_LIMITS_H_
 #define GRPCFD_LIMITS_H_
 
@@ -20,7 +17,7 @@
 namespace grpcfd {
 
 // Limits of one session; both ends have their own and tell each other in the hello. A sender obeys
-// the lower ones, so a peer that claims to hold more gets no more.
+// the lower ones, so a peer that claims to hold more does not get more.
 struct SessionLimits {
   // Descriptors of a call, in one direction, taken or not: the 17th is INVALID_ARGUMENT with the
   // default. Of a call whose messages are a stream in that direction, those sent at once.
@@ -28,7 +25,7 @@ struct SessionLimits {
 
   // Descriptors that a session may hold and nobody has taken, in one direction. A sender at this
   // window waits until its deadline, then gets RESOURCE_EXHAUSTED. It also bounds what the peer has
-  // not even read, by the kernel's count, whatever the peer says (SIOCOUTQ).
+  // not even read, by the kernel's count (SIOCOUTQ), whatever the peer says.
   uint32_t session_window = 64;
 
   // Session-scoped descriptors (FdSession::Register, FdChannel::Register) that one side may have
@@ -39,6 +36,11 @@ struct SessionLimits {
 
   // How long a RecvFd waits at most on a call that has no deadline.
   absl::Duration recv_timeout = absl::Seconds(10);
+
+  friend bool operator==(const SessionLimits& a, const SessionLimits& b) {
+    return a.max_fds_per_call == b.max_fds_per_call && a.session_window == b.session_window &&
+           a.max_session_fds == b.max_session_fds && a.recv_timeout == b.recv_timeout;
+  }
 };
 
 // Limits of a server. 0 means "computed from RLIMIT_NOFILE when the server starts", as said at
@@ -70,6 +72,14 @@ struct ServerLimits {
   absl::Duration hello_timeout = absl::Seconds(5);
   // How long descriptors are kept whose RPC does not come.
   absl::Duration early_timeout = absl::Seconds(10);
+
+  friend bool operator==(const ServerLimits& a, const ServerLimits& b) {
+    return a.session == b.session && a.max_fds_total == b.max_fds_total &&
+           a.max_fds_per_uid == b.max_fds_per_uid && a.max_fds_in_flight == b.max_fds_in_flight &&
+           a.max_sessions == b.max_sessions && a.max_sessions_per_uid == b.max_sessions_per_uid &&
+           a.max_half_open == b.max_half_open && a.hello_timeout == b.hello_timeout &&
+           a.early_timeout == b.early_timeout;
+  }
 };
 
 }  // namespace grpcfd

@@ -3,24 +3,16 @@
 //
 // MappedMemory: memory that two processes share by passing a memfd, without trusting each other.
 //
-// Why it exists: mapping a file that somebody else can truncate means that he can end this process.
-// Reading beyond the end of a mapped file raises SIGBUS, at any time, in any thread. The answer is
-// memfd seals (memfd_create(2), fcntl(2)): once F_SEAL_SHRINK is set, nobody can make the file
-// shorter again, the one who made it included. Seals are only ever added. So a check that finds
-// them holds for good, and no lock and no trust is needed.
+// Mapping a file that another process can truncate lets that process crash this one: reading beyond
+// the end of a mapped file raises SIGBUS. memfd seals (memfd_create(2), fcntl(2)) prevent it: once
+// F_SEAL_SHRINK is set, nobody can make the file shorter again. Seals are only ever added, so a
+// check that finds them holds for good. Map() checks the seals, then the size, against a largest
+// size that has no default: reading a hole of a sparse memfd allocates the page at the reader's
+// expense.
 //
-// How people get it wrong:
-//  * Checking the size, then the seals. In between the peer truncates. Seals first, then size.
-//  * Checking the content of what is not sealed against writing (F_SEAL_WRITE), and using it
-//    afterwards: the peer changes it in between (Nix CVE-2024-27297). F_SEAL_FUTURE_WRITE is not
-//    enough: mappings that exist go on writing.
-//  * Mapping whatever size fstat(2) says. A memfd may be 2^50 bytes long and hold nothing; reading
-//    a hole of it allocates the page, at the *reader's* expense. Hence a largest size, which has
-//    no default.
-//  * Taking seals for a property of all files. Only memfds have them. A file of a tmpfs with a size
-//    limit, or of huge pages, can raise SIGBUS at its full length too, when pages run out; these
-//    are refused.
-//  * Sealing against writing while a writable mapping exists: EBUSY. Freeze() unmaps first.
+// Content is safe to use after a check only if it is sealed against writing as well (F_SEAL_WRITE,
+// MapOptions::frozen). F_SEAL_FUTURE_WRITE is not enough: mappings that exist go on writing. Files
+// other than memfds have no seals, and are refused.
 //
 //   // The producer.
 //   auto memory = MappedMemory::Create(size);
@@ -51,6 +43,9 @@ namespace grpcfd {
 // points to is as safe as the threads and processes that use it agree on.
 class MappedMemory {
  public:
+  // What a receiver of shared memory may do with it.
+  enum class PeerAccess { kReadOnly, kReadWrite };
+
   struct MapOptions {
     // Whether the content must stay as it is (F_SEAL_WRITE). If not, the peer may change it at any
     // moment: read each byte once, into memory of your own, before you check it.
@@ -97,13 +92,13 @@ class MappedMemory {
   absl::StatusOr<UniqueFd> Freeze() &&;
 
   // A descriptor to send while this side goes on writing; the receiver maps it with frozen = false.
-  // With `peer_writes` false the peer cannot write (F_SEAL_FUTURE_WRITE, Linux 5.1), and this
-  // mapping is the last one that can. Adds F_SEAL_SEAL, so that the peer cannot add seals of its
+  // With kReadOnly the peer cannot write (F_SEAL_FUTURE_WRITE, Linux 5.1), and this mapping is the
+  // last one that can. Adds F_SEAL_SEAL, so that the peer cannot add seals of its
   // own; asked again, it must be for the same kind of sharing.
   //   FAILED_PRECONDITION  it is not from Create(), or was shared in the other way already
   //   UNIMPLEMENTED        the kernel is older than Linux 5.1
   //   RESOURCE_EXHAUSTED   RLIMIT_NOFILE
-  absl::StatusOr<UniqueFd> Share(bool peer_writes);
+  absl::StatusOr<UniqueFd> Share(PeerAccess peer);
 
   MappedMemory(MappedMemory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)),

@@ -4,26 +4,26 @@
 // Attach, Take, AttachAll, TakeAll: descriptors in protobuf messages whose schema says where they
 // are.
 //
-// Why it exists: a `string memory_url` tells nobody that a descriptor belongs to it, nor that it
-// has to be taken. A field of type grpcfd.v1.Descriptor does, and a whole message can be taken at
-// once, nested, repeated and map fields included, or not at all. Fields that hold *paths* (option
-// grpcfd.v1.descriptor_path) become descriptors on the way and paths again at the other end.
-//     grpcfd::Attach(fds.get(), memory, request.mutable_memory());        // client
-//     auto memory = grpcfd::Take(fds->get(), request->memory());          // server
+// A field of type grpcfd.v1.Descriptor says in the schema that a descriptor belongs to it, and a
+// whole message can be taken at once, nested, repeated and map fields included, or not at all.
+// Fields that hold *paths* (option grpcfd.v1.descriptor_path) become descriptors on the way and
+// paths again at the other end.
+//     GRPCFD_ASSIGN_OR_RETURN(*request.mutable_memory(), grpcfd::Attach(*fds, memory));  // Client.
+//     GRPCFD_ASSIGN_OR_RETURN(auto memory, grpcfd::Take(*fds, request->memory()));       // Server.
 //
-// How people get it wrong:
-//  * Calling AttachAll on a message that came from somebody else. It opens files with the rights of
-//    *this* process; a server that forwards a stranger's message would hand out its own files. Call
-//    it on messages that you filled in. It opens marked fields only, and TakeAll opens nothing.
-//  * Expecting descriptors to survive in a google.protobuf.Any. It is bytes to whoever does not
-//    know its type, and these functions do not look into it: unpack it and call them on what was
-//    in it.
-//  * Keeping /proc/self/fd/N longer than TakenFds, or handing it to another process. The number is
-//    this process's.
+//  * AttachAll opens files with the rights of *this* process. Call it on messages that you filled
+//  in,
+//    never on one that came from somebody else. It opens marked fields only, and TakeAll opens
+//    nothing.
+//  * A google.protobuf.Any is bytes to whoever does not know its type, and these functions do not
+//  look
+//    into it: unpack it and call them on what was in it.
+//  * A path /proc/self/fd/N is good in this process, and while TakenFds has the descriptor.
 //
-// In a library of its own, grpcfd::messages, which needs protobuf but not gRPC. All functions may
-// be called from any thread; a message or a TakenFds needs the caller's own synchronisation, as
-// usual.
+// Messages may be generated or dynamic (google::protobuf::DynamicMessage). All functions may be
+// called from any thread; a message or a TakenFds needs the caller's own synchronisation, as usual.
+// In the library grpcfd::messages, which grpcfd::grpcfd brings along, and which needs no gRPC by
+// itself.
 #ifndef GRPCFD_MESSAGE_H_
 #define GRPCFD_MESSAGE_H_
 
@@ -36,8 +36,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "grpcfd/borrowed_fd.h"
+#include "grpcfd/deadline.h"
 #include "grpcfd/fd_transceiver.h"
 #include "grpcfd/inode_url.h"
 #include "grpcfd/unique_fd.h"
@@ -49,16 +49,21 @@ namespace internal {
 class TakeAllOperation;
 }  // namespace internal
 
-// Sends a duplicate of `fd`, or `fd` itself, and puts its URL into `out`; label, offset and size
-// are left as they are. Errors as FdSender::SendFd, and `out` is unchanged then.
-absl::Status Attach(FdSender* sender, BorrowedFd fd, v1::Descriptor* out);
-absl::Status Attach(FdSender* sender, UniqueFd&& fd, v1::Descriptor* out);
+// Sends a duplicate of `fd`, or `fd` itself, and returns what names it in a message. Errors as
+// FdSender::SendFd.
+absl::StatusOr<v1::Descriptor> Attach(FdSender& sender, BorrowedFd fd);
+absl::StatusOr<v1::Descriptor> Attach(FdSender& sender, UniqueFd&& fd);
+
+// The same into `out`, of which only the URL changes; label, offset and size are left as they are.
+// After an error `out` is unchanged.
+absl::Status Attach(FdSender& sender, BorrowedFd fd, v1::Descriptor* out);
+absl::Status Attach(FdSender& sender, UniqueFd&& fd, v1::Descriptor* out);
 
 // Takes the descriptor that `descriptor` names. Errors as FdReceiver::RecvFd; INVALID_ARGUMENT also
 // if it names none. Several Descriptors may name the same descriptor: only the first Take gets it
 // (TakeAll is right for them).
-absl::StatusOr<UniqueFd> Take(FdReceiver* receiver, const v1::Descriptor& descriptor,
-                              absl::Time deadline = absl::InfiniteFuture());
+absl::StatusOr<UniqueFd> Take(FdReceiver& receiver, const v1::Descriptor& descriptor,
+                              Deadline deadline = Deadline::Infinite());
 
 // Opens what the marked fields of `message` name, sends the descriptors, and replaces each path by
 // the inode URL of its descriptor. Marked are string fields with the option
@@ -77,11 +82,11 @@ absl::StatusOr<UniqueFd> Take(FdReceiver* receiver, const v1::Descriptor& descri
 // sent before a later one failed to be go with the call, as sending cannot be undone, and are
 // closed with it.
 //   INVALID_ARGUMENT   not an absolute path without host (file://host/x, file://x), a bad percent
-//                      escape, a unix: path that is no socket, an option on a field that is no
-//                      string, messages nested more than 100 deep, or more than 4096 names
+//                      escape, a unix: path that is not a socket, an option on a field that is
+//                      not a string, messages nested more than 100 deep, or more than 4096 names
 //   others             as open(2) says (NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED at
 //                      RLIMIT_NOFILE), or FdSender::SendFd (the call's limit of descriptors)
-absl::Status AttachAll(FdSender* sender, google::protobuf::Message* message,
+absl::Status AttachAll(FdSender& sender, google::protobuf::Message* message,
                        int file_flags = O_PATH);
 
 // What TakeAll took, by where it is named in the message. Closes what is still in it.
@@ -127,7 +132,7 @@ class TakenFds {
   };
   struct Name {
     std::string path;
-    const v1::Descriptor* address = nullptr;  // Only compared.
+    const google::protobuf::Message* address = nullptr;  // Only compared.
     size_t held = 0;
     bool taken = false;
   };
@@ -142,8 +147,7 @@ class TakenFds {
 
 // Takes every descriptor that `message` names: those of all grpcfd.v1.Descriptor with a URL, and of
 // all marked string fields with an inode URL. Only what is set counts, so of a oneof its one
-// member. Works with generated messages (a DynamicMessage has no grpcfd.v1.Descriptor that C++
-// knows of).
+// member.
 //
 // The form with a pointer also replaces each marked field's inode URL by a path,
 // file:///proc/self/fd/N or, for socket files, unix:///proc/self/fd/N, which is good for open(2)
@@ -152,16 +156,16 @@ class TakenFds {
 // All or nothing: after an error everything taken is closed (it cannot be taken again), the message
 // is unchanged, and the status names the field.
 //   INVALID_ARGUMENT   a URL cannot be parsed; a marked field holds a file: or unix: path, which a
-//                      peer has no business to name here (it could be one of this process's
-//                      /proc/self/fd); it claims to be a socket and is none; an option on a field
-//                      that is no string; messages are nested more than 100 deep, or there are
-//                      more than 4096 names
+//                      peer must not name here (it could be one of this process's
+//                      /proc/self/fd); it claims to be a socket and is not one; an option on a
+//                      field that is not a string; messages are nested more than 100 deep, or there
+//                      are more than 4096 names
 //   others             as FdReceiver::RecvFd; `deadline` is for all of them together
 // How many descriptors that can be is bounded by what the call brought.
-absl::StatusOr<TakenFds> TakeAll(FdReceiver* receiver, const google::protobuf::Message& message,
-                                 absl::Time deadline = absl::InfiniteFuture());
-absl::StatusOr<TakenFds> TakeAll(FdReceiver* receiver, google::protobuf::Message* message,
-                                 absl::Time deadline = absl::InfiniteFuture());
+absl::StatusOr<TakenFds> TakeAll(FdReceiver& receiver, const google::protobuf::Message& message,
+                                 Deadline deadline = Deadline::Infinite());
+absl::StatusOr<TakenFds> TakeAll(FdReceiver& receiver, google::protobuf::Message* message,
+                                 Deadline deadline = Deadline::Infinite());
 
 }  // namespace grpcfd
 

@@ -3,11 +3,10 @@
 //
 // PeerCredentials: who is at the other end of a session, as the kernel says.
 //
-// How people get it wrong: they trust a pid. SO_PEERCRED freezes uid, gid and pid at connect(2),
-// and the pid may have been given to another process since. A pidfd names the process itself: check
-// it is still alive (it polls readable once the process has ended) after reading anything under
-// /proc/<pid>. Nor does an address string say who connected (snapd, CVE-2019-7304): only these
-// typed fields do.
+// uid, gid and pid are those of connect(2), when SO_PEERCRED freezes them; the pid may have been
+// given to another process since. The pidfd names the process itself: call HasExited() after
+// reading anything under /proc/<pid>. An address string does not say who connected; only these
+// fields do.
 #ifndef GRPCFD_PEER_CREDENTIALS_H_
 #define GRPCFD_PEER_CREDENTIALS_H_
 
@@ -33,11 +32,15 @@ struct PeerCredentials {
   absl::StatusOr<PeerCredentials> Dup() const;
 };
 
-// The peer of a connected unix socket, by SO_PEERCRED and, with `want_pidfd` and where the kernel
-// has it, SO_PEERPIDFD. FAILED_PRECONDITION if `socket` is not a connected unix socket: a failed
+// Whether GetPeerCredentials asks for a pidfd, which costs a descriptor.
+enum class PidfdMode { kNone, kWanted };
+
+// The peer of a connected unix socket, by SO_PEERCRED and, with kWanted and where the kernel has
+// it, SO_PEERPIDFD. FAILED_PRECONDITION if `socket` is not a connected unix socket: a failed
 // look-up means "refuse", never "anybody". ENOPROTOOPT and EINVAL on SO_PEERPIDFD mean an older
 // kernel, ESRCH and ENODATA a process that is gone; both leave `pidfd` invalid.
-absl::StatusOr<PeerCredentials> GetPeerCredentials(BorrowedFd socket, bool want_pidfd);
+absl::StatusOr<PeerCredentials> GetPeerCredentials(BorrowedFd socket,
+                                                   PidfdMode mode = PidfdMode::kNone);
 
 }  // namespace grpcfd
 

@@ -3,27 +3,23 @@
 //
 // ReceivePolicy: which descriptors this process is prepared to receive.
 //
-// Why it exists: the peer chooses what it sends. A directory, or an O_PATH handle of one, leads out
-// of a chroot or a mount namespace (runc CVE-2024-21626); a read-only file can be one that blocks
-// for ever; a device does things when it is merely opened or read; a unix socket or an epoll can be
-// used to build cycles that only the kernel's garbage collector finds. A handler that wants "a
-// memfd" should not have to think of all that. The policy decides before the application sees a
-// descriptor: a refused one is closed, and asking for it is PERMISSION_DENIED with a text that
-// names the rule, the type that came and the peer. The other descriptors of the call are not
-// affected, because a handler that asks for one of them has its own reasons to trust it; one that
-// needs all fails at the first refused one.
+// The peer chooses what it sends. A directory, or an O_PATH handle of one, leads out of a chroot or
+// a mount namespace; a read-only file can be one that blocks for ever; a device can do things when
+// it is merely opened; a unix socket or an epoll can build cycles that only the kernel's garbage
+// collector finds. The policy decides before the application sees a descriptor: a refused one is
+// closed, and asking for it is PERMISSION_DENIED with a text that names the rule, the type that
+// came and the peer. The other descriptors of the call are not affected.
 //
 // The default accepts everything, as Go's grpcfd does, and costs nothing. Strict() is for servers
 // that take files, memory, pipes and events from peers they do not trust.
 //
-// How people get it wrong:
-//  * Looking at the access mode and believing the file. A read-only descriptor of a memfd can be
-//    opened for writing through /proc/self/fd; only seals hold. RequireSeals() says so.
-//  * Checking the content and then using it, while the sender still writes. See
-//    grpcfd/mapped_memory.h.
-//  * Believing that S_ISREG means a file on a disk. Files of procfs (/proc/<pid>/mem) and namespace
-//    files are regular too, and so is anything in a FUSE mount, where each read may wait for the
-//    peer. Who needs memory asks for seals: only memfds have them.
+// What a policy cannot tell:
+//  * A read-only descriptor of a memfd can be opened for writing through /proc/self/fd; only seals
+//    hold. Use RequireSeals().
+//  * The sender can still write while the content is checked. See grpcfd/mapped_memory.h.
+//  * A regular file need not be on a disk: files of procfs and FUSE mounts are regular too, and a
+//  read
+//    of the latter may wait for the peer. For memory require seals: only memfds have them.
 #ifndef GRPCFD_RECEIVE_POLICY_H_
 #define GRPCFD_RECEIVE_POLICY_H_
 
@@ -36,6 +32,10 @@
 #include "grpcfd/borrowed_fd.h"
 
 namespace grpcfd {
+
+namespace internal {
+struct PolicyRules;
+}  // namespace internal
 
 // What kind of file a descriptor stands for, as the kernel says.
 enum class FdType : uint8_t {
@@ -115,15 +115,14 @@ class ReceivePolicy {
   // negative or closed.
   absl::Status Check(BorrowedFd fd, uint32_t index = 0) const;
 
-  // For grpcfd's own parts: the rules.
-  bool accepts(FdType type) const { return (types_ >> static_cast<unsigned>(type) & 1u) != 0; }
-  bool accepts(FdAccess access) const {
-    return (access_ >> static_cast<unsigned>(access) & 1u) != 0;
+  // Whether the rules are the same.
+  friend bool operator==(const ReceivePolicy& a, const ReceivePolicy& b) {
+    return a.types_ == b.types_ && a.access_ == b.access_ && a.seals_ == b.seals_ &&
+           a.max_fds_ == b.max_fds_;
   }
-  uint32_t required_seals() const { return seals_; }
-  uint32_t max_fds() const { return max_fds_; }
 
  private:
+  friend struct internal::PolicyRules;
   static constexpr uint32_t kAllTypes = (1u << (static_cast<unsigned>(FdType::kUnknown) + 1)) - 1;
   static constexpr uint32_t kAllAccess = (1u << (static_cast<unsigned>(FdAccess::kPath) + 1)) - 1;
   static constexpr uint32_t kNoMaximum = 0xffffffff;

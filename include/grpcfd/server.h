@@ -3,25 +3,31 @@
 //
 // The server side: listening ports whose calls carry descriptors.
 //
+//   absl::Status bound;
+//   grpcfd::ListenOptions options;
+//   options.bind_status = &bound;
 //   grpc::ServerBuilder builder;
-//   grpcfd::AddListeningPort(&builder, "unix:/run/app.sock", grpc::InsecureServerCredentials());
+//   grpcfd::AddListeningPort(&builder, "unix:/run/app.sock", grpc::InsecureServerCredentials(),
+//                            options);
 //   builder.RegisterService(&service);
-//   auto server = builder.BuildAndStart();
+//   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+//   if (server == nullptr) return bound;  // Why it cannot listen.
 //
 //   grpc::Status Attach(grpc::ServerContext* context, const AttachRequest* request,
 //                       AttachReply* reply) {
 //     auto fds = grpcfd::FromContext(context);
-//     if (!fds.ok()) return grpcfd::ToGrpcStatus(fds.status());
-//     absl::StatusOr<grpcfd::UniqueFd> memory = (*fds)->RecvFd(request->memory_url());
-//     ...
+//     GRPCFD_ASSIGN_OR_RETURN(grpcfd::UniqueFd memory, grpcfd::Take(*fds, request->memory()));
+//     GRPCFD_ASSIGN_OR_RETURN(*reply->mutable_event(), grpcfd::Attach(*fds, event));
+//     return grpc::Status::OK;
+//   }
 //
-// How people get it wrong: they keep what they did not take. Descriptors that a handler leaves are
-// closed when the handler has returned and the call is closed, whatever its outcome; what it took
-// with RecvFd is its own.
+// Descriptors that a handler does not take are closed when the handler has returned and the call is
+// closed, whatever its outcome; what it takes is its own.
 #ifndef GRPCFD_SERVER_H_
 #define GRPCFD_SERVER_H_
 
 #include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_interceptor.h>
@@ -35,6 +41,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "grpcfd/borrowed_fd.h"
 #include "grpcfd/fd_server.h"
 #include "grpcfd/fd_session.h"
 #include "grpcfd/fd_transceiver.h"
@@ -46,12 +53,12 @@ namespace grpcfd {
 // The descriptors of the call that `context` belongs to. Call it in the handler; the handle may be
 // used on any thread and be kept, though not its descriptors beyond the call. While a synchronous
 // handler waits in RecvFd on the thread that called this, cancellation of the call releases it.
-//   FAILED_PRECONDITION  the call cannot carry descriptors: it came over TCP, from a channel
-//                        without grpcfd, or to a server without it
+// Never null. For a call that cannot carry descriptors, status() and every method say why:
+//   FAILED_PRECONDITION  it came over TCP, from a channel without grpcfd, or to a server without it
 //   INVALID_ARGUMENT     the call's grpcfd metadata cannot be read
 //   PERMISSION_DENIED    FdServerOptions::authorize_call refused the call's descriptors
 //   UNAVAILABLE          the session that the call names is gone
-absl::StatusOr<std::shared_ptr<FdTransceiver>> FromContext(grpc::ServerContextBase* context);
+std::shared_ptr<FdTransceiver> FromContext(grpc::ServerContextBase* context);
 
 // The session of the call that `context` belongs to, and who is at its other end: the process that
 // connected, at the time of its connect(2) (SO_PEERCRED, unix(7)), with a pidfd of the caller's own
@@ -71,10 +78,11 @@ absl::StatusOr<PeerCredentials> PeerFromContext(grpc::ServerContextBase* context
 absl::StatusOr<std::vector<InodeUrl>> UrlsFromContext(const grpc::ServerContextBase* context);
 
 struct ListenOptions {
-  // Where the sessions live. Unset: one FdServer with default limits, shared by all ports of the
-  // builder that have none set.
+  // Where the sessions live. Unset: one FdServer, shared by all ports of the builder that have none
+  // set.
   std::shared_ptr<FdServer> fd_server;
-  // For the FdServer that is made if `fd_server` is unset. The first port of the builder decides.
+  // For the FdServer that is made if `fd_server` is unset. Set them for the builder's first port: a
+  // later one that sets different ones cannot listen, INVALID_ARGUMENT.
   FdServerOptions fd_server_options;
 
   // Mode of the socket file, whatever the umask, before anybody can connect: the file never has
@@ -88,18 +96,19 @@ struct ListenOptions {
   // choice.
   int backlog = std::numeric_limits<int>::max();
   // A unix stream socket that is bound and listening already, from socket activation say. The
-  // address is for messages only then. It is adopted when the server starts.
-  std::shared_ptr<UniqueFd> listen_fd;
+  // address is for messages only then. AddListeningPort duplicates it, so the options may be used
+  // again; close yours, or clients that connect after the server's end wait in vain.
+  std::optional<BorrowedFd> listen_fd;
 
   // Which way the clients' descriptors come. With kInBand and kBoth, FromContext answers for every
   // call of the port, also for clients that send none. All unix sockets that such a server listens
   // on should be grpcfd's: see docs/guides/go.md, "Who is who".
-  Wire wire = Wire::kFdChannel;
+  PortWire wire = PortWire::kFdChannel;
   // For the connections that are relayed.
   InBandOptions in_band;
 
   // Where to put the reason when BuildAndStart() returns null because of this port; like gRPC's
-  // `selected_port`, it must live until then.
+  // `selected_port`, it must live until then. The reason is logged as well (grpcfd/log.h).
   absl::Status* bind_status = nullptr;
 };
 
@@ -126,6 +135,11 @@ void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
 // port it makes one for every call, since nothing says beforehand which of them have descriptors.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeServerInterceptorFactory(
     std::shared_ptr<FdServer> fd_server);
+
+// The FdServer of a server with a port of AddListeningPort, with AddFdServer or with a factory of
+// MakeServerInterceptorFactory: for Stats(), say. Null if there is none; the first one's if there
+// are several.
+std::shared_ptr<FdServer> GetFdServer(const grpc::Server& server);
 
 }  // namespace grpcfd
 

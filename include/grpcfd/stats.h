@@ -3,14 +3,12 @@
 //
 // Stats: what grpcfd has passed on, and what it has refused, dropped, expired or lost, in numbers.
 //
-// Why it exists: grpcfd logs nothing. What a hostile or broken peer makes it do shows here, and
-// nowhere else as a whole: a single refusal is a status in one call, a flood of them is a rate.
+// A single refusal is a status in one call; a flood of them is a rate, which shows here.
 //
-// How people get it wrong: they read a counter as a level. All numbers that are called counters
-// here count from the moment when the object that is asked (the FdServer, the FdChannel, the
-// session) was made, never go down and are never reset: take two snapshots and subtract. Levels are
-// marked as such. A snapshot is not one moment: each number is right, but two of them may be
-// microseconds apart.
+// Counters count from the moment when the object that is asked (the FdServer, the FdChannel, the
+// session) was made. They never go down and are never reset: take two snapshots and subtract.
+// Levels are marked as such. A snapshot is not one moment: each number is right, but two of them
+// may be microseconds apart.
 //
 // Cost: one relaxed atomic addition for each event, on a line of memory that only its session
 // touches.
@@ -66,8 +64,8 @@ struct InBandStats {
   uint64_t connections = 0;
   uint64_t cut_flood = 0;       // Beyond max_fds_burst.
   uint64_t cut_truncated = 0;   // A descriptor was lost in recvmsg(2), MSG_CTRUNC: RLIMIT_NOFILE.
-  uint64_t cut_unsendable = 0;  // The kernel took a descriptor for the peer not at all, or not
-                                // within InBandOptions::linger.
+  uint64_t cut_unsendable = 0;  // The kernel refused a descriptor for the peer, or did not take
+                                // it within InBandOptions::linger.
 
   // --- Counters: descriptors ---
   uint64_t fds_received = 0;    // Installed in this process.
@@ -117,6 +115,10 @@ struct FdServerStats {
   uint64_t sessions_cut_protocol = 0;    // The peer broke the protocol.
   uint64_t sessions_cut_here = 0;        // Shut down, or cut by the program.
   uint64_t sessions_broken = 0;          // recvmsg(2) failed.
+
+  // --- Counters: calls ---
+  uint64_t calls_ignored = 0;  // Descriptors came with them, and their handlers never called
+                               // FromContext.
 };
 
 // An FdChannel.

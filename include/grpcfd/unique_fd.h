@@ -3,19 +3,11 @@
 //
 // UniqueFd: the one owner of an open file descriptor.
 //
-// Why it exists: a descriptor is a resource that the compiler cannot see. A bare `int` says neither
-// who closes it nor whether it is still open, and both mistakes are silent: a forgotten close(2)
-// leaks until RLIMIT_NOFILE stops the whole process, and a second close(2) closes a stranger's
-// descriptor that got the same number in between.
+// Conversions are explicit: ask with valid(), look with get(). There is no implicit one to `int`,
+// which would be a number that nobody owns, and none to `bool`, for which -1 is true.
 //
-// How people get it wrong:
-//  * Retrying close(2) after EINTR. On Linux the number is free again when close returns, whatever
-//    it returned (close(2), "Dealing with error returns from close()"), so a retry closes
-//    somebody else's.
-//  * Letting close(2) overwrite the errno of the failure that is being reported.
-//  * Implicit conversions: `if (fd)` is true for -1, and an owner that turns into an `int` by
-//    itself turns into a dangling number too. There are none here; ask with valid() and look with
-//    get().
+// close(2) is not retried after EINTR: on Linux the number is free again when it returns, whatever
+// it returned, and a retry could close another file.
 #ifndef GRPCFD_UNIQUE_FD_H_
 #define GRPCFD_UNIQUE_FD_H_
 

@@ -33,12 +33,10 @@ class NotesService final : public notes::Notes::Service {
   static absl::Status Answer(grpc::ServerContext* context, const notes::SwapRequest& request,
                              notes::SwapReply* reply) {
     auto fds = grpcfd::FromContext(context);
-    if (!fds.ok()) return fds.status();
-    absl::StatusOr<grpcfd::UniqueFd> note = (*fds)->RecvFd(request.note_url());
-    if (!note.ok()) return note.status();
+    GRPCFD_ASSIGN_OR_RETURN(grpcfd::UniqueFd note, fds->RecvFd(request.note_url()));
     // The offset is shared with the client.
-    if (::lseek(note->get(), 0, SEEK_END) < 0) return absl::ErrnoToStatus(errno, "lseek");
-    absl::Status written = Write(*note, ", read by a C++ server");
+    if (::lseek(note.get(), 0, SEEK_END) < 0) return absl::ErrnoToStatus(errno, "lseek");
+    absl::Status written = Write(note, ", read by a C++ server");
     if (!written.ok()) return written;
 
     int ends[2];
@@ -47,9 +45,8 @@ class NotesService final : public notes::Notes::Service {
     const grpcfd::UniqueFd writer(ends[1]);
     written = Write(writer, "greetings from a C++ server");
     if (!written.ok()) return written;
-    absl::StatusOr<grpcfd::InodeUrl> url = (*fds)->SendFd(std::move(reader));
-    if (!url.ok()) return url.status();
-    reply->set_pipe_url(url->ToString());
+    GRPCFD_ASSIGN_OR_RETURN(grpcfd::InodeUrl url, fds->SendFd(std::move(reader)));
+    reply->set_pipe_url(url.ToString());
     return absl::OkStatus();
   }
 };
@@ -71,7 +68,7 @@ int main(int argc, char** argv) {
   NotesService service;
   grpc::ServerBuilder builder;
   grpcfd::ListenOptions options;
-  options.wire = grpcfd::Wire::kBoth;  // Clients in Go, and those in C++ with the fdchannel.
+  options.wire = grpcfd::PortWire::kBoth;  // Clients in Go, and those in C++ with the fdchannel.
   absl::Status bound;
   options.bind_status = &bound;
   grpcfd::AddListeningPort(&builder, std::string("unix:") + argv[1],

@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "fdchannel/fds/core_access.h"
 #include "tests/fdchannel/server/server_test_util.h"
 
 namespace grpcfd {
@@ -98,7 +99,7 @@ class Peer {
     start.rpc = call.get();
     start.client_streams = true;
     start.deadline = absl::Now() + absl::Seconds(10);
-    const absl::Status status = StartCall(*channel_->core(), call, start);
+    const absl::Status status = StartCall(*CoreOf(*channel_), call, start);
     if (!status.ok()) return status;
     const auto entry = EncodeCallMetadata(call->metadata());
     return absl::BytesToHexString(std::string(entry.data(), entry.size()));

@@ -92,10 +92,17 @@ TEST_F(ReceivedFdsTest, AWaiterAsksWhetherItsCallWasCancelled) {
 TEST_F(ReceivedFdsTest, WithACallback) {
   const UniqueFd file = MakeFile("x");
   std::vector<std::string> results;
-  const auto note = [&](absl::StatusOr<UniqueFd> fd) { results.push_back(ContentOf(fd)); };
   absl::StatusOr<UniqueFd> now;
-  EXPECT_FALSE(received_.ReceiveAsync(NameOf(file), &caller_, 1, note, &now));
-  EXPECT_FALSE(received_.ReceiveAsync(DevIno{1, 2}, &caller_, 2, note, &now));
+  const auto ask = [&](const DevIno& dev_ino, uint64_t id) {
+    ReceivedFds::FdCallback note = [&](absl::StatusOr<UniqueFd> fd) {
+      results.push_back(ContentOf(fd));
+    };
+    const bool at_hand = received_.ReceiveAsync(dev_ino, &caller_, id, &note, &now);
+    EXPECT_EQ(note != nullptr, at_hand);  // It is taken only if it has to wait.
+    return at_hand;
+  };
+  EXPECT_FALSE(ask(NameOf(file), 1));
+  EXPECT_FALSE(ask(DevIno{1, 2}, 2));
   received_.Keep(One(file), &closing_);
   ASSERT_EQ(1u, results.size());
   EXPECT_EQ("x", results[0]);
@@ -104,9 +111,9 @@ TEST_F(ReceivedFdsTest, WithACallback) {
   received_.Expire(2);
   ASSERT_EQ(2u, results.size());
   EXPECT_NE(std::string::npos, results[1].find("DEADLINE_EXCEEDED"));
-  EXPECT_TRUE(received_.ReceiveAsync(NameOf(file), &caller_, 3, note, &now));
+  EXPECT_TRUE(ask(NameOf(file), 3));
   EXPECT_EQ("x", ContentOf(now));
-  EXPECT_FALSE(received_.ReceiveAsync(DevIno{1, 2}, &caller_, 4, note, &now));
+  EXPECT_FALSE(ask(DevIno{1, 2}, 4));
   received_.Release(&caller_, absl::CancelledError("cancelled"));
   ASSERT_EQ(3u, results.size());
   EXPECT_NE(std::string::npos, results[2].find("CANCELLED"));
@@ -117,13 +124,11 @@ TEST_F(ReceivedFdsTest, ACallbackMayDoAnything) {
   const UniqueFd file = MakeFile("x");
   absl::StatusOr<UniqueFd> now;
   std::string again;
-  EXPECT_FALSE(received_.ReceiveAsync(
-      NameOf(file), &caller_, 1,
-      [&](const absl::StatusOr<UniqueFd>&) {
-        again = ContentOf(received_.Receive(NameOf(file), &caller_, absl::InfinitePast(), nullptr));
-        received_.End(absl::UnavailableError("over"));
-      },
-      &now));
+  ReceivedFds::FdCallback callback = [&](const absl::StatusOr<UniqueFd>&) {
+    again = ContentOf(received_.Receive(NameOf(file), &caller_, absl::InfinitePast(), nullptr));
+    received_.End(absl::UnavailableError("over"));
+  };
+  EXPECT_FALSE(received_.ReceiveAsync(NameOf(file), &caller_, 1, &callback, &now));
   received_.Keep(One(file), &closing_);
   EXPECT_EQ("x", again);
 }

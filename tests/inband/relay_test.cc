@@ -835,6 +835,28 @@ TEST(InnerPairTest, ThePeerHasAUniqueName) {
   EXPECT_EQ("", InnerNameOfPeer("ipv4:127.0.0.1:1"));
 }
 
+TEST(RelayOptionsTest, OptionsThatMakeNoSenseAreErrors) {
+  const auto expect_refused = [](const char* name, const InBandOptions& options) {
+    const absl::Status status = Relay::Start(options).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_NE(std::string(status.message()).find(name), std::string::npos) << status;
+  };
+  const auto with = [](auto set) {
+    InBandOptions options;
+    set(&options);
+    return options;
+  };
+  expect_refused("max_fds_per_connection",
+                 with([](InBandOptions* options) { options->max_fds_per_connection = 0; }));
+  expect_refused("max_queued_fds",
+                 with([](InBandOptions* options) { options->max_queued_fds = 0; }));
+  expect_refused("max_fds_burst", with([](InBandOptions* options) { options->max_fds_burst = 0; }));
+  expect_refused("relay_threads", with([](InBandOptions* options) { options->relay_threads = 0; }));
+  expect_refused("buffer_size", with([](InBandOptions* options) { options->buffer_size = 0; }));
+  expect_refused("linger",
+                 with([](InBandOptions* options) { options->linger = absl::Seconds(-1); }));
+}
+
 }  // namespace
 }  // namespace internal
 }  // namespace grpcfd

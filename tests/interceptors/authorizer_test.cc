@@ -38,8 +38,8 @@ TestServer::Setup WithOptions(const FdServerOptions& options,
 grpc::Status TakeAndAnswer(grpc::ServerContext* context, const test::ExchangeRequest* request,
                            test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
-  auto fd = (*fds)->RecvFd(request->urls(0));
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+  auto fd = fds->RecvFd(request->urls(0));
   if (!fd.ok()) return ToGrpcStatus(fd.status());
   reply->set_payload(Content(*fd));
   return grpc::Status::OK;
@@ -94,7 +94,7 @@ TEST(AuthorizerTest, ASessionThatIsRefusedDoesNotExist) {
 
   // Calls without descriptors are served, and say so if they are asked for some.
   server.service.exchange = [](auto* context, auto*, auto* reply) {
-    reply->set_payload(std::string(FromContext(context).status().message()));
+    reply->set_payload(std::string(FromContext(context)->status().message()));
     return grpc::Status::OK;
   };
   grpc::ClientContext plain;
@@ -126,14 +126,14 @@ TEST(AuthorizerTest, TheDescriptorsOfACallThatIsRefusedAreClosed) {
   options.authorize_call = [&](const CallDescription& call) {
     method = call.method;
     count = call.fd_count;
-    pid = call.peer.pid;
+    pid = call.peer->pid;
     return refuse ? absl::FailedPreconditionError("no pipes here") : absl::OkStatus();
   };
   TestServer server(WithOptions(options, &fd_server));
   absl::Status from_context;
   absl::StatusOr<PeerCredentials> peer = absl::UnknownError("not asked");
   server.service.exchange = [&](grpc::ServerContext* context, auto* request, auto* reply) {
-    from_context = FromContext(context).status();
+    from_context = FromContext(context)->status();
     peer = PeerFromContext(context);
     return TakeAndAnswer(context, request, reply);
   };
@@ -176,7 +176,7 @@ TEST(AuthorizerTest, WhatARefusedStreamSendsLaterIsClosedToo) {
   };
   TestServer server(WithOptions(options));
   server.service.upload = [](grpc::ServerContext* context, auto* reader, auto*) {
-    EXPECT_EQ(FromContext(context).status().code(), absl::StatusCode::kPermissionDenied);
+    EXPECT_EQ(FromContext(context)->status().code(), absl::StatusCode::kPermissionDenied);
     test::ExchangeRequest request;
     while (reader->Read(&request)) continue;
     return grpc::Status::OK;
@@ -212,14 +212,14 @@ TEST(AuthorizerTest, AClientMayRefuseTheServer) {
   std::atomic<bool> refuse{true};
   SessionLog log;
   ChannelOptions options;
-  options.fd_channel.authorize_session = [&](const PeerCredentials& peer) {
+  options.fd_channel_options.authorize_session = [&](const PeerCredentials& peer) {
     EXPECT_EQ(peer.pid, getpid());
     EXPECT_EQ(peer.uid, geteuid());
     EXPECT_EQ(peer.gid, getegid());
     return refuse ? absl::NotFoundError("not the server I know") : absl::OkStatus();
   };
-  options.fd_channel.on_session = log.OnSession();
-  options.fd_channel.on_session_end = log.OnSessionEnd();
+  options.fd_channel_options.on_session = log.OnSession();
+  options.fd_channel_options.on_session_end = log.OnSessionEnd();
   auto stub = test::TestService::NewStub(server.Channel(options));
   Pipe pipe;
   test::ExchangeReply reply;

@@ -73,14 +73,14 @@ inline grpc::Status Answer(grpc::ServerContext* context, const test::ExchangeReq
   reply->set_number(context->client_metadata().count("x-default"));
   if (request.urls().empty() && request.command() != "reply") return grpc::Status::OK;
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   for (const std::string& url : request.urls()) {
-    auto fd = (*fds)->RecvFd(url);
+    auto fd = fds->RecvFd(url);
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     reply->set_payload(reply->payload() + Content(*fd) + "|");
   }
   if (request.command() == "reply") {
-    auto url = (*fds)->SendFd(MemoryFile("reply to " + std::string(request.payload())));
+    auto url = fds->SendFd(MemoryFile("reply to " + std::string(request.payload())));
     if (!url.ok()) return ToGrpcStatus(url.status());
     reply->add_urls(url->ToString());
   }

@@ -53,7 +53,7 @@ class ClientWaitersTest : public ::testing::TestWithParam<Way> {
   static bool in_band() { return GetParam() == Way::kInBand; }
   static TestServer::Setup Listen() {
     return [](grpc::ServerBuilder*, ListenOptions* options) {
-      if (in_band()) options->wire = Wire::kInBand;
+      if (in_band()) options->wire = PortWire::kInBand;
     };
   }
   std::shared_ptr<grpc::Channel> Channel() {
@@ -70,13 +70,13 @@ class ClientWaitersTest : public ::testing::TestWithParam<Way> {
   void ServeUntilWritesDone() {
     server_.service.chat = [this](grpc::ServerContext* context, auto* stream) {
       auto fds = FromContext(context);
-      if (!fds.ok()) return ToGrpcStatus(fds.status());
+      if (!fds->status().ok()) return ToGrpcStatus(fds->status());
       test::ExchangeRequest request;
       stream->Write(test::ExchangeReply());
       while (stream->Read(&request)) {
       }
       if (context->IsCancelled()) return grpc::Status::CANCELLED;
-      return ToGrpcStatus((*fds)->SendFd(last_).status());
+      return ToGrpcStatus(fds->SendFd(last_).status());
     };
   }
 

@@ -903,6 +903,37 @@ TEST_F(PerRpcTest, MoreThanACallMayHaveFailTheCall) {
   }
 }
 
+TEST_F(PerRpcTest, TheSetOfAContextCanBeUsedForAnother) {
+  const Slot credentials = PerRpcCredentials();
+  const std::string a = Add(credentials, "a");
+  for (const bool from_context : {false, true}) {
+    grpc::ClientContext context;
+    context.set_credentials(credentials);
+    if (from_context) FromContext(&context);
+    const Slot found = PerRpcCredentialsFromContext(context);
+    ASSERT_NE(found, nullptr);
+    EXPECT_EQ(FromPerRpcCredentials(found), FromPerRpcCredentials(credentials));
+
+    grpc::ClientContext other;
+    SetDeadline(&other, 20);
+    other.set_credentials(found);
+    test::ExchangeRequest request;
+    request.add_urls(a);
+    test::ExchangeReply reply;
+    ASSERT_EQ("OK", Text(Call(Kind::kUnary, stub_.get(), &other, request, &reply)));
+    EXPECT_EQ("a|", reply.payload());
+  }
+}
+
+TEST(PerRpcCredentialsFromContextTest, IsNullWhereNoneCarryDescriptors) {
+  grpc::ClientContext context;
+  EXPECT_EQ(PerRpcCredentialsFromContext(context), nullptr);
+  context.set_credentials(std::make_shared<UserCredentials>(nullptr));
+  EXPECT_EQ(PerRpcCredentialsFromContext(context), nullptr);
+  FromContext(&context);
+  EXPECT_EQ(PerRpcCredentialsFromContext(context), nullptr);
+}
+
 TEST(ContextCredentialsTest, WhatTheSlotHeldGoesWithTheContext) {
   const auto inner = std::make_shared<UserCredentials>(nullptr);
   {

@@ -250,7 +250,7 @@ TEST_F(ForwardTest, FilesOfOneInodeKeepTheirPlaces) {
   last_.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                               test::ExchangeReply* reply) {
     for (const std::string& url : request->urls()) {
-      const auto fd = (*FromContext(context))->RecvFd(url);
+      const auto fd = FromContext(context)->RecvFd(url);
       if (!fd.ok()) return ToGrpcStatus(fd.status());
       const bool reads = (fcntl(fd->get(), F_GETFL) & O_ACCMODE) == O_RDONLY;
       reply->set_payload(reply->payload() + (reads ? "r" : "w"));
@@ -276,7 +276,7 @@ TEST_F(ForwardTest, WhatTheHandlerTookStaysAndWhatTheFilterRefusedIsClosed) {
   relay_.service.exchange = [&](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                 test::ExchangeReply* reply) {
     const auto fds = FromContext(context);
-    taken = Content(*(*fds)->RecvFd(request->urls(0)));
+    taken = Content(*fds->RecvFd(request->urls(0)));
     const auto next = grpc::ClientContext::FromServerContext(*context);
     ForwardOptions options;
     options.filter = [&](const InodeUrl& url, BorrowedFd fd) {
@@ -289,7 +289,7 @@ TEST_F(ForwardTest, WhatTheHandlerTookStaysAndWhatTheFilterRefusedIsClosed) {
     if (!status.ok()) return ToGrpcStatus(status);
     refused = Content(c);
     for (int i = 1; i < 4; ++i) {
-      EXPECT_EQ((*fds)->RecvFd(request->urls(i)).status().code(),
+      EXPECT_EQ(fds->RecvFd(request->urls(i)).status().code(),
                 absl::StatusCode::kFailedPrecondition);
     }
     test::ExchangeRequest rest;
@@ -325,7 +325,7 @@ TEST_F(ForwardTest, KeepingServesASecondAttempt) {
       status = stub->Exchange(next.get(), *request, reply);
       if (status.ok()) break;
     }
-    own = Content(*(*FromContext(context))->RecvFd(request->urls(1)));
+    own = Content(*FromContext(context)->RecvFd(request->urls(1)));
     return status;
   };
   test::ExchangeReply reply;
@@ -366,7 +366,7 @@ TEST_F(ForwardTest, RepliesWithHolesAndTheRelaysOwn) {
   last_.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                               test::ExchangeReply* reply) {
     for (const char* content : {"x", "y", "z"}) {
-      reply->add_urls((*FromContext(context))->SendFd(MemoryFile(content))->ToString());
+      reply->add_urls(FromContext(context)->SendFd(MemoryFile(content))->ToString());
     }
     return grpc::Status::OK;
   };
@@ -381,7 +381,7 @@ TEST_F(ForwardTest, RepliesWithHolesAndTheRelaysOwn) {
     options.filter = [](const InodeUrl& url, BorrowedFd) { return *url.index() != 2; };
     status = ForwardFds(next.get(), context, options);
     if (!status.ok()) return ToGrpcStatus(status);
-    reply->set_urls(1, (*FromContext(context))->SendFd(MemoryFile("own"))->ToString());
+    reply->set_urls(1, FromContext(context)->SendFd(MemoryFile("own"))->ToString());
     reply->mutable_urls()->RemoveLast();
     return end;
   };
@@ -397,12 +397,12 @@ TEST_F(ForwardTest, MoreRepliesThanTheCallerTakes) {
   last_.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                               test::ExchangeReply* reply) {
     for (int i = 0; i < 3; ++i) {
-      reply->add_urls((*FromContext(context))->SendFd(MemoryFile("x"))->ToString());
+      reply->add_urls(FromContext(context)->SendFd(MemoryFile("x"))->ToString());
     }
     return grpc::Status::OK;
   };
   ChannelOptions options;
-  options.fd_channel.limits.max_fds_per_call = 2;
+  options.fd_channel_options.limits.max_fds_per_call = 2;
   stub_ = test::TestService::NewStub(relay_.Channel(options));
   test::ExchangeReply reply;
   const grpc::Status status = Send(Kind::kUnary, {}, "", &reply);
@@ -416,12 +416,12 @@ TEST_F(ForwardTest, AStreamOfManyInBothDirections) {
       [](grpc::ServerContext* context,
          grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>* stream) {
         const auto fds = FromContext(context);
-        if (!fds.ok()) return ToGrpcStatus(fds.status());
+        if (!fds->status().ok()) return ToGrpcStatus(fds->status());
         test::ExchangeRequest request;
         while (stream->Read(&request)) {
-          auto fd = (*fds)->RecvFd(request.urls(0));
+          auto fd = fds->RecvFd(request.urls(0));
           if (!fd.ok()) return ToGrpcStatus(fd.status());
-          auto url = (*fds)->SendFd(MemoryFile("re " + Content(*fd)));
+          auto url = fds->SendFd(MemoryFile("re " + Content(*fd)));
           if (!url.ok()) return ToGrpcStatus(url.status());
           test::ExchangeReply reply;
           reply.add_urls(url->ToString());
@@ -468,11 +468,11 @@ TEST_F(ForwardTest, DescriptorsFarAheadOfTheirMessages) {
                             grpc::ServerReader<test::ExchangeRequest>* reader,
                             test::ExchangeReply* reply) {
     const auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     test::ExchangeRequest request;
     while (reader->Read(&request)) {
       for (const std::string& url : request.urls()) {
-        const auto fd = (*fds)->RecvFd(url);
+        const auto fd = fds->RecvFd(url);
         if (!fd.ok()) return ToGrpcStatus(fd.status());
         reply->set_payload(reply->payload() + Content(*fd) + "|");
       }
@@ -574,13 +574,13 @@ class TypedLast final : public test::TypedService::Service {
   grpc::Status Import(grpc::ServerContext* context, const test::Image* request,
                       test::Image* reply) override {
     const auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    absl::StatusOr<TakenFds> taken = TakeAll(fds->get(), *request);
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    absl::StatusOr<TakenFds> taken = TakeAll(*fds, *request);
     if (!taken.ok()) return ToGrpcStatus(taken.status());
     for (const test::Plane& plane : request->planes()) {
       const std::string content = Content(*taken->Take(plane.memory()));
       const absl::Status attached =
-          Attach(fds->get(), MemoryFile(content + content), reply->add_planes()->mutable_memory());
+          Attach(*fds, MemoryFile(content + content), reply->add_planes()->mutable_memory());
       if (!attached.ok()) return ToGrpcStatus(attached);
     }
     return grpc::Status::OK;
@@ -620,12 +620,11 @@ TEST(ForwardTypedTest, MessagesPassUntouched) {
   test::Image request;
   test::Image reply;
   for (const char* content : {"a", "b"}) {
-    ASSERT_TRUE(
-        Attach(fds.get(), MemoryFile(content), request.add_planes()->mutable_memory()).ok());
+    ASSERT_TRUE(Attach(*fds, MemoryFile(content), request.add_planes()->mutable_memory()).ok());
   }
   const grpc::Status status = stub->Import(&context, request, &reply);
   ASSERT_TRUE(status.ok()) << status.error_message();
-  absl::StatusOr<TakenFds> taken = TakeAll(fds.get(), reply);
+  absl::StatusOr<TakenFds> taken = TakeAll(*fds, reply);
   ASSERT_TRUE(taken.ok()) << taken.status();
   EXPECT_EQ(Content(*taken->Take("planes[0].memory")), "aa");
   EXPECT_EQ(Content(*taken->Take("planes[1].memory")), "bb");

@@ -50,8 +50,8 @@ TEST_F(GoCasesTest, ServerReceivesByUrlThreeTimesOnOneCredentialsObject) {
   server_.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                 test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    auto fd = (*fds)->RecvFd(request->urls(0));
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    auto fd = fds->RecvFd(request->urls(0));
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     char two[2] = {};
     const ssize_t got = read(fd->get(), two, sizeof(two));
@@ -129,8 +129,8 @@ TEST_F(GoCasesTest, SendFilename) {
   server_.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                 test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    auto fd = (*fds)->RecvFd(request->urls(0));
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    auto fd = fds->RecvFd(request->urls(0));
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     reply->set_status_text(Content(*fd));
     const std::string link = "/proc/self/fd/" + std::to_string(fd->get());
@@ -189,8 +189,8 @@ TEST_F(GoCasesTest, ServerSends) {
                                             const test::ExchangeRequest*,
                                             test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    for (const auto& url : {(*fds)->SendFd(file), (*fds)->SendFilename(path, O_RDONLY)}) {
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    for (const auto& url : {fds->SendFd(file), fds->SendFilename(path, O_RDONLY)}) {
       if (!url.ok()) return ToGrpcStatus(url.status());
       reply->add_urls(url->ToString());
     }

@@ -120,7 +120,9 @@ class InBandForwardTest : public ::testing::Test {
  protected:
   void Start(Wire first, Wire second, const ForwardOptions& base = {}, bool named = true) {
     const auto listen = [](Wire wire) {
-      return [wire](grpc::ServerBuilder*, ListenOptions* options) { options->wire = wire; };
+      return [wire](grpc::ServerBuilder*, ListenOptions* options) {
+        options->wire = wire == Wire::kInBand ? PortWire::kInBand : PortWire::kFdChannel;
+      };
     };
     const auto connect = [](const TestServer& server, Wire wire) {
       ChannelOptions options;
@@ -348,7 +350,7 @@ TEST_F(InBandForwardTest, TheForwarderKeepsWhatCameInBand) {
       grpc::Status status = onward_->Exchange(next.get(), *request, reply);
       if (!status.ok()) return status;
     }
-    auto fd = (*FromContext(context))->RecvFd(request->urls(0));
+    auto fd = FromContext(context)->RecvFd(request->urls(0));
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     seen = Content(*fd);
     return grpc::Status::OK;

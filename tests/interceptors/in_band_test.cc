@@ -37,7 +37,7 @@ ChannelOptions InBand() {
   return options;
 }
 
-TestServer::Setup Listen(Wire wire, InBandOptions in_band = {}) {
+TestServer::Setup Listen(PortWire wire, InBandOptions in_band = {}) {
   return [wire, in_band](grpc::ServerBuilder*, ListenOptions* options) {
     options->wire = wire;
     options->in_band = in_band;
@@ -48,13 +48,13 @@ TestServer::Setup Listen(Wire wire, InBandOptions in_band = {}) {
 grpc::Status Exchange(grpc::ServerContext* context, const test::ExchangeRequest& request,
                       test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   for (const std::string& url : request.urls()) {
-    auto fd = (*fds)->RecvFd(url);
+    auto fd = fds->RecvFd(url);
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     reply->set_payload(reply->payload() + Content(*fd) + "|");
   }
-  auto url = (*fds)->SendFd(MemoryFile("reply to " + reply->payload()));
+  auto url = fds->SendFd(MemoryFile("reply to " + reply->payload()));
   if (!url.ok()) return ToGrpcStatus(url.status());
   reply->add_urls(url->ToString());
   return grpc::Status::OK;
@@ -90,7 +90,7 @@ class InBandTest : public ::testing::Test {
 };
 
 TEST_F(InBandTest, DescriptorsBothWays) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   Serve(&server);
   auto stub = test::TestService::NewStub(server.Channel(InBand()));
   for (int i = 0; i < 3; ++i) {
@@ -104,7 +104,7 @@ TEST_F(InBandTest, DescriptorsBothWays) {
 class InBandKindTest : public InBandTest, public ::testing::WithParamInterface<Kind> {};
 
 TEST_P(InBandKindTest, DescriptorsBothWays) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   AnswerAll(&server.service);
   auto stub = test::TestService::NewStub(server.Channel(InBand()));
   grpc::ClientContext context;
@@ -129,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, InBandKindTest,
 
 // A stream may send as it goes, in both directions.
 TEST_F(InBandTest, AStreamSendsMoreInItsCourse) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   server.service.chat =
       [](grpc::ServerContext* context,
          grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>* stream) {
@@ -168,13 +168,13 @@ TEST_F(InBandTest, AStreamSendsMoreInItsCourse) {
 // --- What this wire does otherwise ---
 
 TEST_F(InBandTest, ADescriptorMayBeAskedForAgainAndByALaterCall) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     for (int i = 0; i < 2; ++i) {
-      auto fd = (*fds)->RecvFd(request->urls(0));
+      auto fd = fds->RecvFd(request->urls(0));
       if (!fd.ok()) return ToGrpcStatus(fd.status());
       reply->set_payload(reply->payload() + Content(*fd) + "|");
     }
@@ -198,15 +198,15 @@ TEST_F(InBandTest, ADescriptorMayBeAskedForAgainAndByALaterCall) {
 }
 
 TEST_F(InBandTest, ASecondFileOfAnInodeIsRefused) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                                test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     UniqueFd event(eventfd(0, EFD_CLOEXEC));
-    const auto first = (*fds)->SendFd(event);
-    const auto again = (*fds)->SendFd(event);
-    const auto other = (*fds)->SendFd(UniqueFd(eventfd(0, EFD_CLOEXEC)));
+    const auto first = fds->SendFd(event);
+    const auto again = fds->SendFd(event);
+    const auto other = fds->SendFd(UniqueFd(eventfd(0, EFD_CLOEXEC)));
     reply->set_status_text(absl::StatusCodeToString(first.status().code()) + " " +
                            absl::StatusCodeToString(again.status().code()) + " " +
                            absl::StatusCodeToString(other.status().code()));
@@ -240,7 +240,7 @@ TEST_F(InBandTest, ASecondFileOfAnInodeIsRefused) {
 // --- Who meets whom ---
 
 TEST_F(InBandTest, BothWiresAtOneAddressAtOnce) {
-  TestServer server(Listen(Wire::kBoth));
+  TestServer server(Listen(PortWire::kBoth));
   Serve(&server);
   std::vector<std::thread> clients;
   for (int i = 0; i < 4; ++i) {
@@ -258,7 +258,7 @@ TEST_F(InBandTest, BothWiresAtOneAddressAtOnce) {
 }
 
 TEST_F(InBandTest, PlainCallsAndPlainClientsWorkAsEver) {
-  for (const Wire wire : {Wire::kInBand, Wire::kBoth}) {
+  for (const PortWire wire : {PortWire::kInBand, PortWire::kBoth}) {
     TestServer server(Listen(wire));
     server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                                  test::ExchangeReply* reply) {
@@ -283,20 +283,32 @@ TEST_F(InBandTest, PlainCallsAndPlainClientsWorkAsEver) {
 }
 
 TEST_F(InBandTest, AnFdChannelClientOfAnInBandServerIsToldSo) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   Serve(&server);
   auto stub = server.Stub();
   const grpc::Status status = ExchangeOne(stub.get(), "x");
   EXPECT_EQ(grpc::StatusCode::FAILED_PRECONDITION, status.error_code()) << status.error_message();
 }
 
-TEST_F(InBandTest, AChannelHasOneWire) {
-  TestServer server(Listen(Wire::kBoth));
+TEST_F(InBandTest, OptionsThatMakeNoSenseAreErrors) {
+  InBandOptions none;
+  none.max_queued_fds = 0;
+  TestServer server(Listen(PortWire::kInBand));
   Serve(&server);
-  ChannelOptions options;
-  options.wire = Wire::kBoth;
+  ChannelOptions options = InBand();
+  options.in_band = none;
   auto stub = test::TestService::NewStub(server.Channel(options));
   EXPECT_EQ(grpc::StatusCode::INVALID_ARGUMENT, ExchangeOne(stub.get(), "x").error_code());
+
+  absl::Status bound;
+  ListenOptions listen;
+  listen.wire = PortWire::kInBand;
+  listen.in_band = none;
+  listen.bind_status = &bound;
+  grpc::ServerBuilder builder;
+  AddListeningPort(&builder, server.address() + "2", grpc::InsecureServerCredentials(), listen);
+  EXPECT_EQ(nullptr, builder.BuildAndStart());
+  EXPECT_EQ(absl::StatusCode::kInvalidArgument, bound.code()) << bound;
 }
 
 TEST_F(InBandTest, ATargetThatIsNoUnixSocketIsRefusedForDescriptorsOnly) {
@@ -312,14 +324,14 @@ TEST_F(InBandTest, AHandlerThatWaitsIsReleasedByDeadlineCancelAndDeath) {
   enum class End { kDeadline, kCancel, kDeath };
   for (const End end : {End::kDeadline, End::kCancel, End::kDeath}) {
     SCOPED_TRACE(static_cast<int>(end));
-    TestServer server(Listen(Wire::kInBand));
+    TestServer server(Listen(PortWire::kInBand));
     std::promise<void> waiting;
     std::promise<absl::Status> result;
     server.service.exchange = [&](grpc::ServerContext* context, const test::ExchangeRequest*,
                                   test::ExchangeReply*) {
       auto fds = FromContext(context);
       waiting.set_value();
-      absl::Status status = fds.ok() ? (*fds)->RecvFd("inode://1/2").status() : fds.status();
+      absl::Status status = fds->RecvFd("inode://1/2").status();
       result.set_value(status);
       return ToGrpcStatus(status);
     };
@@ -355,11 +367,11 @@ TEST_F(InBandTest, AHandlerThatWaitsIsReleasedByDeadlineCancelAndDeath) {
 }
 
 TEST_F(InBandTest, AHandleThatIsKeptSaysThatTheCallIsOver) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   std::shared_ptr<FdTransceiver> kept;
   server.service.exchange = [&](grpc::ServerContext* context, const test::ExchangeRequest*,
                                 test::ExchangeReply*) {
-    kept = *FromContext(context);
+    kept = FromContext(context);
     return grpc::Status::OK;
   };
   {
@@ -375,7 +387,7 @@ TEST_F(InBandTest, AHandleThatIsKeptSaysThatTheCallIsOver) {
 }
 
 TEST_F(InBandTest, TheChannelOutlivesItsServer) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   Serve(&server);
   auto channel = server.Channel(InBand());
   auto stub = test::TestService::NewStub(channel);
@@ -396,7 +408,7 @@ TEST_F(InBandTest, TheChannelOutlivesItsServer) {
 }
 
 TEST_F(InBandTest, ACallThatWaitsForReadyBringsItsDescriptors) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   Serve(&server);
   server.Stop();
   auto stub = test::TestService::NewStub(server.Channel(InBand()));
@@ -416,7 +428,7 @@ TEST_F(InBandTest, ACallThatWaitsForReadyBringsItsDescriptors) {
 }
 
 TEST_F(InBandTest, WithoutAServerACallFailsAndItsDescriptorsAreClosed) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   server.Stop();
   auto stub = test::TestService::NewStub(server.Channel(InBand()));
   const grpc::Status status = ExchangeOne(stub.get(), "x");
@@ -477,13 +489,13 @@ TEST_F(InBandTest, AHundredDescriptorsInOneReply) {
   InBandOptions in_band;
   in_band.max_fds_per_connection = 200;
   in_band.max_fds_total = 200;
-  TestServer server(Listen(Wire::kInBand, in_band));
+  TestServer server(Listen(PortWire::kInBand, in_band));
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                                test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     for (int i = 0; i < 100; ++i) {
-      auto url = (*fds)->SendFd(MemoryFile("number " + std::to_string(i)));
+      auto url = fds->SendFd(MemoryFile("number " + std::to_string(i)));
       if (!url.ok()) return ToGrpcStatus(url.status());
       reply->add_urls(url->ToString());
     }
@@ -518,7 +530,7 @@ size_t OpenDescriptors() {
 TEST_F(InBandTest, ManyCallsLeaveNoMoreThanTheBoundedCaches) {
   InBandOptions in_band;
   in_band.max_fds_per_connection = 8;
-  TestServer server(Listen(Wire::kInBand, in_band));
+  TestServer server(Listen(PortWire::kInBand, in_band));
   Serve(&server);
   ChannelOptions options = InBand();
   options.in_band = in_band;
@@ -537,7 +549,7 @@ TEST_F(InBandTest, ManyCallsLeaveNoMoreThanTheBoundedCaches) {
 TEST_F(InBandTest, WhatNobodyAsksForIsPushedOut) {
   InBandOptions in_band;
   in_band.max_fds_per_connection = 4;
-  TestServer server(Listen(Wire::kInBand, in_band));
+  TestServer server(Listen(PortWire::kInBand, in_band));
   server.service.exchange = [](grpc::ServerContext*, const test::ExchangeRequest*,
                                test::ExchangeReply*) { return grpc::Status::OK; };
   auto stub = test::TestService::NewStub(server.Channel(InBand()));
@@ -563,7 +575,7 @@ TEST_F(InBandTest, ACallsOwnCredentialsAreAppliedToo) {
       return grpc::Status::OK;
     }
   };
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   AnswerAll(&server.service);
   auto stub = test::TestService::NewStub(server.Channel(InBand()));
   grpc::ClientContext context;
@@ -581,7 +593,7 @@ TEST_F(InBandTest, ACallsOwnCredentialsAreAppliedToo) {
 }
 
 TEST_F(InBandTest, LocalCredentials) {
-  TestServer server(Listen(Wire::kInBand), grpc::experimental::LocalServerCredentials(UDS));
+  TestServer server(Listen(PortWire::kInBand), grpc::experimental::LocalServerCredentials(UDS));
   Serve(&server);
   auto stub = test::TestService::NewStub(
       server.Channel(InBand(), grpc::experimental::LocalCredentials(UDS)));
@@ -590,7 +602,7 @@ TEST_F(InBandTest, LocalCredentials) {
 }
 
 TEST_F(InBandTest, NoEntryOfGrpcfdIsInTheMetadata) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                                test::ExchangeReply* reply) {
     for (const auto& [key, value] : context->client_metadata()) {
@@ -610,7 +622,7 @@ TEST_F(InBandTest, NoEntryOfGrpcfdIsInTheMetadata) {
 }
 
 TEST_F(InBandTest, PerRpcCredentialsBringTheirSetWithEachCall) {
-  TestServer server(Listen(Wire::kInBand));
+  TestServer server(Listen(PortWire::kInBand));
   AnswerAll(&server.service);
   auto stub = test::TestService::NewStub(server.Channel(InBand()));
   auto credentials = PerRpcCredentials();
@@ -638,11 +650,11 @@ TEST_F(InBandTest, TheReceivePoliciesHold) {
     strict.receive_policy = ReceivePolicy::Strict();
     fd_server = *FdServer::Create(strict);
     options->fd_server = fd_server;
-    options->wire = Wire::kInBand;
+    options->wire = PortWire::kInBand;
   });
   AnswerAll(&server.service);
   ChannelOptions options = InBand();
-  options.fd_channel.receive_policy = ReceivePolicy().MaxFds(0);
+  options.fd_channel_options.receive_policy = ReceivePolicy().MaxFds(0);
   auto stub = test::TestService::NewStub(server.Channel(options));
   for (const bool directory : {true, false}) {
     grpc::ClientContext context;
@@ -739,18 +751,18 @@ class ChatService final : public test::TestService::CallbackService {
         : public grpc::ServerBidiReactor<test::ExchangeRequest, test::ExchangeReply> {
      public:
       explicit Reactor(grpc::CallbackServerContext* context) : fds_(FromContext(context)) {
-        if (!fds_.ok()) {
-          Finish(ToGrpcStatus(fds_.status()));
+        if (!fds_->status().ok()) {
+          Finish(ToGrpcStatus(fds_->status()));
           return;
         }
         StartRead(&request_);
       }
       void OnReadDone(bool ok) override {
         if (!ok) return Finish(grpc::Status::OK);
-        (*fds_)->RecvFdAsync(request_.urls(0), [this](const absl::StatusOr<UniqueFd>& fd) {
+        fds_->RecvFdAsync(request_.urls(0), [this](const absl::StatusOr<UniqueFd>& fd) {
           if (!fd.ok()) return Finish(ToGrpcStatus(fd.status()));
           reply_.clear_urls();
-          auto url = (*fds_)->SendFd(MemoryFile("re: " + Content(*fd)));
+          auto url = fds_->SendFd(MemoryFile("re: " + Content(*fd)));
           if (!url.ok()) return Finish(ToGrpcStatus(url.status()));
           reply_.add_urls(url->ToString());
           StartWrite(&reply_);
@@ -760,7 +772,7 @@ class ChatService final : public test::TestService::CallbackService {
       void OnDone() override { delete this; }
 
      private:
-      const absl::StatusOr<std::shared_ptr<FdTransceiver>> fds_;
+      const std::shared_ptr<FdTransceiver> fds_;
       test::ExchangeRequest request_;
       test::ExchangeReply reply_;
     };
@@ -771,7 +783,7 @@ class ChatService final : public test::TestService::CallbackService {
 TEST_F(InBandTest, CallbackStreamsAtBothEnds) {
   ChatService service;
   TestServer server([&](grpc::ServerBuilder* builder, ListenOptions* options) {
-    options->wire = Wire::kInBand;
+    options->wire = PortWire::kInBand;
     builder->RegisterService("callback", &service);
   });
   grpc::ChannelArguments arguments;
@@ -792,7 +804,7 @@ TEST_F(InBandTest, CompletionQueuesAtBothEnds) {
   test::TestService::AsyncService service;
   std::unique_ptr<grpc::ServerCompletionQueue> queue;
   TestServer server([&](grpc::ServerBuilder* builder, ListenOptions* options) {
-    options->wire = Wire::kInBand;
+    options->wire = PortWire::kInBand;
     builder->RegisterService("queue", &service);
     queue = builder->AddCompletionQueue();
   });
@@ -858,7 +870,7 @@ TEST_F(InBandTest, CompletionQueuesAtBothEnds) {
 
 TEST_F(InBandTest, StartsAndStopsUnderLoadLeaveNothing) {
   for (int round = 0; round < 15; ++round) {
-    TestServer server(Listen(round % 2 == 0 ? Wire::kInBand : Wire::kBoth));
+    TestServer server(Listen(round % 2 == 0 ? PortWire::kInBand : PortWire::kBoth));
     Serve(&server);
     std::atomic<bool> stop{false};
     std::vector<std::thread> clients;

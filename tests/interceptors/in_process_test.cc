@@ -75,8 +75,8 @@ grpc::Status AnswerEach(FdTransceiver* fds, const test::ExchangeRequest& request
 grpc::Status Exchange(grpc::ServerContext* context, const test::ExchangeRequest* request,
                       test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
-  return AnswerEach(fds->get(), *request, reply);
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+  return AnswerEach(fds.get(), *request, reply);
 }
 
 std::string Text(const grpc::Status& status) {
@@ -117,11 +117,11 @@ TEST(InProcessTest, StreamsBothDirections) {
       [](grpc::ServerContext* context,
          grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>* stream) {
         auto fds = FromContext(context);
-        if (!fds.ok()) return ToGrpcStatus(fds.status());
+        if (!fds->status().ok()) return ToGrpcStatus(fds->status());
         test::ExchangeRequest request;
         while (stream->Read(&request)) {
           test::ExchangeReply reply;
-          const grpc::Status status = AnswerEach(fds->get(), request, &reply);
+          const grpc::Status status = AnswerEach(fds.get(), request, &reply);
           if (!status.ok()) return status;
           stream->Write(reply);
         }
@@ -129,24 +129,24 @@ TEST(InProcessTest, StreamsBothDirections) {
       };
   server.service.upload = [](grpc::ServerContext* context, auto* reader, auto* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     test::ExchangeRequest request;
     while (reader->Read(&request)) {
-      const grpc::Status status = AnswerEach(fds->get(), request, reply);
+      const grpc::Status status = AnswerEach(fds.get(), request, reply);
       if (!status.ok()) return status;
     }
     return grpc::Status::OK;
   };
   server.service.download = [](grpc::ServerContext* context, const auto* request, auto* writer) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     for (int i = 0; i < 5; ++i) {
       test::ExchangeReply reply;
       if (i == 0) {
-        const grpc::Status status = AnswerEach(fds->get(), *request, &reply);
+        const grpc::Status status = AnswerEach(fds.get(), *request, &reply);
         if (!status.ok()) return status;
       } else {
-        auto url = (*fds)->SendFd(MemoryFile(std::to_string(i)));
+        auto url = fds->SendFd(MemoryFile(std::to_string(i)));
         if (!url.ok()) return ToGrpcStatus(url.status());
         reply.add_urls(url->ToString());
       }
@@ -242,8 +242,8 @@ TEST(InProcessTest, WhatNobodyTakesIsClosed) {
   Pipe to_client;
   server.service.exchange = [&](grpc::ServerContext* context, auto*, auto*) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    EXPECT_TRUE((*fds)->SendFd(to_client.write).ok());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    EXPECT_TRUE(fds->SendFd(to_client.write).ok());
     return grpc::Status(grpc::StatusCode::ABORTED, "after all");
   };
   auto stub = server.Stub();
@@ -274,7 +274,7 @@ TEST(InProcessTest, CallbacksAndAuthorizersSeeThisProcess) {
     return refuse_session ? absl::PermissionDeniedError("no") : absl::OkStatus();
   };
   options.authorize_call = [&](const CallDescription& call) {
-    EXPECT_EQ(call.peer.pid, getpid());
+    EXPECT_EQ(call.peer->pid, getpid());
     return refuse_call ? absl::PermissionDeniedError("not this one") : absl::OkStatus();
   };
   Server server(options);
@@ -284,9 +284,9 @@ TEST(InProcessTest, CallbacksAndAuthorizersSeeThisProcess) {
     return Exchange(context, request, reply);
   };
   ChannelOptions client;
-  client.fd_channel.on_session = at_client.OnSession();
-  client.fd_channel.on_session_end = at_client.OnSessionEnd();
-  client.fd_channel.authorize_session = [](const PeerCredentials& credentials) {
+  client.fd_channel_options.on_session = at_client.OnSession();
+  client.fd_channel_options.on_session_end = at_client.OnSessionEnd();
+  client.fd_channel_options.authorize_session = [](const PeerCredentials& credentials) {
     EXPECT_EQ(credentials.pid, getpid());
     return absl::OkStatus();
   };
@@ -334,7 +334,7 @@ TEST(InProcessTest, SessionScopedDescriptors) {
   auto pool = (*fd_channel)->Register(MemoryFile("pool"));
   ASSERT_TRUE(pool.ok()) << pool.status();
   ChannelOptions options;
-  options.shared_fd_channel = *fd_channel;
+  options.fd_channel = *fd_channel;
   auto stub = server.Stub(options);
   for (int i = 0; i < 3; ++i) {
     grpc::ClientContext context;
@@ -422,7 +422,7 @@ TEST(InProcessTest, ASharedFdChannelMustBeOfTheServer) {
   ASSERT_TRUE(same.ok() && of_other.ok() && of_socket.ok());
   for (const auto& shared : {*same, *of_other, *of_socket}) {
     ChannelOptions options;
-    options.shared_fd_channel = shared;
+    options.fd_channel = shared;
     auto stub = server.Stub(options);
     grpc::ClientContext context;
     SetDeadline(&context, 20);

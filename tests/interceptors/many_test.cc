@@ -60,7 +60,7 @@ class ManyDescriptorsTest : public ::testing::TestWithParam<int> {
  protected:
   ManyDescriptorsTest() : server_(RaiseServer) {
     ChannelOptions options;
-    options.fd_channel.limits = Raised();
+    options.fd_channel_options.limits = Raised();
     stub_ = test::TestService::NewStub(server_.Channel(options));
   }
 
@@ -78,14 +78,14 @@ TEST_P(ManyDescriptorsTest, ThereAndBackInOrder) {
   server_.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                 test::ExchangeReply* reply) {
     const auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     for (int i = 0; i < request->urls_size(); ++i) {
-      const auto fd = (*fds)->RecvFd(request->urls(i));
+      const auto fd = fds->RecvFd(request->urls(i));
       if (!fd.ok()) return ToGrpcStatus(fd.status());
       if (Content(*fd) != absl::StrCat("there ", i)) {
         return grpc::Status(grpc::StatusCode::DATA_LOSS, Content(*fd));
       }
-      const auto url = (*fds)->SendFd(MemoryFile(absl::StrCat("back ", i)));
+      const auto url = fds->SendFd(MemoryFile(absl::StrCat("back ", i)));
       if (!url.ok()) return ToGrpcStatus(url.status());
       reply->add_urls(url->ToString());
     }
@@ -123,7 +123,7 @@ TEST(ManyDescriptorsLimitTest, OneMoreThanTheLimitIsRefusedBeforeAnythingIsSent)
     return grpc::Status::OK;
   };
   ChannelOptions options;
-  options.fd_channel.limits = Raised();
+  options.fd_channel_options.limits = Raised();
   const auto stub = test::TestService::NewStub(server.Channel(options));
   grpc::ClientContext context;
   SetDeadline(&context, 60);

@@ -44,10 +44,10 @@ UniqueFd Directory() { return UniqueFd(::open("/", O_DIRECTORY | O_RDONLY | O_CL
 grpc::Status TakeAll(grpc::ServerContext* context, const test::ExchangeRequest* request,
                      test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   absl::Status first;
   for (const std::string& url : request->urls()) {
-    auto fd = (*fds)->RecvFd(url);
+    auto fd = fds->RecvFd(url);
     if (fd.ok()) {
       reply->set_payload(reply->payload() + Content(*fd) + ";");
     } else if (first.ok()) {
@@ -131,13 +131,13 @@ TEST(PolicyTest, AClientsPolicyHoldsForReplies) {
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                                test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    reply->add_urls((*fds)->SendFd(Directory())->ToString());
-    reply->add_urls((*fds)->SendFd(MemoryFile("fine"))->ToString());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    reply->add_urls(fds->SendFd(Directory())->ToString());
+    reply->add_urls(fds->SendFd(MemoryFile("fine"))->ToString());
     return grpc::Status::OK;
   };
   ChannelOptions options;
-  options.fd_channel.receive_policy = ReceivePolicy::Strict();
+  options.fd_channel_options.receive_policy = ReceivePolicy::Strict();
   auto stub = test::TestService::NewStub(server.Channel(options));
   grpc::ClientContext context;
   SetDeadline(&context, 20);
@@ -160,8 +160,8 @@ TEST(PolicyTest, SealedMemoryGoesFromEndToEnd) {
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    auto fd = (*fds)->RecvFd(request->urls(0));
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    auto fd = fds->RecvFd(request->urls(0));
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     auto memory = MappedMemory::Map(*fd, /*max_size=*/4096);
     if (!memory.ok()) return ToGrpcStatus(memory.status());

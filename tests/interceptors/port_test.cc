@@ -35,8 +35,8 @@ using testing_internal::TestServer;
 grpc::Status Echo(grpc::ServerContext* context, const test::ExchangeRequest* request,
                   test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
-  auto fd = (*fds)->RecvFd(request->urls(0));
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+  auto fd = fds->RecvFd(request->urls(0));
   if (!fd.ok()) return ToGrpcStatus(fd.status());
   reply->set_payload(Content(*fd));
   return grpc::Status::OK;
@@ -151,18 +151,20 @@ TEST_F(PortTest, AbstractNamesAreOptIn) {
 
 TEST_F(PortTest, ASocketFromSocketActivationIsAdopted) {
   const std::string path = dir_.File("socket");
-  auto listening = std::make_shared<UniqueFd>(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd listening(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address;
   const socklen_t length = internal::SocketAddress::Parse("unix:" + path)->ToSockaddr(&address);
-  ASSERT_EQ(0, bind(listening->get(), reinterpret_cast<sockaddr*>(&address), length));
-  ASSERT_EQ(0, listen(listening->get(), 16));
+  ASSERT_EQ(0, bind(listening.get(), reinterpret_cast<sockaddr*>(&address), length));
+  ASSERT_EQ(0, listen(listening.get(), 16));
   ListenOptions options;
   options.listen_fd = listening;
-  auto server = Build("unix:" + path, options);
-  ASSERT_NE(nullptr, server) << bound_;
-  const grpc::Status status = CallEcho("unix:" + path);
-  EXPECT_TRUE(status.ok()) << status.error_message();
-  server.reset();
+  // The options can be used again: each port has a duplicate.
+  for (int round = 0; round < 2; ++round) {
+    auto server = Build("unix:" + path, options);
+    ASSERT_NE(nullptr, server) << bound_;
+    const grpc::Status status = CallEcho("unix:" + path);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
   // Whoever bound it removes the file.
   struct stat st;
   EXPECT_EQ(0, lstat(path.c_str(), &st));
@@ -170,7 +172,11 @@ TEST_F(PortTest, ASocketFromSocketActivationIsAdopted) {
 
 TEST_F(PortTest, ADescriptorThatIsNoListeningSocketIsRefused) {
   ListenOptions options;
-  options.listen_fd = std::make_shared<UniqueFd>(MemoryFile("no socket"));
+  const UniqueFd file = MemoryFile("no socket");
+  options.listen_fd = file;
+  EXPECT_EQ(nullptr, Build("unix:activated", options));
+  EXPECT_EQ(absl::StatusCode::kInvalidArgument, bound_.code()) << bound_;
+  options.listen_fd = BorrowedFd(-1);
   EXPECT_EQ(nullptr, Build("unix:activated", options));
   EXPECT_EQ(absl::StatusCode::kInvalidArgument, bound_.code()) << bound_;
 }
@@ -230,11 +236,11 @@ TEST_F(PortTest, PortsWithFdServersOfTheirOwn) {
 
 TEST_F(PortTest, AClientThatCameBeforeTheServerWaitsInTheBacklogAndIsServed) {
   const std::string path = dir_.File("socket");
-  auto listening = std::make_shared<UniqueFd>(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd listening(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address;
   const socklen_t length = internal::SocketAddress::Parse("unix:" + path)->ToSockaddr(&address);
-  ASSERT_EQ(0, bind(listening->get(), reinterpret_cast<sockaddr*>(&address), length));
-  ASSERT_EQ(0, listen(listening->get(), 16));
+  ASSERT_EQ(0, bind(listening.get(), reinterpret_cast<sockaddr*>(&address), length));
+  ASSERT_EQ(0, listen(listening.get(), 16));
   std::thread client([&] {
     const grpc::Status status = CallEcho("unix:" + path);
     EXPECT_TRUE(status.ok()) << status.error_message();
@@ -243,6 +249,7 @@ TEST_F(PortTest, AClientThatCameBeforeTheServerWaitsInTheBacklogAndIsServed) {
   options.listen_fd = listening;
   auto server = Build("unix:" + path, options);
   EXPECT_NE(nullptr, server) << bound_;
+  listening.Reset();
   client.join();
 }
 
@@ -255,11 +262,11 @@ TEST_F(PortTest, AClientThatIsTurnedAwayHoldsNobodyUp) {
     SCOPED_TRACE(for_its_name);
     internal::LingeringSocket slow;
     const std::string path = dir_.File(for_its_name ? "socket" : "other");
-    auto listening = std::make_shared<UniqueFd>(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    UniqueFd listening(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address;
     const socklen_t length = internal::SocketAddress::Parse("unix:" + path)->ToSockaddr(&address);
-    ASSERT_EQ(0, bind(listening->get(), reinterpret_cast<sockaddr*>(&address), length));
-    ASSERT_EQ(0, listen(listening->get(), 16));
+    ASSERT_EQ(0, bind(listening.get(), reinterpret_cast<sockaddr*>(&address), length));
+    ASSERT_EQ(0, listen(listening.get(), 16));
     const UniqueFd client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (for_its_name) {
       const std::string name = absl::StrCat("unix-abstract:grpcfd-in-band-test-", getpid());
@@ -297,7 +304,7 @@ TEST_F(PortTest, ShutdownWithADeadlineEndsCallsAndLeavesNothing) {
   service_.chat = [&waiting](
                       grpc::ServerContext* context,
                       grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>*) {
-    auto fds = *FromContext(context);
+    auto fds = FromContext(context);
     waiting.set_value();
     return ToGrpcStatus(fds->RecvFd("inode://1/2?fd=0").status());
   };

@@ -35,10 +35,10 @@ auto TakeAll(std::function<std::string(std::vector<UniqueFd>)> check) {
   return [check](grpc::ServerContext* context, const test::ExchangeRequest* request,
                  test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     std::vector<UniqueFd> taken;
     for (const std::string& url : request->urls()) {
-      auto fd = (*fds)->RecvFd(url);
+      auto fd = fds->RecvFd(url);
       if (!fd.ok()) return ToGrpcStatus(fd.status());
       taken.push_back(*std::move(fd));
     }
@@ -51,8 +51,7 @@ auto TakeAll(std::function<std::string(std::vector<UniqueFd>)> check) {
 grpc::Status ReportRecv(grpc::ServerContext* context, const test::ExchangeRequest* request,
                         test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  absl::Status status = fds.status();
-  if (fds.ok()) status = (*fds)->RecvFd(request->urls(0)).status();
+  const absl::Status status = fds->RecvFd(request->urls(0)).status();
   reply->set_status_code(static_cast<int>(status.code()));
   reply->set_status_text(std::string(status.message()));
   return grpc::Status::OK;
@@ -245,9 +244,9 @@ TEST(RecvTest, ACancelledCallReleasesItsHandler) {
   server.service.chat = [&](grpc::ServerContext* context,
                             grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>*) {
     auto fds = FromContext(context);
-    EXPECT_TRUE(fds.ok()) << fds.status();
+    EXPECT_TRUE(fds->status().ok()) << fds->status();
     waiting.set_value();
-    released.set_value((*fds)->RecvFd("inode://1/2?fd=7").status());
+    released.set_value(fds->RecvFd("inode://1/2?fd=7").status());
     return grpc::Status::OK;
   };
   const auto stub = server.Stub();
@@ -268,7 +267,7 @@ TEST(RecvTest, ADescriptorIsTakenOnce) {
   TestServer server;
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                test::ExchangeReply* reply) {
-    auto fds = *FromContext(context);
+    auto fds = FromContext(context);
     auto copy = fds->DupFd(request->urls(0));
     auto taken = fds->RecvFd(request->urls(0));
     EXPECT_TRUE(copy.ok() && taken.ok()) << copy.status() << taken.status();
@@ -336,7 +335,7 @@ class WrongPlaceTest : public ::testing::Test {
     return
         [this](grpc::ServerContext* context, const test::ExchangeRequest*, test::ExchangeReply*) {
           ++handled_;
-          EXPECT_EQ(absl::StatusCode::kFailedPrecondition, FromContext(context).status().code());
+          EXPECT_EQ(absl::StatusCode::kFailedPrecondition, FromContext(context)->status().code());
           return grpc::Status::OK;
         };
   }
@@ -460,7 +459,7 @@ TEST(LimitsTest, AServerRepliesWithUpToSixteen) {
   TestServer server;
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                test::ExchangeReply* reply) {
-    auto fds = *FromContext(context);
+    auto fds = FromContext(context);
     for (uint64_t i = 0; i < request->number(); ++i) {
       auto url = fds->SendFd(MemoryFile(std::to_string(i)));
       if (!url.ok()) return ToGrpcStatus(url.status());
@@ -493,7 +492,7 @@ TEST(LifetimeTest, WhatNobodyTakesIsClosedAtBothEnds) {
   TestServer server;
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest*,
                                test::ExchangeReply*) {
-    auto fds = *FromContext(context);
+    auto fds = FromContext(context);
     EXPECT_TRUE(fds->SendFd(MemoryFile("unwanted")).ok());
     return grpc::Status::OK;
   };

@@ -60,7 +60,7 @@ TEST(ReceivingThreadTest, EveryDescriptorIsReceivedByTheThreadThatAskedForIt) {
   server.service.exchange = [&askers](grpc::ServerContext* context,
                                       const test::ExchangeRequest* request,
                                       test::ExchangeReply* reply) {
-    auto fds = *FromContext(context);
+    auto fds = FromContext(context);
     askers.push_back(gettid());
     EXPECT_TRUE(fds->RecvFd(request->urls(0)).ok());
     reply->add_urls(fds->SendFd(testing_internal::MemoryFile("back"))->ToString());

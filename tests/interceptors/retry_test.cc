@@ -408,9 +408,9 @@ TEST(RetryTest, AWaiterOutlivesItsAttempt) {
       return Unavailable("first");
     }
     auto fds = FromContext(server_context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     for (int i = 0; i < 2; ++i) {
-      const auto sent = (*fds)->SendFd(file);
+      const auto sent = fds->SendFd(file);
       if (!sent.ok()) return ToGrpcStatus(sent.status());
     }
     return grpc::Status::OK;
@@ -444,10 +444,10 @@ class RetriedStreamTest : public ::testing::Test {
       grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>* stream, int last) {
     std::string contents;
     auto fds = FromContext(context);
-    if (!fds.ok()) return fds.status().ToString();
+    if (!fds->status().ok()) return fds->status().ToString();
     test::ExchangeRequest request;
     for (int i = 0; i < last && stream->Read(&request); ++i) {
-      auto fd = (*fds)->RecvFd(request.urls(0));
+      auto fd = fds->RecvFd(request.urls(0));
       contents += fd.ok() ? Content(*fd) + "|" : fd.status().ToString();
     }
     return contents;
@@ -712,11 +712,11 @@ TEST_P(OverlapTest, EachAttemptHasItsOwn) {
       return status;
     }
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    auto a = (*fds)->RecvFd(request.urls(0));
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    auto a = fds->RecvFd(request.urls(0));
     first_runs.set_value();
     first_may_go_on.get_future().wait();
-    auto b = (*fds)->RecvFd(request.urls(1));
+    auto b = fds->RecvFd(request.urls(1));
     log.Add("first: " + (a.ok() ? Content(*a) : a.status().ToString()) + "|" +
             (b.ok() ? Content(*b) : b.status().ToString()) + "|");
     first_has_ended.set_value();

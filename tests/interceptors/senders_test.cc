@@ -46,9 +46,9 @@ TestServer::Setup SmallServer(uint32_t window) {
 }
 ChannelOptions SmallChannel(uint32_t window) {
   ChannelOptions options;
-  options.fd_channel.limits.max_fds_per_call = window;
-  options.fd_channel.limits.session_window = window;
-  options.fd_channel.limits.recv_timeout = absl::Seconds(kFarAway);
+  options.fd_channel_options.limits.max_fds_per_call = window;
+  options.fd_channel_options.limits.session_window = window;
+  options.fd_channel_options.limits.recv_timeout = absl::Seconds(kFarAway);
   return options;
 }
 
@@ -71,10 +71,10 @@ class BlockedHandlerTest : public ::testing::Test {
     server_.service.exchange = [this](grpc::ServerContext* context, const test::ExchangeRequest*,
                                       test::ExchangeReply*) {
       auto fds = FromContext(context);
-      if (!fds.ok()) return ToGrpcStatus(fds.status());
+      if (!fds->status().ok()) return ToGrpcStatus(fds->status());
       const bool second = calls_++ != 0;
       if (second) inside_.set_value();
-      const absl::Status sent = (*fds)->SendFd(file_).status();
+      const absl::Status sent = fds->SendFd(file_).status();
       if (second) sent_.set_value(sent);
       return ToGrpcStatus(sent);
     };

@@ -41,8 +41,8 @@ TestServer::Setup WithLog(SessionLog* log) {
 
 ChannelOptions ClientWithLog(SessionLog* log) {
   ChannelOptions options;
-  options.fd_channel.on_session = log->OnSession();
-  options.fd_channel.on_session_end = log->OnSessionEnd();
+  options.fd_channel_options.on_session = log->OnSession();
+  options.fd_channel_options.on_session_end = log->OnSessionEnd();
   return options;
 }
 
@@ -61,8 +61,8 @@ grpc::Status CallWithDescriptor(test::TestService::Stub* stub, const std::string
 grpc::Status TakeAndAnswer(grpc::ServerContext* context, const test::ExchangeRequest* request,
                            test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
-  auto fd = (*fds)->RecvFd(request->urls(0));
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+  auto fd = fds->RecvFd(request->urls(0));
   if (!fd.ok()) return ToGrpcStatus(fd.status());
   reply->set_payload(Content(*fd));
   return grpc::Status::OK;

@@ -60,8 +60,8 @@ grpc::Status Read(grpc::ServerContext* context, const test::ExchangeRequest* req
     return grpc::Status::OK;
   }
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
-  auto fd = (*fds)->RecvFd(request->urls(0));
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+  auto fd = fds->RecvFd(request->urls(0));
   if (!fd.ok()) return ToGrpcStatus(fd.status());
   reply->set_payload(Content(*fd));
   return grpc::Status::OK;

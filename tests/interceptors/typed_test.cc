@@ -25,15 +25,15 @@ class TypedService final : public test::TypedService::Service {
   grpc::Status Import(grpc::ServerContext* context, const test::Image* request,
                       test::Image* reply) override {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    absl::StatusOr<TakenFds> taken = TakeAll(fds->get(), *request);
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    absl::StatusOr<TakenFds> taken = TakeAll(*fds, *request);
     if (!taken.ok()) return ToGrpcStatus(taken.status());
     for (const test::Plane& plane : request->planes()) {
       absl::StatusOr<UniqueFd> memory = taken->Take(plane.memory());
       if (!memory.ok()) return ToGrpcStatus(memory.status());
       const std::string content = Content(*memory);
       const absl::Status attached =
-          Attach(fds->get(), MemoryFile(content + content), reply->add_planes()->mutable_memory());
+          Attach(*fds, MemoryFile(content + content), reply->add_planes()->mutable_memory());
       if (!attached.ok()) return ToGrpcStatus(attached);
     }
     return grpc::Status::OK;
@@ -43,9 +43,9 @@ class TypedService final : public test::TypedService::Service {
   grpc::Status Open(grpc::ServerContext* context, const test::Paths* request,
                     test::Paths* reply) override {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     test::Paths paths = *request;
-    absl::StatusOr<TakenFds> taken = TakeAll(fds->get(), &paths);
+    absl::StatusOr<TakenFds> taken = TakeAll(*fds, &paths);
     if (!taken.ok()) return ToGrpcStatus(taken.status());
     const UniqueFd file(::open(paths.file().substr(7).c_str(), O_RDONLY | O_CLOEXEC));
     reply->set_unmarked(Content(file));
@@ -76,12 +76,11 @@ TEST_F(TypedTest, DescriptorsBothWays) {
   test::Image request;
   test::Image reply;
   for (const char* content : {"a", "b", "c"}) {
-    ASSERT_TRUE(
-        Attach(fds.get(), MemoryFile(content), request.add_planes()->mutable_memory()).ok());
+    ASSERT_TRUE(Attach(*fds, MemoryFile(content), request.add_planes()->mutable_memory()).ok());
   }
   const grpc::Status status = stub_->Import(&context, request, &reply);
   ASSERT_TRUE(status.ok()) << status.error_message();
-  absl::StatusOr<TakenFds> taken = TakeAll(fds.get(), reply);
+  absl::StatusOr<TakenFds> taken = TakeAll(*fds, reply);
   ASSERT_TRUE(taken.ok()) << taken.status();
   ASSERT_EQ(taken->size(), 3u);
   EXPECT_EQ(Content(*taken->Take("planes[0].memory")), "aa");
@@ -95,7 +94,7 @@ TEST_F(TypedTest, AMissingDescriptorFailsTheCallWithItsField) {
   auto fds = FromContext(&context);
   test::Image request;
   test::Image reply;
-  ASSERT_TRUE(Attach(fds.get(), MemoryFile("a"), request.add_planes()->mutable_memory()).ok());
+  ASSERT_TRUE(Attach(*fds, MemoryFile("a"), request.add_planes()->mutable_memory()).ok());
   request.add_planes()->mutable_memory()->set_url("inode://1/2?fd=1");
   const grpc::Status status = stub_->Import(&context, request, &reply);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
@@ -120,7 +119,7 @@ TEST_F(TypedTest, PathsAcrossACall) {
   test::Paths reply;
   request.set_file("file://" + dir.File("file"));
   request.set_socket("unix://" + dir.File("socket"));
-  ASSERT_TRUE(AttachAll(fds.get(), &request).ok());
+  ASSERT_TRUE(AttachAll(*fds, &request).ok());
   const grpc::Status status = stub_->Open(&context, request, &reply);
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(reply.unmarked(), "content");

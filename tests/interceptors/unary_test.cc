@@ -19,11 +19,11 @@ TEST(UnaryTest, ADescriptorEachWay) {
   server.service.exchange = [](grpc::ServerContext* context, const test::ExchangeRequest* request,
                                test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    auto fd = (*fds)->RecvFd(request->urls(0));
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    auto fd = fds->RecvFd(request->urls(0));
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     reply->set_payload(Content(*fd));
-    auto url = (*fds)->SendFd(MemoryFile("from the server"));
+    auto url = fds->SendFd(MemoryFile("from the server"));
     if (!url.ok()) return ToGrpcStatus(url.status());
     reply->add_urls(url->ToString());
     return grpc::Status::OK;
@@ -62,8 +62,8 @@ TEST(UnaryTest, AHandlerIsNotShownTheEntryThatBindsTheCall) {
     // Found all the same, and more than once.
     for (const std::string& url : request->urls()) {
       auto fds = FromContext(context);
-      if (!fds.ok()) return ToGrpcStatus(fds.status());
-      auto fd = (*fds)->RecvFd(url);
+      if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+      auto fd = fds->RecvFd(url);
       if (!fd.ok()) return ToGrpcStatus(fd.status());
       reply->set_payload(reply->payload() + Content(*fd));
     }

@@ -432,10 +432,10 @@ class LookingServer final : public ServerInterceptorFactoryInterface {
                                    std::string(value.data(), value.size()));
         }
         auto fds = FromContext(context_);
-        found_->from_context = fds.status();
+        found_->from_context = fds->status();
         const auto urls = UrlsFromContext(context_);
-        if (fds.ok() && urls.ok() && !urls->empty()) {
-          auto copy = (*fds)->DupFd(urls->front());
+        if (fds->status().ok() && urls.ok() && !urls->empty()) {
+          auto copy = fds->DupFd(urls->front());
           found_->content = copy.ok() ? Content(*copy) : copy.status().ToString();
         }
       }
@@ -550,8 +550,8 @@ TEST(ServerInterceptorsTest, AHandleThatOutlivesItsCallSaysThatTheCallHasEnded) 
       return grpc::Status::OK;
     }
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    kept = *fds;
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    kept = fds;
     kept_url = request->urls(0);
     return grpc::Status::OK;
   };

@@ -39,7 +39,6 @@ using test::BadMarks;
 using test::Image;
 using test::Paths;
 using ::testing::_;
-using ::testing::An;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -102,8 +101,8 @@ class MessageTest : public ::testing::Test {
     return address;
   }
 
-  FdSender* client() { return call_.client().get(); }
-  FdReceiver* server() { return call_.server().get(); }
+  FdSender& client() { return *call_.client(); }
+  FdReceiver& server() { return *call_.server(); }
 
   // Sends a file with this content, and names it.
   void AttachFile(const std::string& content, v1::Descriptor* out) {
@@ -160,6 +159,20 @@ TEST_F(MessageTest, TakeOfNothing) {
   EXPECT_TRUE(absl::IsInvalidArgument(Take(server(), bad).status()));
   bad.set_url("inode://1/2?fd=0");
   EXPECT_TRUE(absl::IsDeadlineExceeded(Take(server(), bad, absl::Now()).status()));
+}
+
+TEST_F(MessageTest, AttachReturnsWhatNamesTheDescriptor) {
+  const UniqueFd file = MakeFile("content");
+  Image image;
+  auto fence = Attach(client(), file);
+  ASSERT_TRUE(fence.ok()) << fence.status();
+  *image.mutable_fence() = *std::move(fence);
+  auto moved = Attach(client(), MakeFile("moved"));
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  EXPECT_EQ(Content(*Take(server(), image.fence(), absl::Seconds(20))), "content");
+  EXPECT_EQ(Content(*Take(server(), *moved)), "moved");
+  EXPECT_TRUE(absl::IsInvalidArgument(Attach(client(), BorrowedFd(-1)).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Attach(client(), UniqueFd()).status()));
 }
 
 // --- All descriptors of a message ---
@@ -327,8 +340,8 @@ TEST_F(MessageTest, TheNumberOfNamesIsBounded) {
   Image image;
   for (size_t i = 0; i <= internal::kMaxFound; ++i) image.add_list()->set_url("inode://1/2?fd=0");
   MockFdReceiver receiver;
-  EXPECT_CALL(receiver, RecvFd(_, _)).Times(0);
-  EXPECT_TRUE(absl::IsInvalidArgument(TakeAll(&receiver, image).status()));
+  EXPECT_CALL(receiver, ReceiveFd(_, _)).Times(0);
+  EXPECT_TRUE(absl::IsInvalidArgument(TakeAll(receiver, image).status()));
 }
 
 TEST_F(MessageTest, LongKeysAreCut) {
@@ -450,11 +463,11 @@ TEST_F(MessageTest, UnmarkedFieldsAreNeverOpenedNorTaken) {
   const Image image_before = image;
 
   MockFdSender sender;
-  EXPECT_CALL(sender, SendFd(An<BorrowedFd>())).Times(0);
-  EXPECT_CALL(sender, SendFd(An<UniqueFd&&>())).Times(0);
-  EXPECT_CALL(sender, SendFilename(_, _)).Times(0);
-  EXPECT_TRUE(AttachAll(&sender, &message).ok());
-  EXPECT_TRUE(AttachAll(&sender, &image).ok());
+  EXPECT_CALL(sender, SendBorrowed(_)).Times(0);
+  EXPECT_CALL(sender, SendOwned(_)).Times(0);
+  EXPECT_CALL(sender, SendPath(_, _)).Times(0);
+  EXPECT_TRUE(AttachAll(sender, &message).ok());
+  EXPECT_TRUE(AttachAll(sender, &image).ok());
   EXPECT_TRUE(MessageDifferencer::Equals(before, message));
   EXPECT_TRUE(MessageDifferencer::Equals(image_before, image));
 
@@ -473,14 +486,14 @@ TEST_F(MessageTest, AReceiverOpensNoPathAndAcceptsNone) {
                                  absl::StrCat("file:///proc/self/fd/", own.get()),
                                  std::string("File:x"), std::string("unix:x")}) {
     MockFdReceiver receiver;
-    EXPECT_CALL(receiver, RecvFd(_, _)).Times(0);
+    EXPECT_CALL(receiver, ReceiveFd(_, _)).Times(0);
     Paths message;
     message.set_file(url);
-    const absl::Status status = TakeAll(&receiver, &message).status();
+    const absl::Status status = TakeAll(receiver, &message).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
     EXPECT_THAT(Text(status), StartsWith("file: "));
     EXPECT_EQ(message.file(), url);
-    EXPECT_TRUE(absl::IsInvalidArgument(TakeAll(&receiver, std::as_const(message)).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(TakeAll(receiver, std::as_const(message)).status()));
   }
 }
 
@@ -569,6 +582,68 @@ TEST_F(MessageTest, AnEmptyTakenFds) {
   EXPECT_THAT(none.paths(), IsEmpty());
   EXPECT_TRUE(absl::IsNotFound(none.Get("x").status()));
   EXPECT_TRUE(absl::IsNotFound(none.Take("x").status()));
+}
+
+// --- Messages whose type is known at run time only ---
+
+// A copy of the test's schema, as a program has it that reads descriptor sets.
+class DynamicMessageTest : public MessageTest {
+ protected:
+  // A message of type `name`, with the content of `generated`.
+  std::unique_ptr<google::protobuf::Message> Make(const google::protobuf::Message& generated) {
+    Import(generated.GetDescriptor()->file());
+    const auto* type = pool_.FindMessageTypeByName(generated.GetDescriptor()->full_name());
+    std::unique_ptr<google::protobuf::Message> message(factory_.GetPrototype(type)->New());
+    EXPECT_TRUE(message->ParseFromString(generated.SerializeAsString()));
+    return message;
+  }
+  // The other way.
+  template <typename Generated>
+  static Generated Back(const google::protobuf::Message& message) {
+    Generated generated;
+    EXPECT_TRUE(generated.ParseFromString(message.SerializeAsString()));
+    return generated;
+  }
+
+ private:
+  void Import(const google::protobuf::FileDescriptor* file) {
+    if (pool_.FindFileByName(file->name()) != nullptr) return;
+    for (int i = 0; i < file->dependency_count(); ++i) Import(file->dependency(i));
+    google::protobuf::FileDescriptorProto proto;
+    file->CopyTo(&proto);
+    ASSERT_NE(pool_.BuildFile(proto), nullptr);
+  }
+
+  google::protobuf::DescriptorPool pool_;
+  google::protobuf::DynamicMessageFactory factory_;
+};
+
+TEST_F(DynamicMessageTest, TakesEveryDescriptor) {
+  Image image;
+  AttachFile("fence", image.mutable_fence());
+  AttachFile("plane", image.add_planes()->mutable_memory());
+  AttachFile("name", &(*image.mutable_by_name())["left"]);
+  const auto message = Make(image);
+  ASSERT_EQ(dynamic_cast<Image*>(message.get()), nullptr);
+  absl::StatusOr<TakenFds> fds = TakeAll(server(), *message);
+  ASSERT_TRUE(fds.ok()) << fds.status();
+  EXPECT_THAT(fds->paths(), ElementsAre("planes[0].memory", "fence", "by_name[\"left\"]"));
+  EXPECT_EQ(Content(*fds->Take("fence")), "fence");
+  // By a generated copy of the field.
+  EXPECT_EQ(Content(*fds->Take(image.planes(0).memory())), "plane");
+}
+
+TEST_F(DynamicMessageTest, AttachesAndTakesPaths) {
+  Paths paths;
+  paths.set_file("file://" + MessageTest::Make("dynamic", "content"));
+  paths.set_unmarked("file:///etc/passwd");
+  const auto message = Make(paths);
+  ASSERT_TRUE(AttachAll(client(), message.get(), O_RDONLY).ok());
+  EXPECT_THAT(Back<Paths>(*message).file(), StartsWith("inode://"));
+  EXPECT_EQ(Back<Paths>(*message).unmarked(), "file:///etc/passwd");
+  absl::StatusOr<TakenFds> fds = TakeAll(server(), message.get());
+  ASSERT_TRUE(fds.ok()) << fds.status();
+  EXPECT_EQ(ReadPath(Back<Paths>(*message).file()), "content");
 }
 
 }  // namespace

@@ -94,12 +94,12 @@ absl::Status Exchange(grpc::ServerContextBase* context, const ExchangeRequest& r
                       Registrations* registrations, ExchangeReply* reply) {
   if (request.command() == "plain") return absl::OkStatus();
   auto fds = FromContext(context);
-  if (!fds.ok()) return fds.status();
+  if (!fds->status().ok()) return fds->status();
   if (request.command() == "ignore") return absl::OkStatus();
   std::vector<std::string> contents;
   for (const std::string& url : request.urls()) {
     // A session-scoped one stays where it is, and each request gets a duplicate.
-    absl::StatusOr<UniqueFd> fd = (*fds)->RecvFd(url);
+    absl::StatusOr<UniqueFd> fd = fds->RecvFd(url);
     if (!fd.ok()) return fd.status();
     absl::StatusOr<std::string> content = ContentOf(*fd);
     if (!content.ok()) return content.status();
@@ -115,7 +115,7 @@ absl::Status Exchange(grpc::ServerContextBase* context, const ExchangeRequest& r
       reply->add_urls(*url);
       continue;
     }
-    absl::StatusOr<InodeUrl> url = (*fds)->SendFd(*std::move(file));
+    absl::StatusOr<InodeUrl> url = fds->SendFd(*std::move(file));
     if (!url.ok()) return url.status();
     reply->add_urls(url->ToString());
   }

@@ -24,7 +24,6 @@ namespace grpcfd {
 namespace {
 
 using ::testing::_;
-using ::testing::An;
 using ::testing::ByMove;
 using ::testing::Property;
 using ::testing::Return;
@@ -49,12 +48,8 @@ TYPED_TEST_SUITE(MockSendingTest, SendingMocks, MockNames);
 
 TYPED_TEST(MockSendingTest, TellsTheTwoWaysOfSendingApart) {
   UniqueFd event(::eventfd(0, EFD_CLOEXEC));
-  EXPECT_CALL(this->mock_, SendFd(An<BorrowedFd>())).WillOnce(Return(InodeUrl(kFile, 0)));
-  EXPECT_CALL(this->mock_, SendFd(An<UniqueFd&&>()))
-      .WillOnce([](UniqueFd&& fd) -> absl::StatusOr<InodeUrl> {
-        const UniqueFd closed = std::move(fd);
-        return InodeUrl(kFile, 1);
-      });
+  EXPECT_CALL(this->mock_, SendBorrowed(_)).WillOnce(Return(InodeUrl(kFile, 0)));
+  EXPECT_CALL(this->mock_, SendOwned(_)).WillOnce(Return(InodeUrl(kFile, 1)));
   FdSender& sender = this->mock_;
   EXPECT_EQ(*sender.SendFd(event), InodeUrl(kFile, 0));
   EXPECT_TRUE(event.valid());
@@ -63,10 +58,9 @@ TYPED_TEST(MockSendingTest, TellsTheTwoWaysOfSendingApart) {
 
 TYPED_TEST(MockSendingTest, ConvenientFormsEndInTheMockedOnes) {
   const UniqueFd event(::eventfd(0, EFD_CLOEXEC));
-  EXPECT_CALL(this->mock_,
-              SendFd(::testing::Matcher<BorrowedFd>(Property(&BorrowedFd::get, event.get()))))
+  EXPECT_CALL(this->mock_, SendBorrowed(Property(&BorrowedFd::get, event.get())))
       .WillOnce(Return(absl::ResourceExhaustedError("window")));
-  EXPECT_CALL(this->mock_, SendFilename("/a", O_PATH))
+  EXPECT_CALL(this->mock_, SendPath("/a", O_PATH))
       .Times(2)
       .WillRepeatedly(Return(absl::NotFoundError("/a")));
   FdSender& sender = this->mock_;
@@ -86,14 +80,14 @@ TYPED_TEST_SUITE(MockReceivingTest, ReceivingMocks, MockNames);
 TYPED_TEST(MockReceivingTest, ConvenientFormsEndInTheMockedOnes) {
   UniqueFd event(::eventfd(0, EFD_CLOEXEC));
   const int number = event.get();
-  EXPECT_CALL(this->mock_, RecvFd(InodeUrl(kFile, 3), absl::InfiniteFuture()))
+  EXPECT_CALL(this->mock_, ReceiveFd(InodeUrl(kFile, 3), absl::InfiniteFuture()))
       .WillOnce(Return(ByMove(absl::StatusOr<UniqueFd>(std::move(event)))));
-  EXPECT_CALL(this->mock_, RecvFd(InodeUrl(kFile), _))
+  EXPECT_CALL(this->mock_, ReceiveFd(InodeUrl(kFile), _))
       .Times(3)
       .WillRepeatedly([](const InodeUrl&, absl::Time) { return absl::UnavailableError("gone"); });
-  EXPECT_CALL(this->mock_, DupFd(InodeUrl(kFile), absl::InfiniteFuture()))
+  EXPECT_CALL(this->mock_, DuplicateFd(InodeUrl(kFile), absl::InfiniteFuture()))
       .WillOnce([](const InodeUrl&, absl::Time) { return absl::CancelledError("cancelled"); });
-  // Called under the mock's own type: the using-declarations keep these forms in sight.
+  // Called under the mock's own type, which hides no form.
   const absl::StatusOr<UniqueFd> fd = this->mock_.RecvFd("inode://1/2?fd=3");
   ASSERT_TRUE(fd.ok()) << fd.status();
   EXPECT_EQ(fd->get(), number);
@@ -105,7 +99,7 @@ TYPED_TEST(MockReceivingTest, ConvenientFormsEndInTheMockedOnes) {
 }
 
 TYPED_TEST(MockReceivingTest, AsynchronousReceiveCanBeAnswered) {
-  EXPECT_CALL(this->mock_, RecvFdAsync(InodeUrl(kFile, 3), absl::InfiniteFuture(), _))
+  EXPECT_CALL(this->mock_, ReceiveFdAsync(InodeUrl(kFile, 3), absl::InfiniteFuture(), _))
       .WillOnce([](const InodeUrl&, absl::Time, FdReceiver::FdCallback done) {
         done(absl::DeadlineExceededError("late"));
       });

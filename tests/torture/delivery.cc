@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "fdchannel/fds/core_access.h"
 #include "tests/torture/raw_client.h"
 #include "tests/torture/syscalls.h"
 #include "tests/torture/torture.h"
@@ -48,7 +49,7 @@ void TryCounts(Row* row, int limit) {
     return Echo(context, *request, reply);
   };
   ChannelOptions options;
-  options.fd_channel.limits = limits.session;
+  options.fd_channel_options.limits = limits.session;
   auto stub = test::TestService::NewStub(MakeChannel(server->address(), options));
   ASSERT_TRUE(CallEcho(stub.get(), 1, 1).ok());
   Bystander bystander(server->address());
@@ -99,13 +100,13 @@ namespace {
 grpc::Status TakeWithRoom(grpc::ServerContext* context, const test::ExchangeRequest& request,
                           test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   std::vector<UniqueFd> taken;
   absl::Status status;
   {
     const ScopedFdRoom room(static_cast<int>(request.number()));
     for (const std::string& url : request.urls()) {
-      auto fd = (*fds)->RecvFd(url);
+      auto fd = fds->RecvFd(url);
       if (fd.ok()) {
         taken.push_back(*std::move(fd));
       } else {
@@ -345,7 +346,9 @@ void Row04(Row* row) {
   std::vector<std::thread> senders;
   for (int i = 0; i < kSenders; ++i) {
     internal::ChannelCore* const channel =
-        channels[static_cast<size_t>(i < kSenders / 2 ? 0 : 1 + i - kSenders / 2)]->core().get();
+        internal::CoreOf(
+            *channels[static_cast<size_t>(i < kSenders / 2 ? 0 : 1 + i - kSenders / 2)])
+            .get();
     senders.emplace_back([&, channel, i] {
       SendMixed(&server, channel, pool, static_cast<unsigned>(i + 1), frames / kSenders, &totals);
     });
@@ -382,8 +385,8 @@ void Row16(Row* row) {
     const std::string& command = request->command();
     if (command == "ignore") return grpc::Status::OK;
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
-    auto fd = (*fds)->RecvFd(request->urls(0));
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+    auto fd = fds->RecvFd(request->urls(0));
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     // Thrown with one taken and one not.
     if (command == "throw") throw std::runtime_error("a handler may do this");

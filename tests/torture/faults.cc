@@ -51,11 +51,11 @@ struct Outcome {
 grpc::Status TakeAndGive(grpc::ServerContext* context, const test::ExchangeRequest& request,
                          bool whole, test::ExchangeReply* reply) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   int taken = 0;
   absl::Status failed;
   for (const std::string& url : request.urls()) {
-    auto fd = (*fds)->RecvFd(url);
+    auto fd = fds->RecvFd(url);
     if (fd.ok()) {
       ++taken;
       reply->set_payload(reply->payload() + Content(*fd) + "|");
@@ -67,7 +67,7 @@ grpc::Status TakeAndGive(grpc::ServerContext* context, const test::ExchangeReque
       << "a part came: " << taken << ", then " << failed;
   if (!failed.ok()) return ToGrpcStatus(failed);
   for (int i = 0; i < kDescriptors; ++i) {
-    auto url = (*fds)->SendFd(MemoryFile(absl::StrCat("back ", i)));
+    auto url = fds->SendFd(MemoryFile(absl::StrCat("back ", i)));
     if (!url.ok()) return ToGrpcStatus(url.status());
     reply->add_urls(url->ToString());
   }
@@ -183,8 +183,8 @@ Outcome RunScenario() {
           return SyscallCount(Syscall::kPpoll) > request.number() || context->IsCancelled();
         }));
         auto fds = FromContext(context);
-        if (!fds.ok()) return ToGrpcStatus(fds.status());
-        auto url = (*fds)->SendFd(BorrowedFd(late.file));
+        if (!fds->status().ok()) return ToGrpcStatus(fds->status());
+        auto url = fds->SendFd(BorrowedFd(late.file));
         if (url.ok()) continue;
         late.failed = true;
         return ToGrpcStatus(url.status());

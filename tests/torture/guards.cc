@@ -110,18 +110,18 @@ void TryPolicy(Row* row, const ReceivePolicy& policy, const char* name,
                                        const test::ExchangeRequest* request,
                                        test::ExchangeReply* reply) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     if (request->command() == "send") {
-      auto url = (*fds)->SendFd(BorrowedFd(*to_send));
+      auto url = fds->SendFd(BorrowedFd(*to_send));
       if (url.ok()) reply->add_urls(url->ToString());
       return ToGrpcStatus(url.status());
     }
     // The second is harmless, and comes whatever becomes of the first.
-    const absl::Status first = (*fds)->RecvFd(request->urls(0)).status();
+    const absl::Status first = fds->RecvFd(request->urls(0)).status();
     return ToGrpcStatus(first);
   };
   ChannelOptions options;
-  options.fd_channel.receive_policy = policy;
+  options.fd_channel_options.receive_policy = policy;
   auto stub = test::TestService::NewStub(MakeChannel(server.address(), options));
   for (const Specimen& specimen : specimens) {
     const bool expected = accepted == nullptr || specimen.*accepted;

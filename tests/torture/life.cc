@@ -153,9 +153,9 @@ void Row10(Row* row) {
       [&waiting](grpc::ServerContext* context,
                  grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>*) {
         auto fds = FromContext(context);
-        if (!fds.ok()) return ToGrpcStatus(fds.status());
+        if (!fds->status().ok()) return ToGrpcStatus(fds->status());
         ++waiting;
-        return ToGrpcStatus((*fds)->RecvFd("inode://1/2?fd=9").status());
+        return ToGrpcStatus(fds->RecvFd("inode://1/2?fd=9").status());
       };
   auto fd_channel = FdChannel::Create(server->address());
   ASSERT_TRUE(fd_channel.ok());
@@ -233,12 +233,12 @@ void Row14(Row* row) {
                               test::ExchangeReply*) {
     test::ExchangeRequest request;
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     if (!reader->Read(&request)) return grpc::Status(grpc::StatusCode::ABORTED, "no request");
     auto* const done = reinterpret_cast<std::promise<std::pair<absl::Status, absl::Time>>*>(
         static_cast<uintptr_t>(request.number()));
     if (request.command() == "session") reader->SendInitialMetadata();
-    const absl::Status status = (*fds)->RecvFd("inode://1/2?fd=3").status();
+    const absl::Status status = fds->RecvFd("inode://1/2?fd=3").status();
     done->set_value({status, absl::Now()});
     return ToGrpcStatus(status);
   };
@@ -330,16 +330,16 @@ grpc::Status Staged(grpc::ServerContext* context, const test::ExchangeRequest& r
   Hook* const hook = reinterpret_cast<Hook*>(static_cast<uintptr_t>(request.number()));
   if (hook != nullptr) hook->At(1);
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   bool first = true;
   for (const std::string& url : request.urls()) {
-    auto fd = (*fds)->RecvFd(url);
+    auto fd = fds->RecvFd(url);
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     if (hook != nullptr && std::exchange(first, false)) hook->At(2);
   }
   if (hook != nullptr) hook->At(3);
   for (int i = 0; i < 2; ++i) {
-    auto url = (*fds)->SendFd(MemoryFile("back"));
+    auto url = fds->SendFd(MemoryFile("back"));
     if (!url.ok()) return ToGrpcStatus(url.status());
     reply->add_urls(url->ToString());
     if (hook != nullptr) hook->At(4 + i);
@@ -444,8 +444,7 @@ void Row15(Row* row) {
                   grpc::ServerReaderWriter<test::ExchangeReply, test::ExchangeRequest>*) {
         ++handlers;
         auto fds = FromContext(context);
-        const grpc::Status status =
-            ToGrpcStatus(fds.ok() ? (*fds)->RecvFd("inode://1/2?fd=9").status() : fds.status());
+        const grpc::Status status = ToGrpcStatus(fds->RecvFd("inode://1/2?fd=9").status());
         --handlers;
         return status;
       };
@@ -609,8 +608,8 @@ void Row21(Row* row) {
   for (int t = 0; t < 2; ++t) {
     auto current = std::make_shared<Latest>();
     ChannelOptions options;
-    options.fd_channel.on_session = [current,
-                                     &sessions](const std::shared_ptr<FdSession>& session) {
+    options.fd_channel_options.on_session = [current,
+                                             &sessions](const std::shared_ptr<FdSession>& session) {
       ++sessions;
       current->Set(session);
     };

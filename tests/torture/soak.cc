@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "fdchannel/fds/core_access.h"
 #include "fdchannel/wire/frame.h"
 #include "tests/fdchannel/server/server_test_util.h"
 
@@ -143,7 +144,7 @@ class Soaker {
       if (!url.ok()) return nullptr;
       urls->push_back(*url);
     }
-    const absl::Status started = internal::StartCall(*channel->core(), call);
+    const absl::Status started = internal::StartCall(*internal::CoreOf(*channel), call);
     if (started.ok()) return call;
     Accept(started);
     return nullptr;

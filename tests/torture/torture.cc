@@ -248,14 +248,14 @@ grpc::Status Echo(grpc::ServerContext* context, const test::ExchangeRequest& req
                   test::ExchangeReply* reply) {
   if (request.command() == "plain") return grpc::Status::OK;
   auto fds = FromContext(context);
-  if (!fds.ok()) return ToGrpcStatus(fds.status());
+  if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   for (const std::string& url : request.urls()) {
-    auto fd = (*fds)->RecvFd(url);
+    auto fd = fds->RecvFd(url);
     if (!fd.ok()) return ToGrpcStatus(fd.status());
     reply->set_payload(reply->payload() + Content(*fd) + "|");
   }
   for (uint64_t i = 0; i < request.number(); ++i) {
-    auto url = (*fds)->SendFd(MemoryFile(absl::StrCat("back ", i)));
+    auto url = fds->SendFd(MemoryFile(absl::StrCat("back ", i)));
     if (!url.ok()) return ToGrpcStatus(url.status());
     reply->add_urls(url->ToString());
   }

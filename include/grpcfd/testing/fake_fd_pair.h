@@ -11,12 +11,10 @@
 //     Serve(call.server().get(), request, &reply);
 //     absl::StatusOr<grpcfd::UniqueFd> event = call.client()->RecvFd(reply.event_url());
 //
-// How people get it wrong:
-//  * Waiting for what the same thread is to send afterwards. As in a real call, RecvFd waits
-//    (recv_timeout at the longest) and then says DEADLINE_EXCEEDED.
-//  * Using it for what it does not model: windows and quotas between processes, sessions that die,
-//    cancellation, a peer that can send no more. Use the mocks for UNAVAILABLE, CANCELLED and
-//    NOT_FOUND.
+// As in a real call, RecvFd waits (recv_timeout at the longest) and then says DEADLINE_EXCEEDED, so
+// a thread must not wait for what it is to send itself afterwards. Windows and quotas between
+// processes, sessions that die, cancellation and a peer that can send no more are not modelled: use
+// the mocks for UNAVAILABLE, CANCELLED and NOT_FOUND.
 #ifndef GRPCFD_TESTING_FAKE_FD_PAIR_H_
 #define GRPCFD_TESTING_FAKE_FD_PAIR_H_
 

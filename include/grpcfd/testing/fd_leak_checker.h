@@ -3,16 +3,12 @@
 //
 // FdLeakChecker, FdLeakListener, CountOpenFds: a test leaves the descriptor table as it found it.
 //
-// Why it exists: neither the compiler nor AddressSanitizer sees a descriptor that is never closed,
-// or one that is closed twice and takes a stranger's with it. The table of the process in
-// /proc/self/fd shows both.
+// Neither the compiler nor AddressSanitizer sees a descriptor that is never closed, or one that is
+// closed twice and takes another file's number with it. The table of the process in /proc/self/fd
+// shows both; numbers, inodes and kinds are compared, not only counts.
 //
-// How people get it wrong:
-//  * Comparing counts only. One leaked and one wrongly closed descriptor make the same count; this
-//    compares numbers, inodes and kinds.
-//  * Checking at once what another thread closes. Use WaitUntilClean then.
-//  * Blaming the test for what its libraries open for good at first use. gRPC opens some: make one
-//    call before the checker.
+// For what another thread closes use WaitUntilClean. What libraries open for good at first use must
+// be open before the checker is made: with gRPC, make one call first.
 //
 // A whole binary is checked, test by test, by one line beside its tests:
 //     grpcfd::FdLeakListener* const fd_leaks = grpcfd::InstallFdLeakListener();

@@ -3,18 +3,15 @@
 //
 // FindInodeHolders, CountHolders: who holds an inode open, across processes.
 //
-// Why it exists: "the server has closed it" is a statement about another process. This looks at the
-// descriptor tables of all processes under /proc, as fuser(1) and lsof(8) do, so a test can assert
-// that a descriptor passed along is open exactly where it should be.
+// "The server has closed it" is a statement about another process. This looks at the descriptor
+// tables of all processes under /proc, as fuser(1) and lsof(8) do, so a test can assert that a
+// descriptor passed along is open exactly where it should be. The links are followed with statx(2):
+// names change with rename(2) and unlink(2).
 //
-// How people get it wrong:
-//  * Comparing what readlink(2) says of /proc/<pid>/fd. Names change with rename(2) and unlink(2),
-//    and all eventfds read "anon_inode:[eventfd]". The links are followed with statx(2) instead.
-//  * Counting descriptors that are no file of the test's own. All eventfds (epolls, timerfds,
-//    signalfds) of the machine share one inode; memfds, pipes, sockets and files have their own. A
-//    pipe's two ends count alike.
-//  * Looking for descriptors in flight: between sendmsg(2) and recvmsg(2) no table has them. Nor
-//    has any a file that is only mapped.
+// Count descriptors of a file of the test's own: memfds, pipes, sockets and files have an inode of
+// their own, but all eventfds (epolls, timerfds, signalfds) of the machine share one. A pipe's two
+// ends count alike. No table has a descriptor that is in flight between sendmsg(2) and recvmsg(2),
+// or a file that is only mapped.
 #ifndef GRPCFD_TESTING_INODE_HOLDERS_H_
 #define GRPCFD_TESTING_INODE_HOLDERS_H_
 

@@ -3,22 +3,24 @@
 //
 // MockFdSender, MockFdReceiver, MockFdTransceiver: GoogleMock mocks of the descriptors of one call.
 //
-// Why it exists: a unit test of a handler wants to say "the third descriptor cannot be sent" or
-// "the peer never delivers" without a server, a socket and a clock. For a test that wants real
-// descriptors to arrive, FakeFdPair is shorter.
+// For unit tests that want to say "the third descriptor cannot be sent" or "the peer never
+// delivers" without a server, a socket or a clock. FakeFdPair is shorter for a test that wants real
+// descriptors to arrive.
 //
-// How people get it wrong:
-//  * Expecting one of the convenient forms. Only the virtual methods are mocked; RecvFd of a
-//    string, of an InodeUrl without a deadline or of a DevIno ends in RecvFd(const InodeUrl&,
-//    absl::Time), RecvFile too, SendFile ends in SendFd(BorrowedFd), SendFilename(path) in
-//    SendFilename(path, O_PATH).
-//  * Leaving SendFd ambiguous. There are two, so a bare `_` does not compile; say which:
-//        EXPECT_CALL(fds, SendFd(testing::An<BorrowedFd>()));   // a duplicate
-//        EXPECT_CALL(fds, SendFd(testing::An<UniqueFd&&>()));   // given away
-//  * Setting no action for a StatusOr. GoogleMock cannot make up a value for it: without one the
-//    call throws, or aborts where there are no exceptions.
-//  * Return(...) for RecvFd. A UniqueFd cannot be copied; use a lambda, or ByMove for a single
-//    call.
+// The virtual methods are mocked; the public forms end in them:
+//   SendFd(BorrowedFd), SendFile   SendBorrowed(fd)
+//   SendFd(UniqueFd&&)             SendOwned(fd)
+//   SendFilename                   SendPath(path, flags)
+//   RecvFd, RecvFile               ReceiveFd(url, deadline)
+//   RecvFdAsync                    ReceiveFdAsync(url, deadline, done)
+//   DupFd                          DuplicateFd(url, deadline)
+//
+//     EXPECT_CALL(fds, ReceiveFd(_, _)).WillOnce([](const grpcfd::InodeUrl&, absl::Time) {
+//       return absl::DeadlineExceededError("not sent");
+//     });
+//
+// Each expectation needs an action: GoogleMock has no default for a StatusOr, and the call throws
+// without one. A UniqueFd cannot be copied, so answer with a lambda, or with ByMove for one call.
 #ifndef GRPCFD_TESTING_MOCK_FD_TRANSCEIVER_H_
 #define GRPCFD_TESTING_MOCK_FD_TRANSCEIVER_H_
 
@@ -37,46 +39,33 @@ namespace grpcfd {
 // Thread-safe as far as GoogleMock is: calls may come from any thread, expectations are set before.
 class MockFdSender : public FdSender {
  public:
-  using FdSender::SendFilename;
-
-  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendFd, (BorrowedFd fd), (override));
-  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendFd, (UniqueFd && fd), (override));
-  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendFilename, (const std::string& path, int flags),
-              (override));
+  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendBorrowed, (BorrowedFd fd), (override));
+  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendOwned, (UniqueFd fd), (override));
+  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendPath, (const std::string& path, int flags), (override));
 };
 
 // Thread-safe as MockFdSender is.
 class MockFdReceiver : public FdReceiver {
  public:
-  using FdReceiver::DupFd;
-  using FdReceiver::RecvFd;
-  using FdReceiver::RecvFdAsync;
-
-  MOCK_METHOD(absl::StatusOr<UniqueFd>, RecvFd, (const InodeUrl& url, absl::Time deadline),
+  MOCK_METHOD(absl::StatusOr<UniqueFd>, ReceiveFd, (const InodeUrl& url, absl::Time deadline),
               (override));
-  MOCK_METHOD(void, RecvFdAsync, (const InodeUrl& url, absl::Time deadline, FdCallback done),
+  MOCK_METHOD(void, ReceiveFdAsync, (const InodeUrl& url, absl::Time deadline, FdCallback done),
               (override));
-  MOCK_METHOD(absl::StatusOr<UniqueFd>, DupFd, (const InodeUrl& url, absl::Time deadline),
+  MOCK_METHOD(absl::StatusOr<UniqueFd>, DuplicateFd, (const InodeUrl& url, absl::Time deadline),
               (override));
 };
 
 // Thread-safe as MockFdSender is.
 class MockFdTransceiver : public FdTransceiver {
  public:
-  using FdReceiver::DupFd;
-  using FdReceiver::RecvFd;
-  using FdReceiver::RecvFdAsync;
-  using FdSender::SendFilename;
-
-  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendFd, (BorrowedFd fd), (override));
-  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendFd, (UniqueFd && fd), (override));
-  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendFilename, (const std::string& path, int flags),
+  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendBorrowed, (BorrowedFd fd), (override));
+  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendOwned, (UniqueFd fd), (override));
+  MOCK_METHOD(absl::StatusOr<InodeUrl>, SendPath, (const std::string& path, int flags), (override));
+  MOCK_METHOD(absl::StatusOr<UniqueFd>, ReceiveFd, (const InodeUrl& url, absl::Time deadline),
               (override));
-  MOCK_METHOD(absl::StatusOr<UniqueFd>, RecvFd, (const InodeUrl& url, absl::Time deadline),
+  MOCK_METHOD(void, ReceiveFdAsync, (const InodeUrl& url, absl::Time deadline, FdCallback done),
               (override));
-  MOCK_METHOD(void, RecvFdAsync, (const InodeUrl& url, absl::Time deadline, FdCallback done),
-              (override));
-  MOCK_METHOD(absl::StatusOr<UniqueFd>, DupFd, (const InodeUrl& url, absl::Time deadline),
+  MOCK_METHOD(absl::StatusOr<UniqueFd>, DuplicateFd, (const InodeUrl& url, absl::Time deadline),
               (override));
 };
 

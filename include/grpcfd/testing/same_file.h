@@ -3,13 +3,10 @@
 //
 // SameOpenFile: whether two descriptors of this process are the same open file.
 //
-// Why it exists: it is the only proof that the descriptor which arrived is the one that was sent.
-// An open file ("open file description" in open(2)) is what dup(2), fork(2) and SCM_RIGHTS share:
-// one file offset, one set of status flags.
-//
-// How people get it wrong: they compare numbers, which differ between the ends and are reused, or
-// (dev, ino), which two opens of one file share, both ends of a pipe, and all eventfds of the
-// machine.
+// It shows that the descriptor which arrived is the one that was sent. An open file ("open file
+// description" in open(2)) is what dup(2), fork(2) and SCM_RIGHTS share: one file offset, one set
+// of status flags. Numbers differ between the ends and are reused, and (dev, ino) is shared by two
+// opens of one file, by both ends of a pipe, and by all eventfds of the machine.
 #ifndef GRPCFD_TESTING_SAME_FILE_H_
 #define GRPCFD_TESTING_SAME_FILE_H_
 

@@ -13,6 +13,7 @@
 #include <future>
 #include <thread>
 
+#include "fdchannel/fds/core_access.h"
 #include "fdchannel/session/frame_socket.h"
 #include "grpcfd/testing/fd_leak_checker.h"
 #include "grpcfd/testing/inode_holders.h"
@@ -107,7 +108,7 @@ TEST_F(ChannelTest, ConnectsWithTheFirstCallThatNeedsIt) {
   // One who came later was served: nobody of this channel's was in front of him.
   EXPECT_EQ(SayHello(server_->address(), HelloWith(MintToken())).reply->session_id, 1u);
   EXPECT_EQ(channel->session_id(), 0u);
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   EXPECT_EQ(channel->session_id(), 2u);
 }
 
@@ -120,7 +121,7 @@ TEST_F(ChannelTest, OneSessionServesAllCallsAndThreads) {
     threads.emplace_back([&, i] {
       for (int round = 0; round < 20; ++round) {
         const absl::Status status =
-            RoundTrip(*channel->core(), server, absl::StrCat("thread ", i, " round ", round));
+            RoundTrip(*CoreOf(*channel), server, absl::StrCat("thread ", i, " round ", round));
         EXPECT_TRUE(status.ok()) << status;
         if (status.ok()) good.fetch_add(1);
       }
@@ -137,7 +138,7 @@ TEST_F(ChannelTest, NewSessionAfterAServerRestart) {
   auto channel = MakeChannel(path_);
   for (int restart = 0; restart < 20; ++restart) {
     // At once: the channel may not have noticed.
-    EXPECT_EQ(RoundTrip(*channel->core(), *server_, "x"), absl::OkStatus()) << restart;
+    EXPECT_EQ(RoundTrip(*CoreOf(*channel), *server_, "x"), absl::OkStatus()) << restart;
     Serve();
   }
 }
@@ -148,7 +149,7 @@ TEST_F(ChannelTest, CallThatMeetsADeadSessionGetsTheNextOne) {
   Serve();
   auto channel = MakeChannel(path_);
   ClientCall::Start start;
-  start.limits = channel->core()->options().limits;
+  start.limits = CoreOf(*channel)->options().limits;
   start.deadline = absl::Now() + kPatience;
   auto first = std::make_shared<ClientCall>();
   auto second = std::make_shared<ClientCall>();
@@ -157,13 +158,13 @@ TEST_F(ChannelTest, CallThatMeetsADeadSessionGetsTheNextOne) {
   ASSERT_TRUE(second->BeginStart(start).ok());
   std::promise<void> here, restarted;
   Outcome outcome;
-  StartAsync(channel->core(), first, /*wait_for_ready=*/false,
+  StartAsync(CoreOf(*channel), first, /*wait_for_ready=*/false,
              [&](const absl::StatusOr<CallMetadata>& said) {
                EXPECT_EQ(said.status(), absl::OkStatus());
                here.set_value();
                restarted.get_future().wait();
                EXPECT_NE(channel->session_id(), 0u) << "not noticed yet";
-               StartAsync(channel->core(), second, /*wait_for_ready=*/false, outcome.Callback());
+               StartAsync(CoreOf(*channel), second, /*wait_for_ready=*/false, outcome.Callback());
              });
   here.get_future().wait();
   Serve();
@@ -178,7 +179,7 @@ TEST_F(ChannelTest, CallThatMeetsADeadSessionGetsTheNextOne) {
 TEST_F(ChannelTest, SessionIdIsZeroOnceTheServerHasGone) {
   Serve();
   auto channel = MakeChannel(path_);
-  ASSERT_EQ(RoundTrip(*channel->core(), *server_, "x"), absl::OkStatus());
+  ASSERT_EQ(RoundTrip(*CoreOf(*channel), *server_, "x"), absl::OkStatus());
   EXPECT_NE(channel->session_id(), 0u);
   server_.reset();
   EXPECT_TRUE(Eventually([&] { return channel->session_id() == 0; }));
@@ -189,7 +190,7 @@ TEST_F(ChannelTest, CallsOutliveTheChannel) {
   auto channel = MakeChannel(path_);
   auto call = std::make_shared<ClientCall>();
   auto url = call->SendFd(MakeFile("there"));
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   channel.reset();
   auto served = server.Serve(call->metadata());
   auto fd = served->RecvFd(*url);
@@ -222,7 +223,7 @@ TEST_F(ChannelTest, WithoutAServerCallsFailAtOnce) {
   auto channel = MakeChannel(path_);
   for (int i = 0; i < 3; ++i) {
     AsyncCall call;
-    call.Start(*channel->core(), /*wait_for_ready=*/false);
+    call.Start(*CoreOf(*channel), /*wait_for_ready=*/false);
     const absl::Status status = call.outcome.Wait();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(path_));
@@ -232,13 +233,13 @@ TEST_F(ChannelTest, WithoutAServerCallsFailAtOnce) {
 TEST_F(ChannelTest, WaitForReadyWaitsForTheServer) {
   auto channel = MakeChannel(path_);
   AsyncCall call;
-  call.Start(*channel->core(), /*wait_for_ready=*/true);
+  call.Start(*CoreOf(*channel), /*wait_for_ready=*/true);
   // A call that does not wait fails meanwhile: by then an attempt has failed, and it does not wait
   // for the next.
   for (int i = 0; i < 10; ++i) {
     AsyncCall impatient;
     const absl::Time before = absl::Now();
-    impatient.Start(*channel->core(), /*wait_for_ready=*/false);
+    impatient.Start(*CoreOf(*channel), /*wait_for_ready=*/false);
     EXPECT_EQ(impatient.outcome.Wait().code(), absl::StatusCode::kUnavailable);
     EXPECT_LT(absl::Now() - before, absl::Milliseconds(500)) << i;
   }
@@ -255,7 +256,7 @@ TEST_F(ChannelTest, WaitForReadyEndsAtTheDeadline) {
   auto channel = MakeChannel(path_);
   AsyncCall call;
   const absl::Time before = absl::Now();
-  call.Start(*channel->core(), /*wait_for_ready=*/true, absl::Milliseconds(200));
+  call.Start(*CoreOf(*channel), /*wait_for_ready=*/true, absl::Milliseconds(200));
   const absl::Status status = call.outcome.Wait();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
   EXPECT_GE(absl::Now() - before, absl::Milliseconds(199));
@@ -267,10 +268,10 @@ TEST_F(ChannelTest, NextCallAfterOneThatGaveUpConnects) {
   auto channel = MakeChannel(path_);
   for (int i = 0; i < 5; ++i) {
     AsyncCall call;
-    call.Start(*channel->core(), /*wait_for_ready=*/true, absl::Milliseconds(20));
+    call.Start(*CoreOf(*channel), /*wait_for_ready=*/true, absl::Milliseconds(20));
     EXPECT_EQ(call.outcome.Wait().code(), absl::StatusCode::kDeadlineExceeded);
   }
-  EXPECT_EQ(RoundTrip(*channel->core(), Serve(), "x"), absl::OkStatus());
+  EXPECT_EQ(RoundTrip(*CoreOf(*channel), Serve(), "x"), absl::OkStatus());
 }
 
 // --- Servers that are none, or bad ones ---
@@ -338,7 +339,7 @@ absl::Status FirstCall(const std::string& path, FakeServer::Behaviour behaviour,
   auto channel = MakeChannel(path, options);
   auto call = std::make_shared<ClientCall>();
   EXPECT_TRUE(call->SendFd(MakeFile("x")).ok());
-  const absl::Status status = StartCall(*channel->core(), call);
+  const absl::Status status = StartCall(*CoreOf(*channel), call);
   EXPECT_EQ(channel->session_id(), status.ok() ? 7u : 0u);
   return status;
 }
@@ -394,12 +395,12 @@ TEST_F(ChannelTest, ServerThatClosesEachSessionAtOnce) {
       auto call = std::make_shared<ClientCall>();
       EXPECT_TRUE(call->SendFd(MakeFile("x")).ok());
       ClientCall::Start start;
-      start.limits = channel->core()->options().limits;
+      start.limits = CoreOf(*channel)->options().limits;
       start.deadline = deadline;
       start.per_attempt = per_attempt;
       EXPECT_EQ(call->BeginStart(start), absl::OkStatus());
       Outcome outcome;
-      StartAsync(channel->core(), call, wait_for_ready, outcome.Callback());
+      StartAsync(CoreOf(*channel), call, wait_for_ready, outcome.Callback());
       return outcome.Wait().code();
     };
     int before = server.accepted();
@@ -432,7 +433,7 @@ TEST_F(ChannelTest, WhatAnUnfinishedHelloBroughtIsClosedByTheReaper) {
   });
   auto channel = MakeChannel(path_);
   AsyncCall call;
-  call.Start(*channel->core(), /*wait_for_ready=*/false);
+  call.Start(*CoreOf(*channel), /*wait_for_ready=*/false);
   ASSERT_TRUE(Eventually([&] { return sent && Holders(dev_ino) == 1; })) << "it was received";
   AllCloses().Record(dev_ino);
   channel.reset();
@@ -558,13 +559,13 @@ TEST_F(ChannelTest, NoDescriptorLeftForTheSession) {
     AsyncCall call;
     call.url = call.call->SendFd(MakeFile("x"));
     ClientCall::Start start;
-    start.limits = channel->core()->options().limits;
+    start.limits = CoreOf(*channel)->options().limits;
     start.deadline = absl::Now() + kPatience;
     ASSERT_TRUE(call.call->BeginStart(start).ok());
     absl::Status status;
     {
       const ScopedFdRoom scoped(room);
-      StartAsync(channel->core(), call.call, /*wait_for_ready=*/false, call.outcome.Callback());
+      StartAsync(CoreOf(*channel), call.call, /*wait_for_ready=*/false, call.outcome.Callback());
       status = call.outcome.Wait();
     }
     if (!status.ok()) {
@@ -576,14 +577,14 @@ TEST_F(ChannelTest, NoDescriptorLeftForTheSession) {
     }
   }
   EXPECT_GT(refused.load(), 0);
-  EXPECT_EQ(RoundTrip(*channel->core(), server, "now there is room"), absl::OkStatus());
+  EXPECT_EQ(RoundTrip(*CoreOf(*channel), server, "now there is room"), absl::OkStatus());
 }
 
 TEST_F(ChannelTest, FullBacklogDoesNotBlock) {
   const std::vector<UniqueFd> waiting = ServeWithFullBacklog();
   auto channel = MakeChannel(path_);
   AsyncCall call;
-  call.Start(*channel->core(), /*wait_for_ready=*/false);  // Would hang here.
+  call.Start(*CoreOf(*channel), /*wait_for_ready=*/false);  // Would hang here.
   EXPECT_EQ(call.outcome.count(), 0);
   server_->Start();
   EXPECT_EQ(call.outcome.Wait(), absl::OkStatus());
@@ -594,7 +595,7 @@ TEST_F(ChannelTest, AFullBacklogIsAskedAgainAtShortIntervals) {
   const std::vector<UniqueFd> waiting = ServeWithFullBacklog();
   auto channel = MakeChannel(path_);
   AsyncCall call;
-  call.Start(*channel->core(), /*wait_for_ready=*/false);
+  call.Start(*CoreOf(*channel), /*wait_for_ready=*/false);
   // More often than an interval that doubles would allow within the time to connect.
   EXPECT_TRUE(Eventually([&] { return channel->Stats().connect_attempts >= 30; }));
   EXPECT_EQ(call.outcome.count(), 0);
@@ -608,7 +609,7 @@ TEST_F(ChannelTest, BacklogThatStaysFullIsUnavailable) {
   options.connect_timeout = absl::Milliseconds(100);
   auto channel = MakeChannel(path_, options);
   AsyncCall call;
-  call.Start(*channel->core(), /*wait_for_ready=*/false);
+  call.Start(*CoreOf(*channel), /*wait_for_ready=*/false);
   EXPECT_EQ(call.outcome.Wait().code(), absl::StatusCode::kUnavailable);
 }
 
@@ -624,7 +625,7 @@ TEST_F(ChannelTest, DestructionCompletesWhatIsPendingExactlyOnce) {
     }
     auto channel = MakeChannel(path_);
     std::vector<AsyncCall> calls(4);
-    for (AsyncCall& call : calls) call.Start(*channel->core(), /*wait_for_ready=*/true);
+    for (AsyncCall& call : calls) call.Start(*CoreOf(*channel), /*wait_for_ready=*/true);
     if (silent != nullptr) {
       EXPECT_TRUE(Eventually([&] { return silent->accepted() > 0; }));
     }
@@ -652,7 +653,7 @@ TEST_F(ChannelTest, ManyThreadsStartWhileServersComeAndGo) {
     threads.emplace_back([&] {
       while (!over.load() && mine.size() < 300) {
         mine.emplace_back();
-        mine.back().Start(*channel->core(), mine.size() % 2 == 0);
+        mine.back().Start(*CoreOf(*channel), mine.size() % 2 == 0);
         if (mine.back().outcome.Wait().ok()) started.fetch_add(1);
       }
     });
@@ -692,7 +693,7 @@ TEST_F(ChannelTest, MoreThanTheChannelsLimitIsRefusedAtStart) {
   for (int i = 0; i < 17; ++i) ASSERT_TRUE(call->SendFd(MakeFile("x")).ok());
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);
-  const absl::Status status = StartCall(*channel->core(), call);
+  const absl::Status status = StartCall(*CoreOf(*channel), call);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("max_fds_per_call"));
   EXPECT_EQ(server.core().session_count(), 0u) << "nothing was even connected";
@@ -706,13 +707,13 @@ TEST_F(ChannelTest, MoreThanTheServersLimitIsRefusedAtStart) {
   auto channel = MakeChannel(path_);
   auto call = std::make_shared<ClientCall>();
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(call->SendFd(MakeFile("x")).ok());
-  const absl::Status status = StartCall(*channel->core(), call);
+  const absl::Status status = StartCall(*CoreOf(*channel), call);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   // As many as are allowed go.
   auto next = std::make_shared<ClientCall>();
   std::vector<InodeUrl> urls;
   for (int i = 0; i < 3; ++i) urls.push_back(*next->SendFd(MakeFile(absl::StrCat("file ", i))));
-  ASSERT_TRUE(StartCall(*channel->core(), next).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), next).ok());
   EXPECT_EQ(next->metadata().count, 3u);
   auto served = server.Serve(next->metadata());
   for (int i = 0; i < 3; ++i) {
@@ -735,7 +736,7 @@ TEST_F(ChannelTest, BadDescriptorsAreRefusedAtOnceAndNothingIsQueued) {
 
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   EXPECT_EQ(call->metadata().count, 1u);
   auto served = server.Serve(call->metadata());
   EXPECT_EQ(served->SendFd(BorrowedFd(-1)).status().code(), absl::StatusCode::kInvalidArgument);
@@ -757,7 +758,7 @@ TEST_F(ChannelTest, QueueOwnsDuplicates) {
   // The caller closes it and its number goes to another file, before the call starts.
   const UniqueFd wrong = MakeFile("the wrong one");
   ASSERT_EQ(::dup3(wrong.get(), number, O_CLOEXEC), number);
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   auto fd = server.Serve(call->metadata())->RecvFd(*url);
   ASSERT_TRUE(fd.ok()) << fd.status();
   EXPECT_EQ(Content(*fd), "the right one");
@@ -777,7 +778,7 @@ TEST_F(ChannelTest, BorrowedStayOpenAndAdoptedAreClosedOnceSent) {
   auto second_url = call->SendFd(std::move(adopted));
   EXPECT_EQ(Holders(first), 2u);
   EXPECT_EQ(Holders(second), 1u) << "no duplicate is made";
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   EXPECT_EQ(Holders(first), 1u);
   EXPECT_EQ(Holders(second), 0u) << "in flight only";
   auto served = server.Serve(call->metadata());
@@ -816,7 +817,7 @@ TEST_F(ChannelTest, EndOfTheCallClosesWhatCameBackUnclaimed) {
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);
   auto call = std::make_shared<ClientCall>();
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   auto served = server.Serve(call->metadata());
   UniqueFd taken = MakeFile("taken"), unclaimed = MakeFile("unclaimed"),
            unread = MakeFile("unread");
@@ -830,7 +831,7 @@ TEST_F(ChannelTest, EndOfTheCallClosesWhatCameBackUnclaimed) {
   call.reset();
   EXPECT_TRUE(Eventually([&] { return Holders(first) == 0; }));
   // Read with the next call's descriptors, and closed.
-  ASSERT_EQ(RoundTrip(*channel->core(), server, "next"), absl::OkStatus());
+  ASSERT_EQ(RoundTrip(*CoreOf(*channel), server, "next"), absl::OkStatus());
   EXPECT_TRUE(Eventually([&] { return Holders(second) == 0; }));
   EXPECT_EQ(server.core().ledger()->held_total(), 0u);
 }
@@ -842,7 +843,7 @@ TEST_F(ChannelTest, ACallStartsOnce) {
   EXPECT_EQ(call->RecvFd("inode://1/2").status().code(), absl::StatusCode::kFailedPrecondition)
       << "nothing can have come back before the start";
   ASSERT_TRUE(call->SendFd(MakeFile("x")).ok());
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   EXPECT_EQ(call->BeginStart({}).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(call->SendFd(MakeFile("late")).status().code(), absl::StatusCode::kFailedPrecondition)
       << "the request is out";
@@ -855,7 +856,7 @@ TEST_F(ChannelTest, StreamsOfRequestsSendMoreLater) {
   auto early = call->SendFd(MakeFile("early"));
   ClientCall::Start start;
   start.client_streams = true;
-  ASSERT_TRUE(StartCall(*channel->core(), call, start).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call, start).ok());
   EXPECT_EQ(call->metadata().count, 1u);
   ServerCall::Config config;
   config.client_streams = true;
@@ -878,7 +879,7 @@ TEST_F(ChannelTest, UnaryReplyHasTheClientsLimit) {
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);
   auto call = std::make_shared<ClientCall>();
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   auto served = server.Serve(call->metadata());
   std::vector<InodeUrl> urls;
   for (int i = 0; i < 16; ++i) {
@@ -897,7 +898,7 @@ TEST_F(ChannelTest, StreamsOfRepliesSendAsManyAsAreTaken) {
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);
   auto call = std::make_shared<ClientCall>();
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   ServerCall::Config config;
   config.server_streams = true;
   config.never_block = true;
@@ -915,7 +916,7 @@ TEST_F(ChannelTest, AFullWindowIsRefusedAtOnceIfItMustNotBlock) {
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);
   auto call = std::make_shared<ClientCall>();
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   ServerCall::Config config;
   config.server_streams = true;
   config.never_block = true;
@@ -930,6 +931,33 @@ TEST_F(ChannelTest, AFullWindowIsRefusedAtOnceIfItMustNotBlock) {
   EXPECT_EQ(sent, 64) << "session_window";
 }
 
+TEST_F(ChannelTest, AReceiveThatMustNotBlockSaysWhatToCallInstead) {
+  TestServer& server = Serve();
+  auto channel = MakeChannel(path_);
+  auto call = std::make_shared<ClientCall>();
+  ClientCall::Start start;
+  start.client_streams = true;
+  start.limits = CoreOf(*channel)->options().limits;
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call, start).ok());
+  ServerCall::Config config;
+  config.client_streams = true;
+  config.never_block = true;
+  auto served = server.Serve(call->metadata(), config);
+  for (const bool dup : {false, true}) {
+    const absl::Status status = dup ? served->DupFd("inode://1/2?fd=0").status()
+                                    : served->RecvFd("inode://1/2?fd=0").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("RecvFdAsync"));
+  }
+  // With a deadline of its own it waits.
+  EXPECT_EQ(served->RecvFd("inode://1/2?fd=0", absl::Milliseconds(1)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  // What is there needs no wait.
+  const auto url = call->SendFd(MakeFile("x"));
+  ASSERT_TRUE(url.ok()) << url.status();
+  EXPECT_EQ(Content(*served->RecvFd(*url)), "x");
+}
+
 TEST_F(ChannelTest, HandleMayOutliveItsCallButDoesNothingThen) {
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);
@@ -937,7 +965,7 @@ TEST_F(ChannelTest, HandleMayOutliveItsCallButDoesNothingThen) {
   UniqueFd file = MakeFile("never taken");
   const DevIno dev_ino = DevInoOf(file);
   auto url = call->SendFd(std::move(file));
-  ASSERT_TRUE(StartCall(*channel->core(), call).ok());
+  ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
   auto served = server.Serve(call->metadata());
   served->End();
   served->End();
@@ -961,7 +989,7 @@ TEST_F(ChannelTest, EndAndCancelReleaseWaiters) {
     auto call = std::make_shared<ClientCall>();
     ClientCall::Start start;
     start.client_streams = true;
-    ASSERT_TRUE(StartCall(*channel->core(), call, start).ok());
+    ASSERT_TRUE(StartCall(*CoreOf(*channel), call, start).ok());
     ServerCall::Config config;
     config.client_streams = true;
     auto served = server.Serve(call->metadata(), config);

@@ -80,6 +80,21 @@ TEST(BorrowedFdTest, BorrowsFromAStream) {
   EXPECT_FALSE(BorrowedFd(static_cast<FILE*>(nullptr)).valid());
 }
 
+TEST(BorrowedFdTest, BorrowsByFdFromWhatHasANativeHandleToo) {
+  struct Both {
+    int fd() const { return 41; }
+    int native_handle() const { return 42; }
+  };
+  struct TextHandle {
+    int fd() const { return 43; }
+    const char* native_handle() const { return "no number"; }
+  };
+  const Both both;
+  EXPECT_EQ(BorrowedFd(both).get(), 41);
+  TextHandle other;
+  EXPECT_EQ(BorrowedFd(other).get(), 43);
+}
+
 TEST(BorrowedFdDupTest, IsTheSameOpenFileUnderAnotherNumber) {
   const UniqueFd memory = OpenMemory();
   const absl::StatusOr<UniqueFd> duplicate = BorrowedFd(memory).Dup();

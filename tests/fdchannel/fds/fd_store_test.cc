@@ -359,7 +359,7 @@ TEST(FdStoreTest, WhichErrorsLeadToTheKeptOne) {
     const auto code = static_cast<absl::StatusCode>(i);
     Store store;
     MockFdReceiver receiver;
-    EXPECT_CALL(receiver, RecvFd(_, absl::InfinitePast()))
+    EXPECT_CALL(receiver, ReceiveFd(_, absl::InfinitePast()))
         .WillOnce([&](const InodeUrl&, absl::Time) { return absl::Status(code, "mock"); });
     ASSERT_TRUE(store.Put("k", Url(file, 0), Dup(file)).ok());
     FdReceiver* const call = &receiver;
@@ -379,7 +379,7 @@ TEST(FdStoreTest, ErrorsOfTheCallWithNothingKept) {
   for (int i = 1; i <= 16; ++i) {
     const auto code = static_cast<absl::StatusCode>(i);
     MockFdReceiver receiver;
-    EXPECT_CALL(receiver, RecvFd(_, absl::InfiniteFuture()))
+    EXPECT_CALL(receiver, ReceiveFd(_, absl::InfiniteFuture()))
         .WillOnce([&](const InodeUrl&, absl::Time) { return absl::Status(code, "mock"); });
     EXPECT_EQ(store.RecvOrGet(&receiver, "k", Url(file, 0)).status().code(), code);
   }

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -21,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "fdchannel/fds/refusing_transceiver.h"
 #include "gmock/gmock.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/inode_url.h"
@@ -45,33 +47,28 @@ std::string Text(absl::Time deadline) {
 // Writes down which virtual method was reached, and with what.
 class Recorder : public FdTransceiver {
  public:
-  using FdReceiver::DupFd;
-  using FdReceiver::RecvFd;
-  using FdReceiver::RecvFdAsync;
-  using FdSender::SendFilename;
-
-  absl::StatusOr<InodeUrl> SendFd(BorrowedFd fd) override {
+  absl::StatusOr<InodeUrl> SendBorrowed(BorrowedFd fd) override {
     calls.push_back(absl::StrCat("borrow ", fd.get()));
     return InodeUrl(DevIno{1, 2}, 0);
   }
-  absl::StatusOr<InodeUrl> SendFd(UniqueFd&& fd) override {
+  absl::StatusOr<InodeUrl> SendOwned(UniqueFd fd) override {
     calls.push_back(absl::StrCat("adopt ", fd.get()));
     adopted = std::move(fd);
     return InodeUrl(DevIno{1, 2}, 1);
   }
-  absl::StatusOr<InodeUrl> SendFilename(const std::string& path, int flags) override {
+  absl::StatusOr<InodeUrl> SendPath(const std::string& path, int flags) override {
     calls.push_back(absl::StrCat("open ", path, " ", flags));
     return InodeUrl(DevIno{1, 2}, 2);
   }
-  absl::StatusOr<UniqueFd> RecvFd(const InodeUrl& url, absl::Time deadline) override {
+  absl::StatusOr<UniqueFd> ReceiveFd(const InodeUrl& url, absl::Time deadline) override {
     calls.push_back(absl::StrCat("take ", url.ToString(), " ", Text(deadline)));
     return std::move(answer);
   }
-  void RecvFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override {
+  void ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override {
     calls.push_back(absl::StrCat("async ", url.ToString(), " ", Text(deadline)));
     done(std::move(answer));
   }
-  absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url, absl::Time deadline) override {
+  absl::StatusOr<UniqueFd> DuplicateFd(const InodeUrl& url, absl::Time deadline) override {
     calls.push_back(absl::StrCat("dup ", url.ToString(), " ", Text(deadline)));
     return std::move(answer);
   }
@@ -81,8 +78,7 @@ class Recorder : public FdTransceiver {
   absl::StatusOr<UniqueFd> answer = UniqueFd();
 };
 
-// `Fds` is what the user holds: the interface, or an implementation with the using-declarations
-// that the header asks for. Both must offer every form.
+// `Fds` is what the user holds: the interface, or an implementation. Both must offer every form.
 template <typename Fds>
 class FdTransceiverFormsTest : public ::testing::Test {
  protected:
@@ -153,6 +149,30 @@ TYPED_TEST(FdTransceiverFormsTest, SendFilenameOpensByPathUnlessToldOtherwise) {
               ElementsAre(absl::StrCat("open /a ", O_PATH), absl::StrCat("open /b ", O_RDWR)));
 }
 
+// Leaves SendPath to the interface.
+class OpeningSender : public FdSender {
+ public:
+  UniqueFd sent;
+
+ private:
+  absl::StatusOr<InodeUrl> SendBorrowed(BorrowedFd) override {
+    return absl::InternalError("a duplicate is not needed");
+  }
+  absl::StatusOr<InodeUrl> SendOwned(UniqueFd fd) override {
+    sent = std::move(fd);
+    return FdToUrl(sent);
+  }
+};
+
+TEST(FdSenderTest, SendsWhatItOpensItself) {
+  OpeningSender sender;
+  const auto url = sender.SendFilename("/dev/null", O_RDONLY);
+  ASSERT_TRUE(url.ok()) << url.status();
+  EXPECT_EQ(*url, *FilenameToUrl("/dev/null"));
+  EXPECT_EQ(::fcntl(sender.sent.get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_EQ(sender.SendFilename("/does/not/exist").status().code(), absl::StatusCode::kNotFound);
+}
+
 TYPED_TEST(FdTransceiverFormsTest, RecvFdTakesEveryFormOfTheUrl) {
   const absl::Time soon = absl::FromUnixSeconds(17);
   const std::string text = "inode://1/2?fd=3";
@@ -184,6 +204,32 @@ TYPED_TEST(FdTransceiverFormsTest, DupFdTakesEveryFormOfTheUrl) {
                   "dup inode://1/2?fd=6 17", "dup inode://1/2 never", "dup inode://1/2 17"));
 }
 
+TYPED_TEST(FdTransceiverFormsTest, TakesEveryFormOfADeadline) {
+  const auto soon = std::chrono::system_clock::from_time_t(17);
+  const InodeUrl url(DevIno{1, 2}, 3);
+  EXPECT_TRUE(this->fds_->RecvFd(url, soon).ok());
+  EXPECT_TRUE(this->fds_->RecvFd("inode://1/2", soon).ok());
+  EXPECT_TRUE(this->fds_->DupFd(DevIno{1, 2}, std::chrono::system_clock::time_point::max()).ok());
+  this->fds_->RecvFdAsync(url, soon, [](absl::StatusOr<UniqueFd>) {});
+  EXPECT_THAT(this->recorder_.calls,
+              ElementsAre("take inode://1/2?fd=3 17", "take inode://1/2 17",
+                          "dup inode://1/2 never", "async inode://1/2?fd=3 17"));
+  // From now on. Only that they compile and mean the future is shown here; deadline_test.cc has the
+  // values.
+  EXPECT_TRUE(this->fds_->RecvFd(url, absl::Seconds(1)).ok());
+  EXPECT_TRUE(this->fds_->RecvFd(url, std::chrono::milliseconds(1)).ok());
+  EXPECT_EQ(this->recorder_.calls.size(), 6);
+}
+
+TYPED_TEST(FdTransceiverFormsTest, RecvFdAsyncTakesCallbacksThatOwnWhatTheyCapture) {
+  int seen = 0;
+  this->fds_->RecvFdAsync(
+      "inode://1/2", [&seen, owned = std::make_unique<int>(7)](const absl::StatusOr<UniqueFd>& fd) {
+        if (fd.ok()) seen = *owned;
+      });
+  EXPECT_EQ(seen, 7);
+}
+
 TYPED_TEST(FdTransceiverFormsTest, RecvFdAsyncTakesEveryFormOfTheUrl) {
   const absl::Time soon = absl::FromUnixSeconds(17);
   int done = 0;
@@ -204,7 +250,6 @@ struct CanSend : std::false_type {};
 template <typename T>
 struct CanSend<T, std::void_t<decltype(std::declval<FdSender&>().SendFd(std::declval<T>()))>>
     : std::true_type {};
-static_assert(!CanSend<int>::value);
 static_assert(!CanSend<FILE*>::value);
 static_assert(CanSend<UniqueFd&>::value);
 static_assert(CanSend<UniqueFd>::value);
@@ -226,6 +271,28 @@ TEST(FdReceiverTest, MalformedUrlIsInvalidAndAsksNobody) {
   });
   EXPECT_EQ(done, 1);
   EXPECT_THAT(recorder.calls, IsEmpty());
+}
+
+TEST(RefusingTransceiverTest, EveryMethodReportsWhy) {
+  const absl::Status why = absl::FailedPreconditionError("over TCP");
+  internal::RefusingTransceiver fds(why);
+  EXPECT_EQ(fds.status(), why);
+  EXPECT_EQ(fds.SendFd(BorrowedFd(0)).status(), why);
+  UniqueFd given = OpenMemory();
+  const int number = given.get();
+  EXPECT_EQ(fds.SendFd(std::move(given)).status(), why);
+  EXPECT_LT(::fcntl(number, F_GETFD), 0) << "not closed";
+  EXPECT_EQ(fds.SendFilename("/does/not/exist").status(), why);
+  EXPECT_EQ(fds.RecvFd(DevIno{1, 2}).status(), why);
+  EXPECT_EQ(fds.DupFd(DevIno{1, 2}).status(), why);
+  EXPECT_EQ(fds.RecvFile("inode://1/2", "r").status(), why);
+  absl::Status result;
+  fds.RecvFdAsync("inode://1/2", [&](const absl::StatusOr<UniqueFd>& fd) { result = fd.status(); });
+  EXPECT_EQ(result, why);
+}
+
+TEST(FdTransceiverTest, StatusIsOkUnlessAnImplementationKnowsBetter) {
+  EXPECT_EQ(Recorder().status(), absl::OkStatus());
 }
 
 class RecvFileTest : public ::testing::Test {

@@ -116,7 +116,7 @@ TEST(MappedMemoryTest, FreezeFailsWhileSomebodyElseMapsItForWriting) {
 TEST(MappedMemoryTest, ShareForWritingByBoth) {
   auto memory = MappedMemory::Create(4096);
   ASSERT_TRUE(memory.ok());
-  auto fd = memory->Share(/*peer_writes=*/true);
+  auto fd = memory->Share(MappedMemory::PeerAccess::kReadWrite);
   ASSERT_TRUE(fd.ok()) << fd.status();
   EXPECT_EQ(::fcntl(fd->get(), F_GET_SEALS) & kFrozenSeals, kSharedSeals);
   auto peer = MappedMemory::Map(*fd, kMax, Shared(/*writable=*/true));
@@ -126,15 +126,16 @@ TEST(MappedMemoryTest, ShareForWritingByBoth) {
   static_cast<char*>(memory->writable_data())[1] = 'o';
   EXPECT_EQ(static_cast<const char*>(peer->data())[1], 'o');
   EXPECT_EQ(::fcntl(fd->get(), F_ADD_SEALS, F_SEAL_WRITE), -1);
-  EXPECT_TRUE(memory->Share(true).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(memory->Share(false).status()));
+  EXPECT_TRUE(memory->Share(MappedMemory::PeerAccess::kReadWrite).ok());
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(memory->Share(MappedMemory::PeerAccess::kReadOnly).status()));
   EXPECT_TRUE(absl::IsFailedPrecondition(std::move(*memory).Freeze().status()));
 }
 
 TEST(MappedMemoryTest, ShareForReadingOnly) {
   auto memory = MappedMemory::Create(4096);
   ASSERT_TRUE(memory.ok());
-  auto fd = memory->Share(/*peer_writes=*/false);
+  auto fd = memory->Share(MappedMemory::PeerAccess::kReadOnly);
   ASSERT_TRUE(fd.ok()) << fd.status();
   auto peer = MappedMemory::Map(*fd, kMax, Shared(/*writable=*/false));
   ASSERT_TRUE(peer.ok()) << peer.status();
@@ -148,8 +149,9 @@ TEST(MappedMemoryTest, ShareForReadingOnly) {
   EXPECT_TRUE(absl::IsFailedPrecondition(frozen.status())) << frozen.status();
   EXPECT_THAT(frozen.status().message(),
               AllOf(HasSubstr("missing is F_SEAL_WRITE"), HasSubstr("F_SEAL_FUTURE_WRITE")));
-  EXPECT_TRUE(memory->Share(false).ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(memory->Share(true).status()));
+  EXPECT_TRUE(memory->Share(MappedMemory::PeerAccess::kReadOnly).ok());
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(memory->Share(MappedMemory::PeerAccess::kReadWrite).status()));
 }
 
 TEST(MappedMemoryTest, RefusesEachMissingSeal) {
@@ -251,7 +253,8 @@ TEST(MappedMemoryTest, RefusesOptionsThatContradict) {
 TEST(MappedMemoryTest, OnlyWhatWasCreatedHereIsSharedOrFrozen) {
   auto memory = MappedMemory::Map(Memfd("x", kFrozenSeals), kMax);
   ASSERT_TRUE(memory.ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(memory->Share(true).status()));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(memory->Share(MappedMemory::PeerAccess::kReadWrite).status()));
   EXPECT_TRUE(absl::IsFailedPrecondition(std::move(*memory).Freeze().status()));
 }
 

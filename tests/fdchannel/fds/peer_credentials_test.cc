@@ -38,7 +38,7 @@ bool KernelHasPeerPidfd() {
 TEST(PeerCredentialsTest, OfASocketPair) {
   for (const int type : {SOCK_STREAM, SOCK_SEQPACKET}) {
     const SocketPair pair = MakePair(type);
-    const absl::StatusOr<PeerCredentials> peer = GetPeerCredentials(pair.a, /*want_pidfd=*/false);
+    const absl::StatusOr<PeerCredentials> peer = GetPeerCredentials(pair.a, PidfdMode::kNone);
     ASSERT_TRUE(peer.ok()) << peer.status();
     EXPECT_EQ(peer->uid, ::geteuid());
     EXPECT_EQ(peer->gid, ::getegid());
@@ -50,7 +50,7 @@ TEST(PeerCredentialsTest, OfASocketPair) {
 
 TEST(PeerCredentialsTest, PidfdWhereTheKernelHasIt) {
   const SocketPair pair = MakePair(SOCK_STREAM);
-  const absl::StatusOr<PeerCredentials> peer = GetPeerCredentials(pair.a, /*want_pidfd=*/true);
+  const absl::StatusOr<PeerCredentials> peer = GetPeerCredentials(pair.a, PidfdMode::kWanted);
   ASSERT_TRUE(peer.ok()) << peer.status();
   EXPECT_EQ(peer->pid, ::getpid());
   EXPECT_EQ(peer->pidfd.valid(), KernelHasPeerPidfd());
@@ -83,7 +83,7 @@ TEST(PeerCredentialsTest, OfAnotherProcessAndItsEnd) {
   }
   const UniqueFd accepted(::accept4(server.get(), nullptr, nullptr, SOCK_CLOEXEC));
   ASSERT_TRUE(accepted.valid());
-  const absl::StatusOr<PeerCredentials> peer = GetPeerCredentials(accepted, /*want_pidfd=*/true);
+  const absl::StatusOr<PeerCredentials> peer = GetPeerCredentials(accepted, PidfdMode::kWanted);
   ASSERT_TRUE(peer.ok()) << peer.status();
   EXPECT_EQ(peer->pid, child);
   EXPECT_FALSE(peer->HasExited());
@@ -95,7 +95,7 @@ TEST(PeerCredentialsTest, OfAnotherProcessAndItsEnd) {
   EXPECT_EQ(peer->HasExited(), peer->pidfd.valid());
 
   // Reaped: uid and gid stay known, and the pid names nobody any more.
-  const absl::StatusOr<PeerCredentials> late = GetPeerCredentials(accepted, /*want_pidfd=*/true);
+  const absl::StatusOr<PeerCredentials> late = GetPeerCredentials(accepted, PidfdMode::kWanted);
   ASSERT_TRUE(late.ok()) << late.status();
   EXPECT_EQ(late->uid, ::geteuid());
   EXPECT_EQ(late->HasExited(), late->pidfd.valid());
@@ -118,8 +118,8 @@ TEST(PeerCredentialsTest, RefusesWhatIsNoConnectedUnixSocket) {
       {listening.get(), "getpeername"},  // SO_PEERCRED alone would name this very process.
   };
   for (const auto& c : cases) {
-    for (const bool want_pidfd : {false, true}) {
-      const absl::Status status = GetPeerCredentials(BorrowedFd(c.first), want_pidfd).status();
+    for (const PidfdMode mode : {PidfdMode::kNone, PidfdMode::kWanted}) {
+      const absl::Status status = GetPeerCredentials(BorrowedFd(c.first), mode).status();
       EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
       EXPECT_THAT(std::string(status.message()), HasSubstr(c.second));
     }
@@ -135,7 +135,7 @@ TEST(PeerCredentialsTest, RefusesAConnectedDatagramSocket) {
   ASSERT_EQ(::getsockname(server.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
   const UniqueFd client(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
-  const absl::Status status = GetPeerCredentials(client, /*want_pidfd=*/true).status();
+  const absl::Status status = GetPeerCredentials(client, PidfdMode::kWanted).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
 }
 
@@ -146,7 +146,7 @@ TEST(PeerCredentialsTest, NoRoomForAPidfdIsAnError) {
   absl::Status status;
   {
     const ScopedFdRoom room(0);
-    status = GetPeerCredentials(pair.a, /*want_pidfd=*/true).status();
+    status = GetPeerCredentials(pair.a, PidfdMode::kWanted).status();
   }
   EXPECT_EQ(status.code(), has_pidfd ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kOk)
       << status;

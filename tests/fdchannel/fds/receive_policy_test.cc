@@ -279,9 +279,11 @@ TEST(ServerPolicyTest, AMethodsPolicyStandsInPlaceOfTheServers) {
   ASSERT_TRUE(core.ok()) << core.status();
   EXPECT_EQ((*core)->PolicyFor("/a.B/Open"), nullptr);
   ASSERT_NE((*core)->PolicyFor("/a.B/Memory"), nullptr);
-  EXPECT_TRUE((*core)->PolicyFor("/a.B/Memory")->accepts(FdType::kDirectory));
+  EXPECT_TRUE(
+      internal::PolicyRules::Accepts(*(*core)->PolicyFor("/a.B/Memory"), FdType::kDirectory));
   ASSERT_NE((*core)->PolicyFor("/a.B/Other"), nullptr);
-  EXPECT_FALSE((*core)->PolicyFor("/a.B/Other")->accepts(FdType::kDirectory));
+  EXPECT_FALSE(
+      internal::PolicyRules::Accepts(*(*core)->PolicyFor("/a.B/Other"), FdType::kDirectory));
   auto lax = ServerCore::Create(FdServerOptions());
   ASSERT_TRUE(lax.ok());
   EXPECT_EQ((*lax)->PolicyFor("/a.B/Other"), nullptr);

@@ -16,6 +16,7 @@
 #include <string>
 #include <utility>
 
+#include "fdchannel/fds/core_access.h"
 #include "grpcfd/fd_channel.h"
 #include "grpcfd/fd_server.h"
 #include "grpcfd/fd_session.h"
@@ -34,7 +35,7 @@ class Served {
     fd_server = *std::move(made);
     auto socket = BoundSocket::Bind(Address(path), BindOptions());
     EXPECT_TRUE(socket.ok()) << socket.status();
-    auto made_listener = Listener::Create(fd_server->core(), *std::move(socket), {},
+    auto made_listener = Listener::Create(CoreOf(*fd_server), *std::move(socket), {},
                                           [](UniqueFd, const std::string&, FdVector) {});
     EXPECT_TRUE(made_listener.ok()) << made_listener.status();
     listener = *std::move(made_listener);
@@ -145,7 +146,7 @@ TEST(SessionEventsTest, ARefusedPeerGetsTheStatusAndNoSocket) {
   EXPECT_EQ(refused.reply->status, HelloStatus::kRefused);
   EXPECT_TRUE(refused.fds.empty());
   EXPECT_EQ(served.fd_server->session_count(), 0u);
-  EXPECT_EQ(served.fd_server->core()->ledger()->sessions(), 0u);
+  EXPECT_EQ(CoreOf(*served.fd_server)->ledger()->sessions(), 0u);
   refuse = false;
   const Answer accepted = SayHello(Address(dir.File("s")), hello);
   EXPECT_EQ(accepted.status(), HelloStatus::kOk);
@@ -195,14 +196,14 @@ TEST(SessionEventsTest, ACallbackMayDropTheChannel) {
       start.limits = options.limits;
       start.deadline = absl::Now() + kPatience;
       ASSERT_TRUE(call->BeginStart(start).ok());
-      const std::shared_ptr<ChannelCore> core = channel->core();
+      const std::shared_ptr<ChannelCore> core = CoreOf(*channel);
       StartAsync(core, call, /*wait_for_ready=*/false, outcome.Callback());
     }
     const uint64_t id = begun.Wait();
     EXPECT_NE(id, 0u);
     if (at_end) {
       EXPECT_TRUE(outcome.Wait().ok());
-      served.fd_server->core()->ShutDown();
+      CoreOf(*served.fd_server)->ShutDown();
     }
     EXPECT_EQ(ended.Wait(), id);
     EXPECT_EQ(outcome.count(), 1) << "the call is told its outcome all the same";

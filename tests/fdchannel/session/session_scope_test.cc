@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "fdchannel/fds/core_access.h"
 #include "grpcfd/fd_channel.h"
 #include "grpcfd/fd_session.h"
 #include "tests/fdchannel/server/server_test_util.h"
@@ -48,7 +49,7 @@ class SessionScopeTest : public ::testing::Test {
   Call Start(const std::shared_ptr<FdChannel>& channel) {
     Call call;
     call.client = std::make_shared<ClientCall>();
-    const absl::Status started = StartCall(*channel->core(), call.client);
+    const absl::Status started = StartCall(*CoreOf(*channel), call.client);
     EXPECT_TRUE(started.ok()) << started;
     call.server = server_->Serve(call.client->metadata());
     EXPECT_NE(call.server, nullptr);

@@ -22,6 +22,6 @@ int main() {
   printf("/dev/null is %s\n", url->ToString().c_str());
   const absl::StatusOr<grpcfd::InodeUrl> parsed = grpcfd::InodeUrl::Parse(url->ToString());
   // A device is no socket; that this is refused shows that the fdchannel is linked.
-  const bool refused = !grpcfd::GetPeerCredentials(file, /*want_pidfd=*/false).ok();
+  const bool refused = !grpcfd::GetPeerCredentials(file, grpcfd::PidfdMode::kNone).ok();
   return parsed.ok() && *parsed == *url && refused ? 0 : 1;
 }

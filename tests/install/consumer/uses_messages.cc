@@ -12,24 +12,20 @@ namespace {
 
 // Where nothing can be sent or received.
 class Nowhere final : public grpcfd::FdTransceiver {
- public:
-  absl::StatusOr<grpcfd::InodeUrl> SendFd(grpcfd::BorrowedFd fd) override {
+ private:
+  absl::StatusOr<grpcfd::InodeUrl> SendBorrowed(grpcfd::BorrowedFd fd) override {
     return grpcfd::FdToUrl(fd);
   }
-  absl::StatusOr<grpcfd::InodeUrl> SendFd(grpcfd::UniqueFd&& fd) override {
-    const grpcfd::UniqueFd adopted = std::move(fd);
-    return grpcfd::FdToUrl(adopted);
+  absl::StatusOr<grpcfd::InodeUrl> SendOwned(grpcfd::UniqueFd fd) override {
+    return grpcfd::FdToUrl(fd);
   }
-  absl::StatusOr<grpcfd::InodeUrl> SendFilename(const std::string&, int) override {
+  absl::StatusOr<grpcfd::UniqueFd> ReceiveFd(const grpcfd::InodeUrl&, absl::Time) override {
     return absl::UnavailableError("nowhere");
   }
-  absl::StatusOr<grpcfd::UniqueFd> RecvFd(const grpcfd::InodeUrl&, absl::Time) override {
+  absl::StatusOr<grpcfd::UniqueFd> DuplicateFd(const grpcfd::InodeUrl&, absl::Time) override {
     return absl::UnavailableError("nowhere");
   }
-  absl::StatusOr<grpcfd::UniqueFd> DupFd(const grpcfd::InodeUrl&, absl::Time) override {
-    return absl::UnavailableError("nowhere");
-  }
-  void RecvFdAsync(const grpcfd::InodeUrl&, absl::Time, FdCallback done) override {
+  void ReceiveFdAsync(const grpcfd::InodeUrl&, absl::Time, FdCallback done) override {
     done(absl::UnavailableError("nowhere"));
   }
 };
@@ -41,10 +37,10 @@ int main() {
   consumer::Request request;
   request.set_config("file:///dev/null");
   const absl::Status attached =
-      grpcfd::Attach(&nowhere, grpcfd::BorrowedFd(stderr), request.mutable_memory());
-  const absl::Status all = grpcfd::AttachAll(&nowhere, &request);
+      grpcfd::Attach(nowhere, grpcfd::BorrowedFd(stderr), request.mutable_memory());
+  const absl::Status all = grpcfd::AttachAll(nowhere, &request);
   printf("%s\n", request.ShortDebugString().c_str());
-  const absl::Status taken = grpcfd::TakeAll(&nowhere, request).status();
+  const absl::Status taken = grpcfd::TakeAll(nowhere, request).status();
   return attached.ok() && all.ok() && request.config().rfind("inode://", 0) == 0 &&
                  absl::IsUnavailable(taken)
              ? 0

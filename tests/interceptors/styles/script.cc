@@ -191,8 +191,8 @@ UniqueFd Stage::TakeKept() {
 
 absl::Status ServerScript::Open(grpc::ServerContextBase* context) {
   auto fds = FromContext(context);
-  if (!fds.ok()) return fds.status();
-  fds_ = *std::move(fds);
+  if (!fds->status().ok()) return fds->status();
+  fds_ = std::move(fds);
   return absl::OkStatus();
 }
 

@@ -116,15 +116,15 @@ TEST(StreamsTest, ThreadsInterleaveInBothDirectionsAndNothingIsSwapped) {
   server.service.chat = [](grpc::ServerContext* context,
                            grpc::ServerReaderWriter<Reply, Request>* stream) {
     auto fds = FromContext(context);
-    if (!fds.ok()) return ToGrpcStatus(fds.status());
+    if (!fds->status().ok()) return ToGrpcStatus(fds->status());
     WorkList<Request> requests;
     std::mutex write_mutex;  // gRPC writes one message at a time.
     auto workers = Threads(kThreads, [&](int) {
       Request request;
       while (requests.Pop(&request)) {
-        const std::string content = ContentOf((*fds)->RecvFd(request.urls(0)));
+        const std::string content = ContentOf(fds->RecvFd(request.urls(0)));
         EXPECT_EQ(request.payload(), content);
-        const auto url = (*fds)->SendFd(MakeFile("answer to " + content));
+        const auto url = fds->SendFd(MakeFile("answer to " + content));
         EXPECT_TRUE(url.ok()) << url.status();
         Reply reply;
         reply.add_urls(url.ok() ? url->ToString() : std::string());
@@ -268,8 +268,8 @@ class AnsweringServer final : public StyleServer, private test::TestService::Cal
   }
   grpc::ServerBidiReactor<Request, Reply>* Chat(grpc::CallbackServerContext* context) override {
     auto fds = FromContext(context);
-    EXPECT_TRUE(fds.ok()) << fds.status();
-    return fds.ok() ? new AnsweringReactor(*fds, &asked_, wrap_) : nullptr;
+    EXPECT_TRUE(fds->status().ok()) << fds->status();
+    return new AnsweringReactor(fds, &asked_, wrap_);
   }
 
   const TempDir dir_;
@@ -465,9 +465,9 @@ class LoopServer final : public StyleServer {
           if (!ok) return delete this;  // The server is going.
           new ChatCall(server_);
           auto fds = FromContext(&context_);
-          EXPECT_TRUE(fds.ok()) << fds.status();
-          if (!fds.ok()) return Finish(ToGrpcStatus(fds.status()));
-          fds_ = *std::move(fds);
+          EXPECT_TRUE(fds->status().ok()) << fds->status();
+          if (!fds->status().ok()) return Finish(ToGrpcStatus(fds->status()));
+          fds_ = std::move(fds);
           return Read();
         }
         case State::kReading:
@@ -603,7 +603,7 @@ TEST(StreamsTest, AnEpollLoopTakesDescriptorsAtBothEnds) {
     std::atomic<int> elsewhere{0};
     AnsweringServer server([&](FdReceiver::FdCallback callback) {
       return server_loop.queue()->Wrap(
-          [&, callback = std::move(callback)](absl::StatusOr<UniqueFd> fd) {
+          [&, callback = std::move(callback)](absl::StatusOr<UniqueFd> fd) mutable {
             if (std::this_thread::get_id() != loop_thread) ++elsewhere;
             callback(std::move(fd));
           });

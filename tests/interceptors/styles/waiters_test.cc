@@ -13,6 +13,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "fdchannel/fds/core_access.h"
 #include "fdchannel/server/server_core.h"
 #include "tests/interceptors/styles/drivers.h"
 #include "tests/interceptors/styles/script.h"
@@ -218,7 +219,7 @@ TEST_P(WaitersTest, TheLossOfTheSessionReleases) {
   ASSERT_TRUE(call.reached());
   Waiter at_server(call.at_server(), kMissing);
   Waiter at_client(call.at_client(), kMissing);
-  call.server()->fd_server()->core()->ShutDown();
+  internal::CoreOf(*call.server()->fd_server())->ShutDown();
   EXPECT_EQ(absl::StatusCode::kUnavailable, at_server.Code());
   EXPECT_EQ(absl::StatusCode::kUnavailable, at_client.Code());
   EXPECT_EQ(absl::StatusCode::kUnavailable, Waiter(call.at_server(), kMissing).Code());

@@ -48,7 +48,7 @@ struct Flags {
   std::string socket;
   std::string certificate;
   std::string key;
-  Wire wire = Wire::kInBand;
+  PortWire wire = PortWire::kInBand;
   uint32_t kept = 512;  // InBandOptions::max_fds_per_connection.
 };
 
@@ -114,10 +114,10 @@ absl::Status Exchange(grpc::ServerContext* context, const ExchangeRequest& reque
                       ExchangeReply* reply) {
   if (request.command() == "plain") return absl::OkStatus();
   auto fds = FromContext(context);
-  if (!fds.ok()) return fds.status();
+  if (!fds->status().ok()) return fds->status();
   std::vector<std::string> contents;
   for (const std::string& url : request.urls()) {
-    absl::StatusOr<UniqueFd> fd = (*fds)->RecvFd(url);
+    absl::StatusOr<UniqueFd> fd = fds->RecvFd(url);
     if (!fd.ok()) return fd.status();
     if (request.command() == "touch") continue;
     absl::StatusOr<std::string> content = ContentOf(*fd);
@@ -128,7 +128,7 @@ absl::Status Exchange(grpc::ServerContext* context, const ExchangeRequest& reque
   for (uint64_t i = 0; i < request.number(); ++i) {
     absl::StatusOr<UniqueFd> file = MemoryFile(absl::StrCat(request.payload(), ".", i));
     if (!file.ok()) return file.status();
-    absl::StatusOr<InodeUrl> url = (*fds)->SendFd(*std::move(file));
+    absl::StatusOr<InodeUrl> url = fds->SendFd(*std::move(file));
     if (!url.ok()) return url.status();
     reply->add_urls(url->ToString());
   }
@@ -247,10 +247,11 @@ class Client {
       arguments.SetSslTargetNameOverride("localhost");
     }
     ChannelOptions options;
-    options.wire = flags_.wire;
+    options.wire = flags_.wire == PortWire::kFdChannel ? Wire::kFdChannel : Wire::kInBand;
     options.in_band.max_fds_per_connection = flags_.kept;
     options.in_band.max_queued_fds = kPerCall;
-    if (flags_.wire != Wire::kFdChannel) options.fd_channel.limits.max_fds_per_call = kPerCall;
+    if (options.wire != Wire::kFdChannel)
+      options.fd_channel_options.limits.max_fds_per_call = kPerCall;
     channel_ = CreateCustomChannel("unix:" + flags_.socket, credentials, arguments, {}, options);
     if (!channel_->WaitForConnected(std::chrono::system_clock::now() + kPatience)) {
       return absl::UnavailableError("no connection");
@@ -484,9 +485,9 @@ absl::Status Main(const std::vector<std::string>& arguments) {
     } else if (name == "--key") {
       flags.key = value;
     } else if (name == "--wire" && (value == "in-band" || value == "both")) {
-      flags.wire = value == "both" ? Wire::kBoth : Wire::kInBand;
+      flags.wire = value == "both" ? PortWire::kBoth : PortWire::kInBand;
     } else if (name == "--wire" && value == "fdchannel") {
-      flags.wire = Wire::kFdChannel;
+      flags.wire = PortWire::kFdChannel;
     } else if (name != "--kept" || !absl::SimpleAtoi(value, &flags.kept)) {
       return absl::InvalidArgumentError(kUsage);
     }
