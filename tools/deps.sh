@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 build=(g++ make cmake ninja-build pkg-config libabsl-dev libgrpc++-dev libprotobuf-dev
        protobuf-compiler protobuf-compiler-grpc libcli11-dev libgtest-dev libgmock-dev
        libssl-dev)
-test=(python3 spin)
+test=(python3 libasio-dev spin)
 # protobuf 1.3 brings the source of the generator that goes with this gRPC.
 go=(golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-3-dev)
 # What the Python package needs, and what its tests need: the types, the style, and the wheel are checked.
