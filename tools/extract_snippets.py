@@ -89,8 +89,9 @@ def extract(out):
             if kind == "proto":
                 write_if_changed(out / f"{name}.proto", "\n".join(lines) + "\n")
             elif kind == "body":
-                # `auto`: a snippet that ends in `return status;` compiles too.
-                bodies += [f"auto Snippet_{name}();", f"auto Snippet_{name}() {{", line, *lines, "}"]
+                # So that snippets may return, and leave with GRPCFD_ASSIGN_OR_RETURN.
+                bodies += [f"grpc::Status Snippet_{name}();", f"grpc::Status Snippet_{name}() {{",
+                           line, *lines, "return grpc::Status::OK;", "}"]
             else:
                 files[out / f"{name}.cc"] = [line, *lines]
     files[out / "bodies.cc"] = bodies
