@@ -140,6 +140,7 @@ class PinnedToOneCore {
 
 struct GrpcCallOptions {
   bool urls_in_metadata = false;
+  bool per_attempt = false;    // Sent again for each attempt that gRPC makes of a call.
   bool borrow = false;         // Duplicates are sent; the caller keeps its descriptors.
   bool reply_with_fd = false;  // One comes back, and is looked at and closed.
   // Parts of what a call with descriptors does: it is bound to its session; it has a metadata entry
@@ -171,6 +172,7 @@ std::shared_ptr<grpc::Channel> GrpcfdChannel(const std::string& target,
                                              const GrpcCallOptions& call = {}) {
   ChannelOptions options;
   options.interceptor.urls_in_metadata = call.urls_in_metadata;
+  options.interceptor.send_per_attempt = call.per_attempt;
   options.fd_channel_options.limits.max_fds_per_call = 253;
   options.fd_channel_options.limits.session_window = 1024;
   return CreateCustomChannel(target, grpc::InsecureChannelCredentials(), Arguments(call.lean), {},
@@ -388,6 +390,8 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   };
   GrpcCallOptions with_urls;
   with_urls.urls_in_metadata = true;
+  GrpcCallOptions with_attempts;
+  with_attempts.per_attempt = true;
   GrpcCallOptions with_reply;
   with_reply.reply_with_fd = true;
   GrpcCallOptions with_borrowed;
@@ -406,6 +410,7 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   add_grpc("named", {1, 16, 253}, "idle", with_own_socket);
   add_grpc("sync", {0, 1, 2, 4, 16, 64, 253}, "sync", {});
   add_grpc("urls", {1}, "sync", with_urls);
+  add_grpc("attempts", {1}, "sync", with_attempts);
   add_grpc("reply", {0}, "sync", with_reply);
   add_grpc("borrowed", {1}, "sync", with_borrowed);
   GrpcCallOptions with_less;
@@ -451,6 +456,7 @@ void MeasureCalls(const Setup& setup, const Plan& plan, Figures* figures) {
   extra("part_metadata_entry_us", "entry 0", "stock 0");
   extra("part_bound_us", "bound 0", "sync 0");
   extra("url_metadata_us", "urls 1", "sync 0");
+  extra("per_attempt_us", "attempts 1", "sync 1");
   extra("reply_extra_1fd_us", "reply 0", "sync 0");
   extra("borrowed_extra_1fd_us", "borrowed 1", "sync 0");
   whole("default_1fd_us", "sync 1");
