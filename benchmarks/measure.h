@@ -7,8 +7,8 @@
 // the rounds; a difference is the median of the differences within each round, whose blocks ran
 // within milliseconds of each other and met the same noise.
 //
-// How people get it wrong: they measure one variant for ten seconds, then the other, and report
-// what the machine did meanwhile.
+// Variants run in short blocks in turn, so that what the machine does meanwhile hits all of them
+// alike.
 #ifndef GRPCFD_BENCHMARKS_MEASURE_H_
 #define GRPCFD_BENCHMARKS_MEASURE_H_
 

@@ -5,9 +5,9 @@
 // broken. libFuzzer runs them one by one (entry.cc), replay.cc all of them over their corpus, with
 // any compiler.
 //
-// How people get it wrong: a target that only parses finds crashes alone. These also hold what was
-// read against what is written again: a decoder that takes what its encoder would never have
-// written has misunderstood the format.
+// The targets also compare what was read with what is written again: a decoder
+// that takes what its encoder would never have written has misunderstood the
+// format.
 #ifndef GRPCFD_FUZZ_TARGETS_H_
 #define GRPCFD_FUZZ_TARGETS_H_
 

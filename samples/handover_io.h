@@ -5,9 +5,9 @@
 // passing descriptors: read handover_client.cc and handover_server.cc first, and come here for a
 // detail.
 //
-// How people get it wrong: read(2) and write(2) on a descriptor that was passed along. Both
-// processes share its file offset, so each moves the other's. The files here are read and written
-// at given positions (pread(2), pwrite(2)).
+// The two processes share the file offset of a descriptor that was passed along, so each would
+// move the other's. The files here are read and written at given positions (pread(2),
+// pwrite(2)).
 #ifndef GRPCFD_SAMPLES_HANDOVER_IO_H_
 #define GRPCFD_SAMPLES_HANDOVER_IO_H_
 

@@ -6,8 +6,8 @@
 // Why it exists: the leak checker, the count of descriptors and the search for holders all read the
 // same directory, and share its traps.
 //
-// How people get it wrong: reading the directory opens a descriptor, which then is in the table
-// that is being read. A walk of one's own table leaves that one out.
+// Reading the directory opens a descriptor. A walk of the process's own table leaves that one
+// out.
 #ifndef GRPCFD_TESTING_PROC_FD_DIR_H_
 #define GRPCFD_TESTING_PROC_FD_DIR_H_
 

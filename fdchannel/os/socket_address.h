@@ -3,11 +3,11 @@
 //
 // SocketAddress: the unix socket that gRPC targets such as `unix:/run/app.sock` name.
 //
-// How people get it wrong: sun_path has 108 bytes and strncpy(3) cuts what is longer, so that a
-// server binds one path and a client connects to another (Debian's <sys/un.h>; unix(7) "Pathname
-// sockets"). Here a path over 107 bytes is an error. And an abstract name is not a path: no file
-// mode protects it, and every process of the network namespace may connect or bind it first
-// (containerd, CVE-2020-15257), which is why a listener asks for it to be allowed by name.
+// A path over 107 bytes is an error, because sun_path has 108 and cutting would name
+// another path (unix(7), "Pathname sockets"). An abstract name is not a path: no file
+// mode protects it, and every process of the network namespace may connect or bind it
+// first (containerd, CVE-2020-15257). So a listener asks for it to be allowed by
+// name.
 #ifndef GRPCFD_FDCHANNEL_OS_SOCKET_ADDRESS_H_
 #define GRPCFD_FDCHANNEL_OS_SOCKET_ADDRESS_H_
 

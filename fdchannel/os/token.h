@@ -9,8 +9,8 @@
 // of its session and again in the metadata of its calls. Whoever cannot guess them cannot reach
 // into another client's session.
 //
-// How people get it wrong: a counter, a pid or a time as the token; a generator that falls back to
-// something weaker when the kernel's fails.
+// A counter, a pid or a time would not do: a token must not be guessable. If the kernel has no
+// random bits, making one fails.
 #ifndef GRPCFD_FDCHANNEL_OS_TOKEN_H_
 #define GRPCFD_FDCHANNEL_OS_TOKEN_H_
 

@@ -5,10 +5,10 @@
 // binary entry for the machine, and optionally one of inode URLs for people and logs. Layout and
 // reasons are in PROTOCOL.md; this is the encoder and decoder.
 //
-// How people get it wrong: they put one entry per descriptor. gRPC charges per entry, and 120 of
-// them break its 8 KiB limit on metadata; here the number of entries never depends on the number of
-// descriptors. Or they name a descriptor by position among whatever arrives: token, session and
-// call id name it exactly.
+// The number of entries does not depend on the number of descriptors: gRPC charges
+// for each entry, and 120 of them break its 8 KiB limit on metadata. Token, session
+// and call id name a descriptor exactly; its position among what arrives means
+// nothing.
 #ifndef GRPCFD_FDCHANNEL_WIRE_CALL_METADATA_H_
 #define GRPCFD_FDCHANNEL_WIRE_CALL_METADATA_H_
 

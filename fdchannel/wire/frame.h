@@ -5,10 +5,10 @@
 // meaning of each field and the reasons, in PROTOCOL.md beside this file; this is its encoder and
 // decoder.
 //
-// How people get it wrong: they read fields by casting the buffer to a struct (alignment, byte
-// order, and the compiler's padding all differ), or accept what they do not understand. Here each
-// field is read from its offset, little-endian, and a frame that is not exactly right is refused:
-// the peer is not speaking this protocol.
+// Each field is read from its offset, little-endian. A cast of the buffer to a struct would
+// depend on the compiler's alignment and padding, and on the machine's byte order. A frame that
+// is not exactly right is refused, and nothing in it is used: the peer does not speak this
+// protocol.
 #ifndef GRPCFD_FDCHANNEL_WIRE_FRAME_H_
 #define GRPCFD_FDCHANNEL_WIRE_FRAME_H_
 

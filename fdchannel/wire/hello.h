@@ -6,9 +6,9 @@
 // end of a SOCK_SEQPACKET socketpair rides on it, and the stream connection has done its work.
 // Layout and reasons are in PROTOCOL.md; this is its encoder and decoder.
 //
-// How people get it wrong: they look at the first bytes with MSG_PEEK (a peer that sends one byte
-// and stalls turns a level-triggered poll into a busy loop) or take a match of the first few bytes
-// for the whole. ClassifyFirstBytes is exact: it says "hello" only for the complete magic.
+// ClassifyFirstBytes is exact: it says "hello" only for the complete magic. First bytes are read,
+// not peeked at: with MSG_PEEK a peer that sends one byte and stalls turns a level-triggered poll
+// into a busy loop.
 #ifndef GRPCFD_FDCHANNEL_WIRE_HELLO_H_
 #define GRPCFD_FDCHANNEL_WIRE_HELLO_H_
 

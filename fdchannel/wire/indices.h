@@ -8,8 +8,8 @@
 // keeps the numbers that it came with, so that the URLs in its messages stay true, and those may
 // have holes: what a filter left out, or the forwarder took for itself.
 //
-// How people get it wrong: they number again at each hop, and rewrite the messages. Then every hop
-// must know every message.
+// Forwarding keeps the indices, so that no hop has to know or rewrite the
+// messages.
 #ifndef GRPCFD_FDCHANNEL_WIRE_INDICES_H_
 #define GRPCFD_FDCHANNEL_WIRE_INDICES_H_
 

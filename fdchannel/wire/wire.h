@@ -4,10 +4,10 @@
 // Reading and writing of little-endian numbers at fixed offsets: what all encoders of PROTOCOL.md
 // share.
 //
-// How people get it wrong: memcpy between a buffer and a struct works on every machine at hand and
-// then meets one with another byte order (D-Bus lets the sender choose the order, and paid with
-// CVE-2022-42012). The protocol has one order; compilers turn the loops below into single loads and
-// stores where that is the machine's own.
+// The protocol has one byte order (D-Bus lets the sender
+// choose, and paid with CVE-2022-42012). Compilers turn the
+// loops below into single loads and stores where that is the
+// machine's own.
 #ifndef GRPCFD_FDCHANNEL_WIRE_WIRE_H_
 #define GRPCFD_FDCHANNEL_WIRE_WIRE_H_
 

@@ -4,8 +4,8 @@
 // One call of each of gRPC's four kinds behind one function, a service that answers all four alike,
 // and channels in the long form.
 //
-// How people get it wrong: they test the unary call and believe the streams. The factories are
-// asked once for each kind, but the operations that start a call come in other batches.
+// The factories are asked once for each kind of call, but the operations that start a call come in
+// other batches: test all kinds.
 #ifndef GRPCFD_TESTS_INTERCEPTORS_CALL_KINDS_H_
 #define GRPCFD_TESTS_INTERCEPTORS_CALL_KINDS_H_
 

@@ -5,8 +5,8 @@
 // transparent ones, attempts that overlap, calls that wait for ready. The attempt that runs finds
 // the call's descriptors, whatever became of those of the attempts before.
 //
-// How people get it wrong: they test the retry of a call whose handler never looked at its
-// descriptors. Here each handler takes them, and looks at what is in them.
+// Each handler takes the descriptors, and looks at what is in
+// them.
 #include <gmock/gmock.h>
 #include <grpc/grpc_security_constants.h>
 #include <grpcpp/grpcpp.h>

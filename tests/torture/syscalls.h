@@ -8,8 +8,8 @@
 // the library's objects are the very ones that ship and know nothing of it. gRPC's own calls come
 // from its shared objects, which the linker does not touch.
 //
-// How people get it wrong: they inject into the code of the test as well. Only calls on threads
-// that are not in a ScopedTestCode count here.
+// Only calls on threads that are not in a ScopedTestCode count, so that the code of the test gets
+// no faults.
 #ifndef GRPCFD_TESTS_TORTURE_SYSCALLS_H_
 #define GRPCFD_TESTS_TORTURE_SYSCALLS_H_
 

@@ -10,10 +10,10 @@
 // started by itself. GoogleTest's expectations are used outside of tests: one that fails makes the
 // row fail.
 //
-// How people get it wrong: they run a fault a few times by hand, see no crash, and call it handled.
-// Here the oracle is the same for every row: /proc/self/fd, with what readlink(2) says, is the same
-// before and after; a child that is executed sees no descriptor but those it is to see; the exact
-// status, no other one; and whoever did nothing wrong (Bystander) noticed nothing.
+// The oracle is the same for every row: /proc/self/fd, with what readlink(2) says, is the same
+// before and after; a child that is executed sees no descriptor but those it is to see; the
+// status is exactly the expected one; and whoever did nothing wrong (Bystander) noticed
+// nothing.
 #ifndef GRPCFD_TESTS_TORTURE_TORTURE_H_
 #define GRPCFD_TESTS_TORTURE_TORTURE_H_
 
