@@ -160,7 +160,10 @@ void Session::End(DescriptorInbox* inbox, bool sent) {
   inbox->End(CallHasEnded());
   FinishCall(inbox, CallHasEnded());
   if (config_.role == Role::kClient && dead_.ok()) {
-    if (sent) window_.MayDiscard(inbox->key().id);
+    if (sent) {
+      window_.MayDiscard(inbox->key().id);
+      if (!window_.nobody_waits()) SendDiscards();  // They may wait for what this call has there.
+    }
     // The server may have sent what nobody asked for, and wait for room.
     owed_.MayHaveSent();
     if (owed_.ShouldRead()) Drain(&closes);

@@ -42,9 +42,10 @@ check holds LIVENESS leader.pml -DABSENT=1
 check holds LIVENESS leader.pml -DABSENT=2
 check fails SAFETY leader.pml -DABSENT=0 -DMISTAKE=1
 check fails SAFETY leader.pml -DABSENT=2 -DMISTAKE=2
-check fails LIVENESS leader.pml -DABSENT=2 -DMISTAKE=3
+check fails SAFETY leader.pml -DABSENT=2 -DMISTAKE=3
 check fails LIVENESS leader.pml -DABSENT=0 -DMISTAKE=4
 check holds LIVENESS window.pml
 check fails LIVENESS window.pml -DMISTAKE=1
 check fails LIVENESS window.pml -DMISTAKE=2
+check fails LIVENESS window.pml -DMISTAKE=3
 exit "$result"

@@ -11,16 +11,17 @@
  * fairness). "Running" means that the poller's thread runs; the program may sleep.
  *
  * -DMISTAKE=n builds in a mistake that this finds:
- *   1  credit is given by quarters of the window only
+ *   1  credit is given by steps only
  *   2  frames that nobody asks for start no sweep
+ *   3  a call that ends is not discarded for a sender that waits already
  */
 #ifndef MISTAKE
 #define MISTAKE 0
 #endif
 
-#define WINDOW 8
+#define WINDOW 6
 #define CALL 2
-#define STEP 2     /* A quarter. */
+#define STEP 2     /* So much is owed before credit is given; at most WINDOW - CALL + 1. */
 #define DISCARD 0  /* Other frames are the number of their descriptors. */
 
 chan sock = [WINDOW + 1] of { byte };
@@ -76,13 +77,16 @@ end:
 }
 
 active proctype Program() {
-  byte frame;
+  byte frame; bit idle;
 end:
   do
-  :: true
+  :: idle = !idle
   :: atomic { nempty(sock) -> receive(frame); give_if_due() }
   :: atomic { held > stale -> held = held - 1; owed = owed + 1; give_if_due() }
-  :: atomic { held > stale -> stale = stale + 1 }
+  :: atomic {  /* In truth the sender's: one of its calls ends. A waiting sender discards again. */
+      held > stale -> stale = stale + 1;
+      if :: MISTAKE != 3 -> waits = false :: else fi
+    }
   od
 }
 

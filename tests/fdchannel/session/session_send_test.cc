@@ -60,6 +60,28 @@ TEST_F(SessionTest, ASenderWaitsForCredit) {
   EXPECT_TRUE(outcome.Get().ok());
 }
 
+// Found by tests/model/window.pml: the sender would wait until the server's time-out for early
+// calls.
+TEST_F(SessionTest, ACallThatEndsIsDiscardedForWhoWaitsAlready) {
+  config_.remote = {4, 4};
+  MakeClient();
+  const UniqueFd file = MakeFile("x");
+  const std::vector<int> fds(4, file.get());
+  Call call(client_, 1, 0, /*open_ended=*/true);
+  ASSERT_TRUE(client_->Send({1, 0}, 0, fds, Within(kLong)).ok());
+  EXPECT_EQ(ReadRaw()->type, FrameType::kData);
+  Outcome<absl::Status> outcome;
+  client_->SendAsync({2, 0}, 0, {file.get()}, absl::Now() + kLong, outcome.Setter());
+  EXPECT_TRUE(NothingToRead());
+  call.End(/*sent=*/true);
+  const auto discard = ReadRaw();
+  ASSERT_TRUE(discard.has_value());
+  EXPECT_EQ(discard->type, FrameType::kDiscard);
+  EXPECT_EQ(discard->discard[0], 1u);
+  SendRaw(Credit(4));
+  EXPECT_EQ(outcome.Get(), absl::OkStatus());
+}
+
 TEST_F(SessionTest, ASenderThatGivesUpLetsTheNextOneTry) {
   config_.remote = {4, 4};
   const auto wire = MakeFake();
