@@ -98,7 +98,7 @@ TEST_F(ClientCallTest, GivingUpACallThatWaitsToSendNeverSendsAnotherFile) {
   const auto waiting = Starting("waiting");
   ASSERT_FALSE(waiting->TryStartOn(session_, 2, &said));
   std::promise<void> done;
-  waiting->StartOnAsync(session_, 2,
+  waiting->StartOnAsync(session_, 4,
                         [&done](const absl::StatusOr<CallMetadata>&) { done.set_value(); });
   waiting->FailStart(absl::CancelledError("given up"));
   std::vector<UniqueFd> strangers;
