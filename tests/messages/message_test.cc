@@ -282,8 +282,8 @@ TEST_F(MessageTest, FieldsThatNameOneDescriptorShareIt) {
 
 TEST_F(MessageTest, UrlsWithoutIndexMeanOneDescriptorEach) {
   const UniqueFd file = MakeFile("twice");
-  ASSERT_TRUE(client()->SendFd(file).ok());
-  ASSERT_TRUE(client()->SendFd(file).ok());
+  ASSERT_TRUE(client().SendFd(file).ok());
+  ASSERT_TRUE(client().SendFd(file).ok());
   Image image;
   const std::string url = FdToUrl(file)->ToString();
   image.add_list()->set_url(url);
@@ -424,8 +424,8 @@ TEST_F(MessageTest, OpensWithTheFlagsThatAreAskedFor) {
 TEST_F(MessageTest, WithoutASchemeTheDescriptorDecides) {
   const UniqueFd listener = Listen(Path("s"));
   Paths message;
-  message.set_file(client()->SendFilename(Path("s"))->ToString());
-  message.set_socket(client()->SendFd(MakeFile("x"))->ToString());
+  message.set_file(client().SendFilename(Path("s"))->ToString());
+  message.set_socket(client().SendFd(MakeFile("x"))->ToString());
   absl::StatusOr<TakenFds> fds = TakeAll(server(), &message);
   ASSERT_TRUE(fds.ok()) << fds.status();
   EXPECT_THAT(message.file(), StartsWith("unix:///proc/self/fd/"));
@@ -436,7 +436,7 @@ TEST_F(MessageTest, ASchemeIsChecked) {
   const UniqueFd file = MakeFile("x");
   for (const char* scheme : {"unix", "https"}) {
     Paths message;
-    message.set_file(client()->SendFd(file)->ToString() + "&scheme=" + scheme);
+    message.set_file(client().SendFd(file)->ToString() + "&scheme=" + scheme);
     const Paths before = message;
     const absl::Status status = TakeAll(server(), &message).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
@@ -471,7 +471,7 @@ TEST_F(MessageTest, UnmarkedFieldsAreNeverOpenedNorTaken) {
   EXPECT_TRUE(MessageDifferencer::Equals(before, message));
   EXPECT_TRUE(MessageDifferencer::Equals(image_before, image));
 
-  const std::string inode_url = client()->SendFd(MakeFile("x"))->ToString();
+  const std::string inode_url = client().SendFd(MakeFile("x"))->ToString();
   message.set_unmarked(inode_url);
   absl::StatusOr<TakenFds> fds = TakeAll(server(), &message);
   ASSERT_TRUE(fds.ok()) << fds.status();
@@ -555,7 +555,7 @@ TEST_F(MessageTest, AttachAllAgainChangesNothing) {
 TEST_F(MessageTest, TakeAllLeavesTheMessageAloneIfItFails) {
   const UniqueFd file = MakeFile("x");
   Paths message;
-  message.add_files(client()->SendFd(file)->ToString());
+  message.add_files(client().SendFd(file)->ToString());
   message.add_files("inode://1/2?fd=9");
   const Paths before = message;
   const absl::Status status = TakeAll(server(), &message, absl::Now()).status();
