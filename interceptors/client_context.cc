@@ -10,7 +10,7 @@
 #include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/client.h"
 #include "interceptors/call_credentials.h"
-#include "interceptors/private_access.h"
+#include "interceptors/grpc/private_access.h"
 
 namespace grpcfd {
 namespace internal {

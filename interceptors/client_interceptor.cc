@@ -40,7 +40,7 @@
 #include "interceptors/attempts.h"
 #include "interceptors/call_credentials.h"
 #include "interceptors/deadline.h"
-#include "interceptors/private_access.h"
+#include "interceptors/grpc/private_access.h"
 
 namespace grpcfd {
 namespace internal {

@@ -20,7 +20,7 @@
 #include "inband/relay.h"
 #include "interceptors/deadline.h"
 #include "interceptors/log.h"
-#include "interceptors/private_access.h"
+#include "interceptors/grpc/private_access.h"
 #include "interceptors/server_port.h"
 
 namespace grpcfd {

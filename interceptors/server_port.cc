@@ -19,8 +19,8 @@
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/os/token.h"
 #include "grpcfd/in_process.h"
+#include "interceptors/grpc/private_access.h"
 #include "interceptors/log.h"
-#include "interceptors/private_access.h"
 #include "interceptors/server_interceptor.h"
 
 namespace grpcfd {

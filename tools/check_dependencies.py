@@ -35,12 +35,14 @@ ROOMS = [
     "fdchannel/calls",
     "inband",
     "messages",
+    "interceptors/grpc",
     "interceptors",
     "testing",
 ]
 # Above in the list, and not to be included all the same.
 ALSO_NOT = {
     # Typed descriptors and the testing library need nothing of gRPC's part.
+    "interceptors/grpc": ("messages",),
     "messages": ("inband",),
     "testing": ("inband", "messages", "interceptors"),
 }

@@ -1,6 +1,6 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
-#include "interceptors/private_access.h"
+#include "interceptors/grpc/private_access.h"
 
 namespace grpcfd {
 namespace internal {

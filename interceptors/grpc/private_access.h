@@ -13,8 +13,8 @@
 //
 // This is the only file that knows. Everything here must keep working when gRPC makes these things
 // public, and can go then.
-#ifndef GRPCFD_INTERCEPTORS_PRIVATE_ACCESS_H_
-#define GRPCFD_INTERCEPTORS_PRIVATE_ACCESS_H_
+#ifndef GRPCFD_INTERCEPTORS_GRPC_PRIVATE_ACCESS_H_
+#define GRPCFD_INTERCEPTORS_GRPC_PRIVATE_ACCESS_H_
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
@@ -61,4 +61,4 @@ const std::vector<std::unique_ptr<grpc::internal::RpcServiceMethod>>& Methods(
 }  // namespace internal
 }  // namespace grpcfd
 
-#endif  // GRPCFD_INTERCEPTORS_PRIVATE_ACCESS_H_
+#endif  // GRPCFD_INTERCEPTORS_GRPC_PRIVATE_ACCESS_H_
