@@ -1,15 +1,13 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Compiles if and only if gRPC has the members that grpcfd relies on and does not own: six
-// private ones, which explicit instantiation may name ([temp.spec.general]/6: access is not checked
-// there), and one virtual method that newer versions of gRPC made non-virtual. Configured by
-// GrpcPrivateAccess.cmake; not part of the library.
+// Compiles if and only if gRPC has the six private members that grpcfd reads in every version;
+// explicit instantiation may name them ([temp.spec.general]/6: access is not checked there).
+// Configured by GrpcDialects.cmake; not part of the library.
 
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/impl/service_type.h>
-#include <grpcpp/security/credentials.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/support/client_interceptor.h>
 #include <grpcpp/support/server_interceptor.h>
@@ -65,23 +63,11 @@ struct ServiceMethods {
 };
 template struct Expose<ServiceMethods, &grpc::Service::methods_>;
 
-// `override` fails to compile unless ApplyToCall is virtual.
-class Credentials : public grpc::CallCredentials {
- public:
-  bool ApplyToCall(grpc_call*) override { return true; }
-
- private:
-  grpc::SecureCallCredentials* AsSecureCredentials() override { return nullptr; }
-};
-
 }  // namespace
 
-// The second line fails to compile unless ApplyToCall is public in the base class.
 bool Use(grpc::ServerBuilder* builder, grpc::ClientContext* context, grpc::Service* service,
          const grpc::Server& server, const grpc::Channel& channel) {
-  Credentials derived;
-  grpc::CallCredentials& base = derived;
-  return base.ApplyToCall(nullptr) && (builder->*Get(InterceptorCreators())).empty() &&
+  return (builder->*Get(InterceptorCreators())).empty() &&
          (server.*Get(ServerCreators())).empty() && (channel.*Get(ChannelCreators())).empty() &&
          (context->*Get(SendInitialMetadata())).empty() && !(context->*Get(WaitForReady())) &&
          (service->*Get(ServiceMethods())).empty();

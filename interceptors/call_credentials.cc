@@ -2,9 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "interceptors/call_credentials.h"
 
-#include <grpc/grpc.h>
-#include <grpc/grpc_security.h>
-
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -15,25 +12,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "absl/types/span.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
 
 namespace grpcfd {
 namespace internal {
-namespace {
-
-// gRPC's own composite of several; null if one is of a class that gRPC cannot combine.
-std::shared_ptr<grpc::CallCredentials> Combine(
-    absl::Span<const std::shared_ptr<grpc::CallCredentials>> credentials) {
-  std::shared_ptr<grpc::CallCredentials> all = credentials.front();
-  for (size_t i = 1; i < credentials.size() && all != nullptr; ++i) {
-    all = grpc::CompositeCallCredentials(all, credentials[i]);
-  }
-  return all;
-}
-
-}  // namespace
 
 void FlatCredentials::Add(const std::shared_ptr<grpc::CallCredentials>& credentials) {
   if (credentials == nullptr) return;
@@ -44,70 +27,65 @@ void FlatCredentials::Add(const std::shared_ptr<grpc::CallCredentials>& credenti
   }
 }
 
-bool Credentials::ApplyToCall(grpc_call* call) {
+Slots Credentials::PlainOf(const Slot& first, const Slot& second) {
   FlatCredentials flat;
-  Flatten(&flat);
-  absl::Status refusal = flat.refusal;
-  std::vector<std::shared_ptr<ClientCall>> bound;
+  flat.Add(first);
+  flat.Add(second);
+  return std::move(flat.plain);
+}
+
+absl::Status Credentials::AdmitCalls(const void* call, const FlatCredentials& flat,
+                                     Terms* terms) const {
   for (const auto& fd_call : flat.calls) {
-    if (!refusal.ok()) break;
     if (!fd_call->BindTo(call)) {
-      refusal = absl::FailedPreconditionError(
+      return absl::FailedPreconditionError(
           "the call's credentials hold the descriptors of another call: a ClientContext serves one "
           "call, and so does its FromContext; PerRpcCredentials serve many");
-      break;
     }
-    bound.push_back(fd_call);
+    terms->bound.push_back(fd_call);
     // A factory has started it, or put it aside to be started. Otherwise there is none on this
     // channel.
     if (fd_call->begun()) continue;
     const absl::Status why = absl::FailedPreconditionError(
         "the call was to bring or to get descriptors, but its channel cannot carry them: it was "
         "not made by grpcfd::CreateCustomChannel and has no grpcfd::MakeClientInterceptorFactory");
-    if (fd_call->has_queued()) refusal = why;
+    const bool has_queued = fd_call->has_queued();
     fd_call->FailStart(why);
+    if (has_queued) return why;
   }
+  return absl::OkStatus();
+}
+
+absl::Status Credentials::Admit(const void* call, Terms* terms) {
+  FlatCredentials flat;
+  Flatten(&flat);
+  absl::Status refusal = flat.refusal;
+  if (refusal.ok()) refusal = AdmitCalls(call, flat, terms);
+  if (refusal.ok()) refusal = CheckSets(flat);
+  if (!refusal.ok()) return refusal;
+  terms->plain = std::move(flat.plain);
+  terms->source = std::move(flat.attempts);
+  return absl::OkStatus();
+}
+
+absl::Status CheckSets(const FlatCredentials& flat) {
   for (const auto& set : flat.sets) {
     const bool joined = std::any_of(flat.calls.begin(), flat.calls.end(),
                                     [&set](const auto& c) { return set->HasJoined(c); });
-    if (refusal.ok() && !joined && !set->empty()) {
-      refusal = absl::FailedPreconditionError(
+    if (!joined && !set->empty()) {
+      return absl::FailedPreconditionError(
           "the call's PerRpcCredentials carry descriptors, but no "
           "grpcfd::MakeClientInterceptorFactory of the channel saw them (it must stand after a "
           "chain factory that sets them)");
     }
   }
-  std::shared_ptr<grpc::CallCredentials> all;
-  if (refusal.ok() && !flat.plain.empty()) {
-    if (flat.attempts != nullptr) flat.plain.push_back(flat.attempts->AsCredentials(call));
-    all = Combine(flat.plain);
-    if (all == nullptr) {
-      refusal = absl::FailedPreconditionError(
-          "the call has several credentials, and one of them is of a class that neither gRPC nor "
-          "grpcfd can combine with others");
-    }
-  }
-  if (!refusal.ok()) {
-    // A call that is held back until its session is there need not wait for it now.
-    for (const auto& fd_call : bound) fd_call->FailStart(refusal);
-    CancelWithStatus(call, refusal);
-    return true;
-  }
-  if (all != nullptr) return all->ApplyToCall(call);
-  if (flat.attempts != nullptr) flat.attempts->ApplyTo(call);
-  return true;
+  return absl::OkStatus();
 }
 
 ClientCall* ContextCredentials::OnlyCall(grpc::CallCredentials* slot) {
   if (slot == nullptr || typeid(*slot) != typeid(ContextCredentials)) return nullptr;
   auto* const credentials = static_cast<ContextCredentials*>(slot);
   return credentials->inner_ == nullptr ? credentials : nullptr;
-}
-
-bool ContextCredentials::ApplyToCall(grpc_call* call) {
-  // The usual call: a factory has sent what it brings, and nothing is left to be done.
-  if (inner_ == nullptr && BindBegun(call)) return true;
-  return Credentials::ApplyToCall(call);
 }
 
 void ContextCredentials::Flatten(FlatCredentials* flat) const {
@@ -291,14 +269,14 @@ std::shared_ptr<grpc::CallCredentials> ChainCallCredentials(
     std::shared_ptr<grpc::CallCredentials> first, std::shared_ptr<grpc::CallCredentials> second) {
   if (first == nullptr) return second;
   if (second == nullptr) return first;
-  return std::make_shared<internal::ChainedCredentials>(std::move(first), std::move(second));
+  return internal::MakeSlot<internal::ChainedCredentials>(std::move(first), std::move(second));
 }
 
 std::shared_ptr<grpc::CallCredentials> PerRpcCredentials(
     std::shared_ptr<grpc::CallCredentials> inner) {
   if (FromPerRpcCredentials(inner) != nullptr) return inner;
-  return std::make_shared<internal::PerRpcCredentialsImpl>(std::make_shared<internal::SharedSet>(),
-                                                           std::move(inner));
+  return internal::MakeSlot<internal::PerRpcCredentialsImpl>(
+      std::make_shared<internal::SharedSet>(), std::move(inner));
 }
 
 std::shared_ptr<grpc::CallCredentials> PerRpcCredentialsFromContext(
@@ -309,7 +287,7 @@ std::shared_ptr<grpc::CallCredentials> PerRpcCredentialsFromContext(
   if (flat.sets.empty()) return nullptr;
   std::shared_ptr<grpc::CallCredentials> inner;
   for (const auto& plain : flat.plain) inner = ChainCallCredentials(std::move(inner), plain);
-  return std::make_shared<internal::PerRpcCredentialsImpl>(flat.sets.back(), std::move(inner));
+  return internal::MakeSlot<internal::PerRpcCredentialsImpl>(flat.sets.back(), std::move(inner));
 }
 
 std::shared_ptr<FdTransceiver> FromPerRpcCredentials(

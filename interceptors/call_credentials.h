@@ -6,13 +6,13 @@
 //
 // Why it exists: the credentials slot is the only place of a ClientContext where a library can
 // leave an object of its own. What is in there stays for the life of the context, is visible to
-// interceptor factories, and gets the call itself (ApplyToCall) before anything of it is sent. So a
-// call's descriptors live there, and whoever does not belong there wraps what does.
+// interceptor factories, and is asked before anything of the call is sent. So a call's descriptors
+// live there, and whoever does not belong there wraps what does.
 //
 // The kinds nest: the slot may hold a chain of defaults and a call's descriptors that wrap the
 // user's credentials. Flatten() takes them apart; the rest of the code looks at the flat view only.
 //
-// Newer gRPC makes ApplyToCall non-virtual. This pair of files is all that depends on it.
+// When gRPC asks them, and about what, depends on its version (grpc/slot_credentials.h).
 #ifndef GRPCFD_INTERCEPTORS_CALL_CREDENTIALS_H_
 #define GRPCFD_INTERCEPTORS_CALL_CREDENTIALS_H_
 
@@ -29,6 +29,7 @@
 #include "fdchannel/os/mutex.h"
 #include "grpcfd/fd_transceiver.h"
 #include "interceptors/attempts.h"
+#include "interceptors/grpc/slot_credentials.h"
 
 namespace grpcfd {
 namespace internal {
@@ -38,7 +39,7 @@ class SharedSet;
 // What a slot holds, taken apart.
 struct FlatCredentials {
   // Credentials that are not grpcfd's, in the order in which they apply. No pointer is there twice.
-  absl::InlinedVector<std::shared_ptr<grpc::CallCredentials>, 1> plain;
+  Slots plain;
   // The call's descriptors, from FromContext; more than one if two contexts' were mixed up.
   absl::InlinedVector<std::shared_ptr<ClientCall>, 1> calls;
   // The sets of PerRpcCredentials.
@@ -51,20 +52,26 @@ struct FlatCredentials {
   void Add(const std::shared_ptr<grpc::CallCredentials>& credentials);
 };
 
+// Whether each set that holds descriptors has given them to the call. FAILED_PRECONDITION if not.
+absl::Status CheckSets(const FlatCredentials& flat);
+
 // Base of all of them.
-class Credentials : public grpc::CallCredentials {
+class Credentials : public SlotCredentials {
  public:
-  // Applies what is plain. Ends the call with a status that says why if it was refused, or if it
-  // has descriptors and no factory of grpcfd's saw it. gRPC calls it once, when the call is made.
-  // True always: false would read as CANCELLED.
-  bool ApplyToCall(grpc_call* call) override;
-  grpc::string DebugString() override { return "grpcfd call credentials"; }
+  // Refuses the call if that was said before, or if it has descriptors and no factory of grpcfd's
+  // saw it.
+  absl::Status Admit(const void* call, Terms* terms) override;
 
   virtual void Flatten(FlatCredentials* flat) const = 0;
 
+ protected:
+  // What they wrap; may be null.
+  explicit Credentials(const Slot& first, const Slot& second = nullptr)
+      : SlotCredentials(first, second, &PlainOf) {}
+
  private:
-  // "These are not gRPC's own": CompositeCallCredentials then says so, by returning null.
-  grpc::SecureCallCredentials* AsSecureCredentials() final { return nullptr; }
+  static Slots PlainOf(const Slot& first, const Slot& second);
+  absl::Status AdmitCalls(const void* call, const FlatCredentials& flat, Terms* terms) const;
 };
 
 // A call's descriptors, and the credentials that were in the slot before. One object, as each call
@@ -72,8 +79,8 @@ class Credentials : public grpc::CallCredentials {
 class ContextCredentials final : public Credentials, public ClientCall {
  public:
   explicit ContextCredentials(std::shared_ptr<grpc::CallCredentials> inner)
-      : inner_(std::move(inner)) {}
-  bool ApplyToCall(grpc_call* call) override;
+      : Credentials(inner), inner_(std::move(inner)) {}
+  bool AdmitAtOnce(const void* call) override { return inner_ == nullptr && BindBegun(call); }
   void Flatten(FlatCredentials* flat) const override;
 
   // The call, if its descriptors are all that the slot holds. Null if there is more, or less.
@@ -87,7 +94,7 @@ class ChainedCredentials final : public Credentials {
  public:
   ChainedCredentials(std::shared_ptr<grpc::CallCredentials> first,
                      std::shared_ptr<grpc::CallCredentials> second)
-      : first_(std::move(first)), second_(std::move(second)) {}
+      : Credentials(first, second), first_(std::move(first)), second_(std::move(second)) {}
   void Flatten(FlatCredentials* flat) const override;
 
  private:
@@ -101,7 +108,7 @@ class AttemptCredentials final : public Credentials {
  public:
   AttemptCredentials(std::shared_ptr<Attempts> attempts,
                      std::shared_ptr<grpc::CallCredentials> inner)
-      : attempts_(std::move(attempts)), inner_(std::move(inner)) {}
+      : Credentials(inner), attempts_(std::move(attempts)), inner_(std::move(inner)) {}
   ~AttemptCredentials() override { attempts_->Detach(); }
   void Flatten(FlatCredentials* flat) const override;
 
@@ -114,7 +121,7 @@ class AttemptCredentials final : public Credentials {
 class RefusingCredentials final : public Credentials {
  public:
   RefusingCredentials(absl::Status status, std::shared_ptr<grpc::CallCredentials> replaced)
-      : status_(std::move(status)), replaced_(std::move(replaced)) {}
+      : Credentials(replaced), status_(std::move(status)), replaced_(std::move(replaced)) {}
   void Flatten(FlatCredentials* flat) const override;
 
  private:
@@ -155,7 +162,7 @@ class PerRpcCredentialsImpl final : public Credentials {
  public:
   PerRpcCredentialsImpl(std::shared_ptr<SharedSet> set,
                         std::shared_ptr<grpc::CallCredentials> inner)
-      : set_(std::move(set)), inner_(std::move(inner)) {}
+      : Credentials(inner), set_(std::move(set)), inner_(std::move(inner)) {}
   void Flatten(FlatCredentials* flat) const override;
 
  private:

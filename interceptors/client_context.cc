@@ -33,12 +33,12 @@ std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context) {
   const std::shared_ptr<grpc::CallCredentials> slot = context->credentials();
   std::shared_ptr<internal::ContextCredentials> call;
   if (slot == nullptr) {
-    call = std::make_shared<internal::ContextCredentials>(nullptr);
+    call = internal::MakeSlot<internal::ContextCredentials>(nullptr);
   } else {
     internal::FlatCredentials flat;
     flat.Add(slot);
     if (!flat.calls.empty()) return flat.calls.back();
-    call = std::make_shared<internal::ContextCredentials>(slot);
+    call = internal::MakeSlot<internal::ContextCredentials>(slot);
     for (const auto& set : flat.sets) {
       absl::Status joined = set->Join(call);
       // The call cannot be made as it was meant; it says so when it is made, and each SendFd until

@@ -40,6 +40,7 @@
 #include "interceptors/attempts.h"
 #include "interceptors/call_credentials.h"
 #include "interceptors/deadline.h"
+#include "interceptors/grpc/core_calls.h"
 #include "interceptors/grpc/private_access.h"
 
 namespace grpcfd {
@@ -206,19 +207,13 @@ class DeferredStart final : public Interceptor {
 // for it is closed then; a pipe's reader would wait for the end of a writer that is only kept.
 class AttemptWatch final : public Interceptor {
  public:
-  AttemptWatch(std::shared_ptr<ClientCall> call, grpc::ClientContext* context,
-               ClientRpcInfo::Type type)
-      : call_(std::move(call)), context_(context), type_(type) {}
+  AttemptWatch(std::shared_ptr<ClientCall> call, std::shared_ptr<Attempts> attempts,
+               grpc::ClientContext* context, ClientRpcInfo::Type type)
+      : call_(std::move(call)), attempts_(std::move(attempts)), context_(context), type_(type) {}
 
   void Intercept(InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA) &&
-        !call_->bound()) {
-      const absl::Status why = absl::FailedPreconditionError(
-          "ClientContext::set_credentials replaced what the channel's grpcfd factory had set, and "
-          "the call's descriptors with it: interceptor factories that set credentials chain them "
-          "(grpcfd::ChainCallCredentials), or come before grpcfd's");
-      call_->FailStart(why);
-      CancelWithStatus(context_->c_call(), why);
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      Begin();
     }
     // gRPC shows what comes back only when it has decided against another attempt.
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA) ||
@@ -232,9 +227,63 @@ class AttemptWatch final : public Interceptor {
   }
 
  private:
+  // No attempt has begun yet.
+  void Begin() {
+    FlatCredentials flat;
+    flat.Add(context_->credentials());
+    // They end what is kept when they go.
+    if (flat.attempts == attempts_) return attempts_->Keep(context_->c_call());
+    const absl::Status why = absl::FailedPreconditionError(
+        "ClientContext::set_credentials replaced what the channel's grpcfd factory had set, and "
+        "the call's descriptors with it: interceptor factories that set credentials chain them "
+        "(grpcfd::ChainCallCredentials), or come before grpcfd's");
+    call_->FailStart(why);
+    CancelWithStatus(context_->c_call(), why);
+  }
+
   const std::shared_ptr<ClientCall> call_;
+  const std::shared_ptr<Attempts> attempts_;
   grpc::ClientContext* const context_;
   const ClientRpcInfo::Type type_;
+};
+
+// Ends a call that must not be made, before anything of it is sent. A status from its credentials
+// might reach the program as UNAVAILABLE (slot_credentials.h).
+class RefusedCall final : public Interceptor {
+ public:
+  RefusedCall(absl::Status why, grpc::ClientContext* context)
+      : why_(std::move(why)), context_(context) {}
+
+  void Intercept(InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      CancelWithStatus(context_->c_call(), why_);
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const absl::Status why_;
+  grpc::ClientContext* const context_;
+};
+
+// Refuses a call to whose credentials a chain factory has added a set that no later factory has
+// given to the call.
+class SetsWatch final : public Interceptor {
+ public:
+  explicit SetsWatch(grpc::ClientContext* context) : context_(context) {}
+
+  void Intercept(InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      FlatCredentials flat;
+      flat.Add(context_->credentials());
+      const absl::Status status = CheckSets(flat);
+      if (!status.ok()) CancelWithStatus(context_->c_call(), status);
+    }
+    methods->Proceed();
+  }
+
+ private:
+  grpc::ClientContext* const context_;
 };
 
 // Whether calls of a channel with these arguments may be retried by policy.
@@ -267,8 +316,9 @@ class ClientFactory : public ClientInterceptorFactoryInterface {
     if (ClientCall* const only = ContextCredentials::OnlyCall(slot.get())) {
       call = only->shared_from_this();
     } else {
-      call = FindCall(info, slot);
-      if (call == nullptr) return nullptr;
+      Interceptor* refused = nullptr;
+      call = FindCall(info, slot, &refused);
+      if (call == nullptr) return refused;
     }
 
     ClientCall::Start start;
@@ -281,8 +331,7 @@ class ClientFactory : public ClientInterceptorFactoryInterface {
     if (absl::IsAlreadyExists(status)) return nullptr;  // A second factory of the same channel.
     if (status.ok()) return Begin(call, start, info);
     if (call->begun_for(info)) call->FailStart(status);  // If not, it is another RPC's.
-    Refuse(context, status);
-    return nullptr;
+    return Refuse(context, status);
   }
 
  protected:
@@ -292,20 +341,21 @@ class ClientFactory : public ClientInterceptorFactoryInterface {
   }
   // The descriptors cannot go. A call that brings none can be made all the same; what it cannot do
   // is get something back.
-  static void Fail(const std::shared_ptr<ClientCall>& call, grpc::ClientContext* context,
-                   const absl::Status& status) {
+  static Interceptor* Fail(const std::shared_ptr<ClientCall>& call, grpc::ClientContext* context,
+                           const absl::Status& status) {
     call->FailStart(status);
-    if (call->has_descriptors()) Refuse(context, status);
+    return call->has_descriptors() ? Refuse(context, status) : nullptr;
   }
-  static void Refuse(grpc::ClientContext* context, const absl::Status& status) {
-    context->set_credentials(std::make_shared<RefusingCredentials>(status, context->credentials()));
+  static Interceptor* Refuse(grpc::ClientContext* context, const absl::Status& status) {
+    context->set_credentials(MakeSlot<RefusingCredentials>(status, context->credentials()));
+    return new RefusedCall(status, context);
   }
   // Has `attempts` asked for each attempt of the call.
   static void SendPerAttempt(std::shared_ptr<Attempts> attempts, grpc::ClientContext* context) {
     // gRPC would send this as well, and the peer of a connection may be Go.
     MetadataToSend(context).erase(kCallMetadataKey);
     context->set_credentials(
-        std::make_shared<AttemptCredentials>(std::move(attempts), context->credentials()));
+        MakeSlot<AttemptCredentials>(std::move(attempts), context->credentials()));
   }
 
  private:
@@ -317,38 +367,41 @@ class ClientFactory : public ClientInterceptorFactoryInterface {
                              const ClientCall::Start& start, ClientRpcInfo* info) const = 0;
 
   // The call that a slot stands for which holds more than a call's descriptors, or none. Null if
-  // there is nothing to be started: no call of grpcfd's, or one that was refused here or before.
-  std::shared_ptr<ClientCall> FindCall(ClientRpcInfo* info,
-                                       const std::shared_ptr<grpc::CallCredentials>& slot) const {
+  // there is nothing to be started: no call of grpcfd's, or one that was refused before, or here,
+  // which sets `*refused`.
+  std::shared_ptr<ClientCall> FindCall(ClientRpcInfo* info, const Slot& slot,
+                                       Interceptor** refused) const {
     grpc::ClientContext* const context = info->client_context();
     FlatCredentials flat;
     flat.Add(slot);
     if (!flat.refusal.ok()) return nullptr;
     if (flat.calls.empty() && flat.sets.empty()) {
       if (MetadataToSend(context).count(kCallMetadataKey) != 0) {
-        Refuse(context,
-               absl::FailedPreconditionError(
-                   "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
-                   "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
-                   "with it: set credentials before FromContext, or use "
-                   "grpcfd::ChainCallCredentials(context.credentials(), more)"));
+        *refused = Refuse(
+            context,
+            absl::FailedPreconditionError(
+                "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
+                "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
+                "with it: set credentials before FromContext, or use "
+                "grpcfd::ChainCallCredentials(context.credentials(), more)"));
       }
       return nullptr;
     }
     if (flat.calls.size() > 1) {
-      Refuse(context, absl::FailedPreconditionError(
-                          "the call's credentials hold the descriptors of two contexts"));
+      *refused =
+          Refuse(context, absl::FailedPreconditionError(
+                              "the call's credentials hold the descriptors of two contexts"));
       return nullptr;
     }
 
     std::shared_ptr<ContextCredentials> made;
-    if (flat.calls.empty()) made = std::make_shared<ContextCredentials>(slot);
+    if (flat.calls.empty()) made = MakeSlot<ContextCredentials>(slot);
     std::shared_ptr<ClientCall> call = made != nullptr ? made : flat.calls.front();
     if (call->begun_for(info)) return nullptr;  // A second factory of the same channel.
     for (const auto& set : flat.sets) {
       absl::Status joined = set->Join(call);
       if (!joined.ok()) {
-        Refuse(context, joined);
+        *refused = Refuse(context, joined);
         return nullptr;
       }
     }
@@ -381,8 +434,9 @@ class SessionFactory final : public ClientFactory {
       SessionAttempts::Config config;
       config.wait_for_ready = WaitsForReady(context);
       config.urls_in_metadata = options_.urls_in_metadata;
-      SendPerAttempt(std::make_shared<SessionAttempts>(core_, call, config), context);
-      return new AttemptWatch(call, context, info->type());
+      const auto attempts = std::make_shared<SessionAttempts>(core_, call, config);
+      SendPerAttempt(attempts, context);
+      return new AttemptWatch(call, attempts, context, info->type());
     }
     std::string urls;
     if (options_.urls_in_metadata) urls = EncodeMetadataUrls(call->queued_urls());
@@ -392,10 +446,7 @@ class SessionFactory final : public ClientFactory {
         MetDeadSession(said.status(), *session)) {
       return new DeferredStart(core_, call, context, info->type(), std::move(urls));
     }
-    if (!said.ok()) {
-      Fail(call, context, said.status());
-      return nullptr;
-    }
+    if (!said.ok()) return Fail(call, context, said.status());
     WriteMetadata(*said, urls, &MetadataToSend(context));
     return WatchFor(call, info);
   }
@@ -430,8 +481,7 @@ class InBandFactory final : public ClientFactory {
     SendPerAttempt(std::make_shared<InBandAttempts>(std::move(in_band)), info->client_context());
     if (status.ok()) return WatchFor(call, info);
     call->FailStart(status);
-    Refuse(info->client_context(), status);
-    return nullptr;
+    return Refuse(info->client_context(), status);
   }
 
   const std::shared_ptr<Dialer> dialer_;
@@ -450,8 +500,7 @@ class WithoutFactory final : public ClientFactory {
                 ClientCall::Start* /*start*/) const override {}
   Interceptor* Begin(const std::shared_ptr<ClientCall>& call, const ClientCall::Start& /*start*/,
                      ClientRpcInfo* info) const override {
-    Fail(call, info->client_context(), why_);
-    return nullptr;
+    return Fail(call, info->client_context(), why_);
   }
 
   const absl::Status why_;
@@ -481,7 +530,8 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
     present.Add(slot);
     if (!present.refusal.ok() || Contains(present)) return nullptr;
     context->set_credentials(ChainCallCredentials(defaults_, slot));
-    return nullptr;
+    // Otherwise the credentials notice.
+    return kSlotAdmitsAtOnce || flat_.sets.empty() ? nullptr : new SetsWatch(context);
   }
 
  private:

@@ -19,8 +19,8 @@
 #include "inband/in_band_transport.h"
 #include "inband/relay.h"
 #include "interceptors/deadline.h"
-#include "interceptors/log.h"
 #include "interceptors/grpc/private_access.h"
+#include "interceptors/log.h"
 #include "interceptors/server_port.h"
 
 namespace grpcfd {

@@ -4,7 +4,6 @@
 
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/impl/server_builder_plugin.h>
-#include <grpcpp/security/server_credentials.h>
 
 #include <algorithm>
 #include <tuple>
@@ -19,6 +18,7 @@
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/os/token.h"
 #include "grpcfd/in_process.h"
+#include "interceptors/grpc/port_credentials.h"
 #include "interceptors/grpc/private_access.h"
 #include "interceptors/log.h"
 #include "interceptors/server_interceptor.h"
@@ -220,13 +220,16 @@ void ServerPort::GiveAway(UniqueFd connection, const std::string& first_bytes) {
   const auto before = FdToDevIno(connection);
   grpc::Slice slice(first_bytes);
   grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+  // gRPC's EventEngine drops a connection that came from no listener, and does not close it (gRPC
+  // 1.83); earlier versions do not look. Any descriptor will do.
+  parameters.listener_fd = connection.get();
   parameters.fd = connection.Release();
   parameters.read_buffer = grpc::ByteBuffer(&slice, 1);
   acceptor_->HandleNewConnection(&parameters);
   // gRPC takes the bytes out when it takes the connection. If they are still there it did not,
   // because it was shut down meanwhile, and then it neither closed the descriptor nor says so
-  // (gRPC 1.51.1, ExternalConnectionAcceptorImpl). The inode tells whether the number is still this
-  // connection's, in case it was closed after all.
+  // (gRPC 1.51 and 1.83, ExternalConnectionAcceptorImpl). The inode tells whether the number is
+  // still this connection's, in case it was closed after all.
   if (parameters.read_buffer.Length() == 0) return;
   const auto after = FdToDevIno(BorrowedFd(parameters.fd));
   if (before.ok() && after.ok() && *before == *after) CloseLater(UniqueFd(parameters.fd));
@@ -260,15 +263,12 @@ bool SameAs(const FdServerOptions& a, const FdServerOptions& b) {
 
 // Credentials that bind a ServerPort instead of a gRPC port. The connections' own credentials went
 // to the port's acceptor.
-class BindingCredentials final : public grpc::ServerCredentials {
+class BindingCredentials final : public PortCredentials {
  public:
   explicit BindingCredentials(std::shared_ptr<ServerPort> port) : port_(std::move(port)) {}
-  void SetAuthMetadataProcessor(const std::shared_ptr<grpc::AuthMetadataProcessor>&) override {}
 
  private:
-  int AddPortToServer(const std::string&, grpc_server* server) override {
-    return port_->Bind(server).ok() ? 1 : 0;
-  }
+  int Bind(grpc_server* server) override { return port_->Bind(server).ok() ? 1 : 0; }
 
   const std::shared_ptr<ServerPort> port_;
 };

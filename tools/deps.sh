@@ -4,7 +4,8 @@
 #
 # The one list of Debian packages that grpcfd is built, tested and checked with. Installs those that are missing.
 #
-#   tools/deps.sh [build|test|go|python|clang|asan|bench|plots|lint]...     default: build test go python clang asan lint
+#   tools/deps.sh [build|test|go|python|clang|asan|bench|plots|lint|roots]...   default: build test go python clang asan lint
+#   tools/deps.sh --print GROUP...                                              prints the packages, and installs nothing
 # shellcheck source=tools/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -21,8 +22,14 @@ clang=(clang)
 asan=(clang libclang-rt-14-dev)
 bench=(capnproto libcapnp-dev libsystemd-dev valgrind)
 plots=(gnuplot-nox python3)
+roots=(mmdebstrap iproute2 util-linux)
 lint=(golang-go clang clang-format clang-tidy python3 shellcheck)
 
+print=
+if [ "${1:-}" = --print ]; then
+  print=yes
+  shift
+fi
 [ $# -gt 0 ] || set -- build test go python clang asan lint
 wanted=()
 for group in "$@"; do
@@ -36,9 +43,15 @@ for group in "$@"; do
     bench) wanted+=("${bench[@]}") ;;
     plots) wanted+=("${plots[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
+    roots) wanted+=("${roots[@]}") ;;
     *) wrong_use "unknown group '$group'" ;;
   esac
 done
+
+if [ -n "$print" ]; then
+  printf '%s\n' "${wanted[@]}"
+  exit 0
+fi
 
 if ! command -v apt-get > /dev/null || ! command -v dpkg-query > /dev/null; then
   echo "$me: no apt-get here; on Debian 12 these packages are needed: ${wanted[*]}" >&2

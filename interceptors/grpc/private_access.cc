@@ -49,6 +49,14 @@ struct MethodsTag {
 };
 template struct Expose<MethodsTag, &grpc::Service::methods_>;
 
+#if GRPCFD_GRPC_SLOT_BY_PLUGIN
+struct CoreCredentialsTag {
+  using Member = grpc_call_credentials* grpc::CallCredentials::*;
+  friend constexpr Member Get(CoreCredentialsTag);
+};
+template struct Expose<CoreCredentialsTag, &grpc::CallCredentials::c_creds_>;
+#endif
+
 }  // namespace
 
 ServerInterceptorCreators& InterceptorCreators(grpc::ServerBuilder* builder) {
@@ -73,6 +81,12 @@ const std::vector<std::unique_ptr<grpc::internal::RpcServiceMethod>>& Methods(
     const grpc::Service* service) {
   return service->*Get(MethodsTag());
 }
+
+#if GRPCFD_GRPC_SLOT_BY_PLUGIN
+grpc_call_credentials* CoreCredentials(const grpc::CallCredentials* credentials) {
+  return credentials->*Get(CoreCredentialsTag());
+}
+#endif
 
 }  // namespace internal
 }  // namespace grpcfd

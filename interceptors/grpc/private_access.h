@@ -1,15 +1,15 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The six private members of gRPC classes that grpcfd reads, behind functions.
+// The private members of gRPC classes that grpcfd reads, behind functions: six, and a seventh where
+// CallCredentials are no interface (slot_credentials.h).
 //
-// gRPC 1.51 has no public way to append a server interceptor, to find those that a server or a
-// channel has, to see what metadata a ClientContext will send before its call exists, to know
-// whether it waits for ready, or whether a method is served synchronously. Explicit instantiation
-// may name private members
-// ([temp.spec.general]/6: access checking does not apply there), so this is legal C++; that the
-// members are there is checked when the build is configured (cmake/grpc_private_access_check.cc).
-// docs/decisions/0004 weighs it.
+// gRPC has no public way to append a server interceptor, to find those that a server or a channel
+// has, to see what metadata a ClientContext will send before its call exists, to know whether it
+// waits for ready, or whether a method is served synchronously. Explicit instantiation may name
+// private members ([temp.spec.general]/6: access checking does not apply there), so this is legal
+// C++; that the members are there is checked when the build is configured
+// (cmake/grpc_private_access_check.cc). docs/decisions/0004 weighs it.
 //
 // This is the only file that knows. Everything here must keep working when gRPC makes these things
 // public, and can go then.
@@ -20,6 +20,7 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/impl/service_type.h>
+#include <grpcpp/security/credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <grpcpp/support/client_interceptor.h>
@@ -57,6 +58,11 @@ bool WaitsForReady(const grpc::ClientContext* context);
 // The methods of a service and how each is served.
 const std::vector<std::unique_ptr<grpc::internal::RpcServiceMethod>>& Methods(
     const grpc::Service* service);
+
+#if GRPCFD_GRPC_SLOT_BY_PLUGIN
+// What `credentials` hold of gRPC's core, which stays theirs.
+grpc_call_credentials* CoreCredentials(const grpc::CallCredentials* credentials);
+#endif
 
 }  // namespace internal
 }  // namespace grpcfd
