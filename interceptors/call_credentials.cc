@@ -14,13 +14,14 @@
 #include "absl/time/clock.h"
 #include "grpcfd/client.h"
 #include "grpcfd/credentials.h"
+#include "interceptors/grpc/foreign_cast.h"
 
 namespace grpcfd {
 namespace internal {
 
 void FlatCredentials::Add(const std::shared_ptr<grpc::CallCredentials>& credentials) {
   if (credentials == nullptr) return;
-  if (auto* ours = dynamic_cast<const Credentials*>(credentials.get())) {
+  if (auto* ours = ForeignCast<const Credentials>(credentials.get())) {
     ours->Flatten(this);
   } else if (std::find(plain.begin(), plain.end(), credentials) == plain.end()) {
     plain.push_back(credentials);
@@ -83,7 +84,9 @@ absl::Status CheckSets(const FlatCredentials& flat) {
 }
 
 ClientCall* ContextCredentials::OnlyCall(grpc::CallCredentials* slot) {
-  if (slot == nullptr || typeid(*slot) != typeid(ContextCredentials)) return nullptr;
+  if (slot == nullptr) return nullptr;
+  const std::type_info* const type = TypeInfoOf(slot);
+  if (type == nullptr || *type != typeid(ContextCredentials)) return nullptr;
   auto* const credentials = static_cast<ContextCredentials*>(slot);
   return credentials->inner_ == nullptr ? credentials : nullptr;
 }

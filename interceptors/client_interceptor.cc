@@ -41,6 +41,7 @@
 #include "interceptors/call_credentials.h"
 #include "interceptors/deadline.h"
 #include "interceptors/grpc/core_calls.h"
+#include "interceptors/grpc/foreign_cast.h"
 #include "interceptors/grpc/private_access.h"
 
 namespace grpcfd {
@@ -642,7 +643,7 @@ std::shared_ptr<grpc::Channel> InProcessChannel(
 
 std::shared_ptr<FdChannel> GetFdChannel(const grpc::Channel& channel) {
   for (const auto& creator : internal::InterceptorCreators(channel)) {
-    const auto* ours = dynamic_cast<const internal::SessionFactory*>(creator.get());
+    const auto* ours = internal::ForeignCast<const internal::SessionFactory>(creator.get());
     if (ours != nullptr) return ours->fd_channel();
   }
   return nullptr;

@@ -11,6 +11,7 @@
 #include "grpcfd/client.h"
 #include "grpcfd/server.h"
 #include "interceptors/call_credentials.h"
+#include "interceptors/grpc/foreign_cast.h"
 #include "interceptors/server_interceptor.h"
 
 namespace grpcfd {
@@ -34,7 +35,9 @@ absl::Status NobodySaysWhich() {
 
 // A call as forwarding knows it. All that FromContext returns are; null if it is not for a call.
 std::shared_ptr<internal::Call> AsCall(const std::shared_ptr<FdTransceiver>& call) {
-  return std::dynamic_pointer_cast<internal::Call>(call);
+  auto* const ours = internal::ForeignCast<internal::Call>(call.get());
+  if (ours == nullptr) return nullptr;
+  return std::shared_ptr<internal::Call>(call, ours);
 }
 
 absl::Status Forward(const std::shared_ptr<internal::Call>& from,

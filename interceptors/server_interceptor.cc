@@ -19,6 +19,7 @@
 #include "inband/in_band_transport.h"
 #include "inband/relay.h"
 #include "interceptors/deadline.h"
+#include "interceptors/grpc/foreign_cast.h"
 #include "interceptors/grpc/private_access.h"
 #include "interceptors/log.h"
 #include "interceptors/server_port.h"
@@ -399,7 +400,7 @@ absl::StatusOr<std::vector<InodeUrl>> UrlsFromContext(const grpc::ServerContextB
 
 std::shared_ptr<FdServer> GetFdServer(const grpc::Server& server) {
   for (const auto& creator : internal::InterceptorCreators(server)) {
-    const auto* ours = dynamic_cast<const internal::ServerFactory*>(creator.get());
+    const auto* ours = internal::ForeignCast<const internal::ServerFactory>(creator.get());
     if (ours != nullptr) return ours->fd_server();
   }
   return nullptr;

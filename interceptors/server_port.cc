@@ -18,6 +18,7 @@
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/os/token.h"
 #include "grpcfd/in_process.h"
+#include "interceptors/grpc/foreign_cast.h"
 #include "interceptors/grpc/port_credentials.h"
 #include "interceptors/grpc/private_access.h"
 #include "interceptors/log.h"
@@ -284,7 +285,7 @@ class Plugin final : public grpc::ServerBuilderPlugin {
     ServerInterceptorCreators& creators = InterceptorCreators(builder);
     ServerFactory* factory = nullptr;
     for (auto& creator : creators) {
-      auto* ours = dynamic_cast<ServerFactory*>(creator.get());
+      auto* ours = ForeignCast<ServerFactory>(creator.get());
       if (ours != nullptr && ours->fd_server() == state_->fd_server) factory = ours;
     }
     if (factory == nullptr) {
@@ -359,7 +360,7 @@ class Option final : public grpc::ServerBuilderOption {
   static std::shared_ptr<BuilderState> StateOf(grpc::ServerBuilder* builder,
                                                const ListenOptions& options) {
     for (grpc::ServerBuilderOption* option : View::Options(*builder)) {
-      auto* ours = dynamic_cast<Option*>(option);
+      auto* ours = ForeignCast<Option>(option);
       if (ours == nullptr) continue;
       if (options.fd_server == nullptr ? ours->shared_
                                        : ours->state_->fd_server == options.fd_server) {
