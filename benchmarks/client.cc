@@ -184,6 +184,27 @@ std::shared_ptr<grpc::Channel> StockChannel(const std::string& target) {
 }
 
 // Where a program could keep what belongs to a call.
+#if GRPCFD_GRPC_SLOT_BY_PLUGIN
+class IdleCredentials final : public grpc::CallCredentials {
+ public:
+  IdleCredentials() : grpc::CallCredentials(MakePlugin()) {}
+
+ private:
+  static grpc_call_credentials* MakePlugin() {
+    grpc_metadata_credentials_plugin plugin = {};
+    plugin.get_metadata = [](void*, grpc_auth_metadata_context, grpc_credentials_plugin_metadata_cb,
+                             void*, grpc_metadata*, size_t* count, grpc_status_code* status,
+                             const char** details) {
+      *count = 0;
+      *status = GRPC_STATUS_OK;
+      *details = nullptr;
+      return 1;
+    };
+    plugin.type = "idle";
+    return grpc_metadata_credentials_create_from_plugin(plugin, GRPC_SECURITY_NONE, nullptr);
+  }
+};
+#else
 class IdleCredentials final : public grpc::CallCredentials {
  public:
   bool ApplyToCall(grpc_call* /*call*/) override { return true; }
@@ -191,6 +212,7 @@ class IdleCredentials final : public grpc::CallCredentials {
  private:
   grpc::SecureCallCredentials* AsSecureCredentials() override { return nullptr; }
 };
+#endif
 
 class GrpcCaller final : public Caller {
  public:

@@ -36,7 +36,7 @@ function(grpcfd_grpc_compiles variable name question)
     unset(${_result} CACHE)
     message(FATAL_ERROR
       "This gRPC (${GRPCFD_GRPC_VERSION}) does not have the members that grpcfd relies on "
-      "(cmake/grpc_${name}_check.cc lists them). Tested: gRPC 1.51 and 1.83. "
+      "(cmake/grpc_${name}_check.cc lists them). Tested: gRPC 1.51; compiled: 1.83. "
       "The compiler said:\n${_output}")
   endif()
 endfunction()
@@ -56,4 +56,9 @@ endif()
 grpcfd_grpc_compiles(_has port_interface "server credentials that are an interface")
 if(NOT _has)
   list(APPEND GRPCFD_GRPC_DEFINITIONS GRPCFD_GRPC_PORT_WRAPS_CORE=1)
+endif()
+
+grpcfd_grpc_compiles(_has default_engine "an event engine that a program can hold")
+if(_has)
+  list(APPEND GRPCFD_GRPC_DEFINITIONS GRPCFD_GRPC_DEFAULT_ENGINE=1)
 endif()

@@ -378,13 +378,13 @@ class ClientFactory : public ClientInterceptorFactoryInterface {
     if (!flat.refusal.ok()) return nullptr;
     if (flat.calls.empty() && flat.sets.empty()) {
       if (MetadataToSend(context).count(kCallMetadataKey) != 0) {
-        *refused = Refuse(
-            context,
-            absl::FailedPreconditionError(
-                "ClientContext::set_credentials (or CompositeCallCredentials, which returned "
-                "null) replaced what grpcfd::FromContext had set, and the call's descriptors "
-                "with it: set credentials before FromContext, or use "
-                "grpcfd::ChainCallCredentials(context.credentials(), more)"));
+        *refused =
+            Refuse(context,
+                   absl::FailedPreconditionError(
+                       "ClientContext::set_credentials (or CompositeCallCredentials, which cannot "
+                       "combine them) replaced what grpcfd::FromContext had set, and the call's "
+                       "descriptors with it: set credentials before FromContext, or use "
+                       "grpcfd::ChainCallCredentials(context.credentials(), more)"));
       }
       return nullptr;
     }

@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "fdchannel/fds/send_file.h"
@@ -72,7 +73,9 @@ absl::StatusOr<std::string> PathOf(absl::string_view url) {
         !absl::ascii_isxdigit(rest[i + 2])) {
       return malformed("two hexadecimal digits after each %");
     }
-    path += absl::HexStringToBytes(rest.substr(i + 1, 2));
+    uint32_t byte = 0;
+    (void)absl::SimpleHexAtoi(rest.substr(i + 1, 2), &byte);  // They are digits.
+    path += static_cast<char>(byte);
     i += 2;
   }
   return path;

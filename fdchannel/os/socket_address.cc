@@ -10,6 +10,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace grpcfd {
@@ -34,7 +35,9 @@ std::string PercentDecode(const std::string& in) {
   out.reserve(in.size());
   for (size_t i = 0; i < in.size(); ++i) {
     if (in[i] == '%' && in.size() - i > 2 && IsHexDigit(in[i + 1]) && IsHexDigit(in[i + 2])) {
-      out += absl::HexStringToBytes(absl::string_view(in).substr(i + 1, 2));
+      uint32_t byte = 0;
+      (void)absl::SimpleHexAtoi(absl::string_view(in).substr(i + 1, 2), &byte);  // They are digits.
+      out += static_cast<char>(byte);
       i += 2;
       continue;
     }

@@ -19,6 +19,7 @@
 #include "absl/strings/str_split.h"
 #include "fdchannel/fds/core_access.h"
 #include "tests/fdchannel/server/server_test_util.h"
+#include "tests/hex.h"
 
 namespace grpcfd {
 namespace internal {
@@ -132,7 +133,7 @@ class Peer {
   }
   // What the interceptor does with the metadata of an RPC.
   Answer Serve(const std::string& name, const std::string& hex) {
-    const std::string bytes = hex == "-" ? "" : absl::HexStringToBytes(hex);
+    const std::string bytes = hex == "-" ? "" : testing_internal::FromHex(hex);
     absl::StatusOr<CallMetadata> metadata = DecodeCallMetadata(Bytes(bytes));
     if (!metadata.ok()) return metadata.status();
     if (!metadata->bound()) return absl::FailedPreconditionError("not bound to a session");

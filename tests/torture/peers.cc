@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/escaping.h"
+#include "tests/hex.h"
 #include "tests/torture/raw_client.h"
 #include "tests/torture/torture.h"
 
@@ -55,7 +55,7 @@ int Hold(const std::string& path) {
 // A hello with a token that belongs to somebody else's session; then, when told, connects again.
 int Impostor(const std::string& path, const std::string& hex) {
   std::array<char, internal::kTokenSize> bytes{};
-  absl::HexStringToBytes(hex).copy(bytes.data(), bytes.size());
+  testing_internal::FromHex(hex).copy(bytes.data(), bytes.size());
   const RawSession session = OpenRaw(path, internal::Token(bytes));
   Print(session.status == internal::HelloStatus::kTokenInUse ? "in use" : "not refused");
   std::string line;

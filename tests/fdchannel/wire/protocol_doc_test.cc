@@ -14,7 +14,6 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "fdchannel/os/cmsg.h"
@@ -23,6 +22,7 @@
 #include "fdchannel/wire/hello.h"
 #include "fdchannel/wire/wire.h"
 #include "tests/fdchannel/fd_test_util.h"
+#include "tests/hex.h"
 
 namespace grpcfd {
 namespace internal {
@@ -66,7 +66,8 @@ std::map<std::string, std::string> ReadExamples() {
     std::string word;
     words >> word;
     // Two digits of offset are enough for 64 bytes.
-    EXPECT_EQ(absl::HexStringToBytes(word), std::string(1, static_cast<char>(current->size() / 2)))
+    EXPECT_EQ(testing_internal::FromHex(word),
+              std::string(1, static_cast<char>(current->size() / 2)))
         << line;
     while (words >> word) {
       EXPECT_EQ(word.size(), 2u) << line;
@@ -82,7 +83,7 @@ class ProtocolDocTest : public ::testing::Test {
   // The bytes of one example.
   std::string Example(const std::string& name) {
     EXPECT_EQ(examples_.count(name), 1u) << name;
-    return absl::HexStringToBytes(examples_[name]);
+    return testing_internal::FromHex(examples_[name]);
   }
 
   absl::StatusOr<Frame> ExampleFrame(const std::string& name) {
