@@ -10,6 +10,7 @@
 #   tests/run.sh --tsan           ThreadSanitizer: urls, fdchannel and testing
 #   tests/run.sh --clang          clang with -Wthread-safety -Werror, all tests
 #   tests/run.sh --all            all four
+#   tests/run.sh --root NAME      the plain build in another system, without Go and the benchmarks (tools/root.sh lists them)
 #   tests/run.sh [...] -- ARGS    ARGS go to ctest, e.g. -R Frame or -L unit
 #
 # Without ARGS it ends with the table API style x call shape x ending, and fails if a cell is empty.
@@ -19,6 +20,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../tools/lib.sh"
 cd "$root"
 
+system=
 presets=()
 ctest_args=()
 while [ $# -gt 0 ]; do
@@ -28,16 +30,28 @@ while [ $# -gt 0 ]; do
     --tsan) presets+=(tsan) ;;
     --clang) presets+=(clang) ;;
     --all) presets+=(release asan-ubsan tsan clang) ;;
+    --root) system=${2:-}; shift; [ -n "$system" ] || wrong_use "expected the name of a root" ;;
     --) shift; ctest_args=("$@"); break ;;
     -h | --help) usage; exit 0 ;;
     *) wrong_use "unknown option '$1'" ;;
   esac
   shift
 done
+if [ -n "$system" ]; then
+  [ ${#presets[@]} -eq 0 ] || wrong_use "--root NAME takes the plain build only"
+  if [ ${#ctest_args[@]} -gt 0 ]; then set -- -- "${ctest_args[@]}"; else set --; fi
+  exec tools/root.sh "$system" env GRPCFD_IN_ROOT="$system" tests/run.sh "$@"
+fi
 [ ${#presets[@]} -gt 0 ] || presets=(release)
 
-groups=(build test go python)
-case " ${presets[*]} " in *" release "*) groups+=(bench) ;; esac
+groups=(build test)
+benchmarks=OFF
+# A root has no network, and what it was made with.
+if [ -z "${GRPCFD_IN_ROOT:-}" ]; then
+  groups+=(go python)
+  benchmarks=ON
+  case " ${presets[*]} " in *" release "*) groups+=(bench) ;; esac
+fi
 case " ${presets[*]} " in *" clang "*) groups+=(clang) ;; esac
 case " ${presets[*]} " in *" asan-ubsan "*) groups+=(asan) ;; esac
 tools/deps.sh "${groups[@]}"
@@ -50,7 +64,7 @@ for preset in "${presets[@]}"; do
   run=()
   options=()
   case "$preset" in
-    release) options=(-DGRPCFD_BUILD_BENCHMARKS=ON) ;;
+    release) options=("-DGRPCFD_BUILD_BENCHMARKS=$benchmarks") ;;
     asan-ubsan | tsan) run=(with_fixed_addresses) ;;
   esac
   configure "$preset" "${options[@]}"
