@@ -74,8 +74,10 @@ TEST_F(LogTest, APortThatCannotListenSaysWhy) {
   absl::Status bound;
   ListenOptions options;
   options.bind_status = &bound;
+  testing_internal::FunctionService service;
   grpc::ServerBuilder builder;
   AddListeningPort(&builder, "dns:localhost:1", grpc::InsecureServerCredentials(), options);
+  builder.RegisterService(&service);  // Without one gRPC does not get as far as the port.
   EXPECT_EQ(builder.BuildAndStart(), nullptr);
   EXPECT_FALSE(bound.ok());
   EXPECT_THAT(Lines(), ElementsAre(AllOf(HasSubstr("E cannot listen on dns:localhost:1: "),

@@ -103,7 +103,8 @@ class SecondPortTest : public ReachTest {
     AddListeningPort(&builder, Address("first"), grpc::InsecureServerCredentials(), first);
     AddListeningPort(&builder, Address("second"), grpc::InsecureServerCredentials(), second);
     builder.RegisterService(&service_);
-    EXPECT_EQ(builder.BuildAndStart() != nullptr, bound.ok());
+    const bool built = builder.BuildAndStart() != nullptr;
+    EXPECT_EQ(built, bound.ok());
     return bound;
   }
 };
