@@ -28,12 +28,15 @@ namespace {
 using ::testing::HasSubstr;
 using testing_internal::AnswerAll;
 using testing_internal::AnswerAllBy;
+using testing_internal::AttemptFactory;
 using testing_internal::Call;
+using testing_internal::CreatorsOf;
 using testing_internal::Entry;
 using testing_internal::FailingFirst;
 using testing_internal::kAllKinds;
 using testing_internal::Kind;
 using testing_internal::Log;
+using testing_internal::LongFormChannel;
 using testing_internal::MemoryFile;
 using testing_internal::RequestWith;
 using testing_internal::SetDeadline;
@@ -54,14 +57,9 @@ class SlotFactory final : public grpc::experimental::ClientInterceptorFactoryInt
 TEST(AttemptCredentialsTest, ReplacedByALaterFactoryTheCallIsRefused) {
   TestServer server;
   AnswerAll(&server.service);
-  auto fd_channel = FdChannel::Create(server.address());
-  ASSERT_TRUE(fd_channel.ok()) << fd_channel.status();
-  ClientInterceptorOptions options;
-  options.send_per_attempt = true;
-  auto stub = test::TestService::NewStub(testing_internal::LongFormChannel(
+  auto stub = test::TestService::NewStub(LongFormChannel(
       server.address(),
-      testing_internal::CreatorsOf(MakeClientInterceptorFactory(*fd_channel, options),
-                                   std::make_unique<SlotFactory>())));
+      CreatorsOf(AttemptFactory(server.address()), std::make_unique<SlotFactory>())));
   for (const Kind kind : kAllKinds) {
     grpc::ClientContext context;
     SetDeadline(&context, 20);
@@ -102,14 +100,9 @@ TEST(AttemptCredentialsTest, ChainedByAnInterceptorTheCallsAreStillFreed) {
   AnswerAll(&server.service);
   const size_t before = CountOpenFds();
   {
-    auto fd_channel = FdChannel::Create(server.address());
-    ASSERT_TRUE(fd_channel.ok()) << fd_channel.status();
-    ClientInterceptorOptions options;
-    options.send_per_attempt = true;
-    auto stub = test::TestService::NewStub(testing_internal::LongFormChannel(
+    auto stub = test::TestService::NewStub(LongFormChannel(
         server.address(),
-        testing_internal::CreatorsOf(MakeClientInterceptorFactory(*fd_channel, options),
-                                     std::make_unique<ChainingFactory>())));
+        CreatorsOf(AttemptFactory(server.address()), std::make_unique<ChainingFactory>())));
     for (int i = 0; i < 10; ++i) {
       grpc::ClientContext context;
       SetDeadline(&context, 20);

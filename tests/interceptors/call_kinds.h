@@ -26,9 +26,23 @@ namespace testing_internal {
 
 enum class Kind { kUnary, kUpload, kDownload, kChat };
 
+inline constexpr Kind kAllKinds[] = {Kind::kUnary, Kind::kUpload, Kind::kDownload, Kind::kChat};
+
 inline std::ostream& operator<<(std::ostream& out, Kind kind) {
   static const char* const kNames[] = {"Unary", "Upload", "Download", "Chat"};
   return out << kNames[static_cast<int>(kind)];
+}
+
+// Queues a file for each of `contents`, and names them.
+inline test::ExchangeRequest RequestWith(grpc::ClientContext* context,
+                                         const std::vector<std::string>& contents) {
+  test::ExchangeRequest request;
+  for (const std::string& content : contents) {
+    auto url = FromContext(context)->SendFd(MemoryFile(content));
+    EXPECT_TRUE(url.ok()) << url.status();
+    if (url.ok()) request.add_urls(url->ToString());
+  }
+  return request;
 }
 
 // Makes one call of `kind` with one request, and reads one reply.
@@ -138,12 +152,17 @@ inline std::shared_ptr<grpc::Channel> LongFormChannel(
                                                                  std::move(creators));
 }
 
-// grpcfd's own factory for `server`, with an FdChannel of its own.
+// grpcfd's own factory for `target`, with an FdChannel of its own.
+inline std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> OurFactory(
+    const std::string& target, const ClientInterceptorOptions& options = {}) {
+  auto fd_channel = FdChannel::Create(target);
+  EXPECT_TRUE(fd_channel.ok()) << fd_channel.status();
+  return MakeClientInterceptorFactory(fd_channel.ok() ? *fd_channel : nullptr, options);
+}
+
 inline std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> OurFactory(
     const TestServer& server) {
-  auto fd_channel = FdChannel::Create(server.address());
-  EXPECT_TRUE(fd_channel.ok()) << fd_channel.status();
-  return MakeClientInterceptorFactory(fd_channel.ok() ? *fd_channel : nullptr);
+  return OurFactory(server.address());
 }
 
 }  // namespace testing_internal

@@ -29,17 +29,18 @@ using testing_internal::Call;
 using testing_internal::Content;
 using testing_internal::Creators;
 using testing_internal::CreatorsOf;
+using testing_internal::kAllKinds;
 using testing_internal::Kind;
 using testing_internal::LongFormChannel;
 using testing_internal::MemoryFile;
 using testing_internal::OurFactory;
+using testing_internal::RequestWith;
 using testing_internal::SetDeadline;
 using testing_internal::TestServer;
+using testing_internal::Text;
 
 // What a context's slot for credentials holds.
 using Slot = std::shared_ptr<grpc::CallCredentials>;
-
-constexpr Kind kAllKinds[] = {Kind::kUnary, Kind::kUpload, Kind::kDownload, Kind::kChat};
 
 // Adds one entry to a call's metadata, or fails, and counts how often it is asked.
 class EntryPlugin final : public grpc::MetadataCredentialsPlugin {
@@ -106,20 +107,6 @@ void Append(Creators from, Creators* to) {
   for (auto& creator : from) to->push_back(std::move(creator));
 }
 
-// A request that brings a file of `content` with the context's call.
-test::ExchangeRequest RequestWith(grpc::ClientContext* context, const std::string& content) {
-  test::ExchangeRequest request;
-  auto url = FromContext(context)->SendFd(MemoryFile(content));
-  EXPECT_TRUE(url.ok()) << url.status();
-  if (url.ok()) request.add_urls(url->ToString());
-  return request;
-}
-
-// The status as text, so that a failed comparison says why.
-std::string Text(const grpc::Status& status) {
-  return status.ok() ? "OK" : std::to_string(status.error_code()) + " " + status.error_message();
-}
-
 // --- Both arrive, everywhere ---
 
 class BothArriveTest : public ::testing::TestWithParam<std::tuple<Kind, bool, bool, bool>> {};
@@ -146,7 +133,7 @@ TEST_P(BothArriveTest, DefaultsAndTheCallsOwn) {
     SetDeadline(&context, 20);
     context.set_credentials(Entry("x-own", "o"));
     test::ExchangeRequest request;
-    if (descriptors) request = RequestWith(&context, "content");
+    if (descriptors) request = RequestWith(&context, {"content"});
     test::ExchangeReply reply;
     ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, request, &reply)));
     EXPECT_EQ("x-default=d;x-own=o;", reply.status_text());
@@ -194,7 +181,7 @@ TEST_F(ChainTest, EachFactoryActsOnItsOwnKindOfCallOnly) {
       grpc::ClientContext context;
       SetDeadline(&context, 20);
       test::ExchangeReply reply;
-      ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, RequestWith(&context, "c"), &reply)));
+      ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, RequestWith(&context, {"c"}), &reply)));
       EXPECT_EQ((kind == Kind::kUnary) == unary ? "x-default=d;" : "", reply.status_text()) << kind;
     }
   }
@@ -217,7 +204,7 @@ TEST_F(ChainTest, ADefaultThatIsRegisteredTwiceIsAppliedOnce) {
         // The default itself as the call's own is applied once as well.
         if (own) context.set_credentials(defaults);
         test::ExchangeRequest request;
-        if (descriptors) request = RequestWith(&context, "c");
+        if (descriptors) request = RequestWith(&context, {"c"});
         test::ExchangeReply reply;
         ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, request, &reply)));
         EXPECT_EQ(1u, reply.number());
@@ -238,7 +225,7 @@ TEST_F(ChainTest, OneKeyInBothArrivesTwiceTheDefaultFirst) {
     SetDeadline(&context, 20);
     context.set_credentials(Entry("x-default", "own"));
     test::ExchangeReply reply;
-    ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, RequestWith(&context, "c"), &reply)));
+    ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, RequestWith(&context, {"c"}), &reply)));
     EXPECT_EQ("x-default=default;x-default=own;", reply.status_text());
   }
 }
@@ -268,7 +255,7 @@ TEST_F(ChainTest, OneThatFailsFailsTheCallAsItDoesOnAStockChannel) {
       context.set_credentials(
           Entry("x-own", "o", unused, default_fails ? grpc::Status::OK : refused));
       const grpc::Status status =
-          Call(kind, stub.get(), &context, RequestWith(&context, "c"), &reply);
+          Call(kind, stub.get(), &context, RequestWith(&context, {"c"}), &reply);
       EXPECT_EQ(Text(expected), Text(status));
     }
   }
@@ -283,7 +270,7 @@ TEST_F(ChainTest, NoDefaultsChangeNothing) {
   context.set_credentials(Entry("x-own", "o"));
   test::ExchangeReply reply;
   ASSERT_EQ("OK",
-            Text(Call(Kind::kUnary, stub.get(), &context, RequestWith(&context, "c"), &reply)));
+            Text(Call(Kind::kUnary, stub.get(), &context, RequestWith(&context, {"c"}), &reply)));
   EXPECT_EQ("x-own=o;", reply.status_text());
 }
 
@@ -298,7 +285,7 @@ TEST_F(ChainTest, ADefaultOfTheProgramsOwnClassWorksAloneAndIsRefusedBesideAnoth
     grpc::ClientContext alone;
     SetDeadline(&alone, 20);
     test::ExchangeReply reply;
-    ASSERT_EQ("OK", Text(Call(kind, stub.get(), &alone, RequestWith(&alone, "c"), &reply)));
+    ASSERT_EQ("OK", Text(Call(kind, stub.get(), &alone, RequestWith(&alone, {"c"}), &reply)));
     EXPECT_EQ("x-default=d;", reply.status_text());
     EXPECT_EQ(1, defaults->applied);
 
@@ -306,7 +293,7 @@ TEST_F(ChainTest, ADefaultOfTheProgramsOwnClassWorksAloneAndIsRefusedBesideAnoth
     SetDeadline(&with_another, 20);
     with_another.set_credentials(Entry("x-own", "o"));
     const grpc::Status status =
-        Call(kind, stub.get(), &with_another, RequestWith(&with_another, "c"), &reply);
+        Call(kind, stub.get(), &with_another, RequestWith(&with_another, {"c"}), &reply);
     EXPECT_EQ(grpc::StatusCode::FAILED_PRECONDITION, status.error_code()) << Text(status);
     EXPECT_THAT(status.error_message(), ::testing::HasSubstr("of a class that neither gRPC"));
     EXPECT_EQ(1, defaults->applied);
@@ -325,7 +312,7 @@ TEST(RefusedCallTest, ACallThatIsRefusedForItsCredentialsDoesNotWaitForASession)
   context.set_wait_for_ready(true);
   context.set_credentials(ChainCallCredentials(
       Entry("x-a", "a"), std::make_shared<UserCredentials>(Entry("x-b", "b"))));
-  auto request = RequestWith(&context, "c");
+  auto request = RequestWith(&context, {"c"});
   test::ExchangeReply reply;
   const grpc::Status status = stub->Exchange(&context, request, &reply);
   EXPECT_EQ(grpc::StatusCode::FAILED_PRECONDITION, status.error_code()) << Text(status);
@@ -343,7 +330,7 @@ TEST(CancelledCallTest, ACallThatWasCancelledBeforeItWasMadeDoesNotWaitForASessi
       LongFormChannel(target, CreatorsOf(MakeClientInterceptorFactory(*fd_channel))));
   grpc::ClientContext context;
   context.set_wait_for_ready(true);
-  auto request = RequestWith(&context, "c");
+  auto request = RequestWith(&context, {"c"});
   context.TryCancel();
   test::ExchangeReply reply;
   const grpc::Status status = stub->Exchange(&context, request, &reply);
@@ -361,7 +348,7 @@ TEST(CancelledCallTest, CancellingReleasesACallThatWaitsForASession) {
   for (int i = 0; i < 20; ++i) {
     grpc::ClientContext context;
     context.set_wait_for_ready(true);
-    auto request = RequestWith(&context, "c");
+    auto request = RequestWith(&context, {"c"});
     std::thread canceller([&context, i] {
       std::this_thread::sleep_for(std::chrono::microseconds(i * 50));  // Only moves the race about.
       context.TryCancel();
@@ -386,7 +373,7 @@ TEST_F(ChainTest, CredentialsOfTheDefaultLevelTravelOnLocalButNotOnInsecureChann
   SetDeadline(&context, 20);
   test::ExchangeReply reply;
   ASSERT_EQ("OK",
-            Text(Call(Kind::kUnary, stub.get(), &context, RequestWith(&context, "c"), &reply)));
+            Text(Call(Kind::kUnary, stub.get(), &context, RequestWith(&context, {"c"}), &reply)));
   EXPECT_EQ("x-default=d;", reply.status_text());
 
   creators = ChainFactories(strict);
@@ -395,7 +382,7 @@ TEST_F(ChainTest, CredentialsOfTheDefaultLevelTravelOnLocalButNotOnInsecureChann
   grpc::ClientContext insecure;
   SetDeadline(&insecure, 20);
   const grpc::Status status =
-      Call(Kind::kUnary, stub.get(), &insecure, RequestWith(&insecure, "c"), &reply);
+      Call(Kind::kUnary, stub.get(), &insecure, RequestWith(&insecure, {"c"}), &reply);
   EXPECT_EQ(grpc::StatusCode::UNAUTHENTICATED, status.error_code()) << Text(status);
 }
 
@@ -427,7 +414,7 @@ TEST_F(ChainTest, ChainedOntoWhatFromContextSetBothArrive) {
   for (const bool first : {true, false}) {
     grpc::ClientContext context;
     SetDeadline(&context, 20);
-    const auto request = RequestWith(&context, "c");
+    const auto request = RequestWith(&context, {"c"});
     const auto handle = FromContext(&context);
     const Slot more = Entry("x-own", "o");
     context.set_credentials(first ? ChainCallCredentials(context.credentials(), more)
@@ -447,7 +434,7 @@ TEST_F(ChainTest, GrpcsCompositeWithOursIsRefused) {
   auto stub = StubOf(CreatorsOf(OurFactory(server_)));
   grpc::ClientContext context;
   SetDeadline(&context, 20);
-  const auto request = RequestWith(&context, "c");
+  const auto request = RequestWith(&context, {"c"});
   const Slot more = Entry("x-own", "o");
   const Slot composite = grpc::CompositeCallCredentials(context.credentials(), more);
 #if !GRPCFD_GRPC_SLOT_BY_PLUGIN
@@ -471,7 +458,7 @@ TEST_F(ChainTest, CredentialsSetAfterFromContextAreRefused) {
       for (const Slot& replacement : {Entry("x-own", "o"), Slot()}) {
         grpc::ClientContext context;
         SetDeadline(&context, 20);
-        const auto request = RequestWith(&context, "c");
+        const auto request = RequestWith(&context, {"c"});
         context.set_credentials(replacement);
         test::ExchangeReply reply;
         const grpc::Status status = Call(kind, stub.get(), &context, request, &reply);
@@ -488,7 +475,7 @@ TEST_F(ChainTest, TheStateOfOneContextOnASecondIsRefusedAndTheFirstStillWorks) {
   for (const Kind kind : kAllKinds) {
     grpc::ClientContext first;
     SetDeadline(&first, 20);
-    auto request = RequestWith(&first, "c");
+    auto request = RequestWith(&first, {"c"});
     request.set_command("reply");
     test::ExchangeReply reply;
     ASSERT_EQ("OK", Text(Call(kind, stub.get(), &first, request, &reply)));
@@ -514,7 +501,7 @@ TEST_F(ChainTest, TheStateOfAContextThatIsGoneIsRefusedAtItsOldAddressToo) {
   alignas(grpc::ClientContext) static unsigned char place[sizeof(grpc::ClientContext)];
   auto* context = new (place) grpc::ClientContext;
   SetDeadline(context, 20);
-  const auto request = RequestWith(context, "c");
+  const auto request = RequestWith(context, {"c"});
   test::ExchangeReply reply;
   EXPECT_EQ("OK", Text(Call(Kind::kUnary, stub.get(), context, request, &reply)));
   const Slot kept = context->credentials();
@@ -535,7 +522,7 @@ TEST_F(ChainTest, TheStateOfACallOnASecondContextOfAPlainChannelIsRefusedToo) {
   auto plain = StubOf({});
   grpc::ClientContext first;
   SetDeadline(&first, 20);
-  const auto request = RequestWith(&first, "c");
+  const auto request = RequestWith(&first, {"c"});
   test::ExchangeReply reply;
   ASSERT_EQ("OK", Text(Call(Kind::kUnary, stub.get(), &first, request, &reply)));
 
@@ -742,7 +729,7 @@ TEST_F(PerRpcTest, ASetThatComesAfterTheCallsOwnDescriptorsIsRefusedUnlessEmpty)
     if (!empty) Add(credentials, "a");
     grpc::ClientContext context;
     SetDeadline(&context, 20);
-    const auto request = RequestWith(&context, "own");
+    const auto request = RequestWith(&context, {"own"});
     context.set_credentials(ChainCallCredentials(context.credentials(), credentials));
     test::ExchangeReply reply;
     const grpc::Status status = Call(Kind::kUnary, stub_.get(), &context, request, &reply);

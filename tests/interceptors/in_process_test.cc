@@ -25,6 +25,7 @@ using testing_internal::MemoryFile;
 using testing_internal::Pipe;
 using testing_internal::SessionLog;
 using testing_internal::SetDeadline;
+using testing_internal::Text;
 
 // A server that nobody can reach but this process.
 class Server {
@@ -77,10 +78,6 @@ grpc::Status Exchange(grpc::ServerContext* context, const test::ExchangeRequest*
   auto fds = FromContext(context);
   if (!fds->status().ok()) return ToGrpcStatus(fds->status());
   return AnswerEach(fds.get(), *request, reply);
-}
-
-std::string Text(const grpc::Status& status) {
-  return status.ok() ? "OK" : std::to_string(status.error_code()) + " " + status.error_message();
 }
 
 TEST(InProcessTest, UnaryBothDirections) {

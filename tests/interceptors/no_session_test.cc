@@ -27,7 +27,9 @@ namespace {
 using ::testing::HasSubstr;
 using testing_internal::AnswerAll;
 using testing_internal::Arguments;
+using testing_internal::AttemptFactory;
 using testing_internal::Call;
+using testing_internal::CreatorsOf;
 using testing_internal::Entry;
 using testing_internal::kAllKinds;
 using testing_internal::Kind;
@@ -41,13 +43,9 @@ using testing_internal::Text;
 // The FdChannel of a call leads to `path`, gRPC to `server`.
 std::shared_ptr<grpc::Channel> ChannelWithSessionAt(const std::string& path,
                                                     const std::string& server, int attempts) {
-  auto fd_channel = FdChannel::Create("unix:" + path);
-  EXPECT_TRUE(fd_channel.ok()) << fd_channel.status();
-  ClientInterceptorOptions options;
-  options.send_per_attempt = true;
   return grpc::experimental::CreateCustomChannelWithInterceptors(
       server, grpc::InsecureChannelCredentials(), Arguments(attempts),
-      testing_internal::CreatorsOf(MakeClientInterceptorFactory(*fd_channel, options)));
+      CreatorsOf(AttemptFactory("unix:" + path)));
 }
 
 std::unique_ptr<test::TestService::Stub> StubWithSessionAt(const std::string& path,

@@ -35,8 +35,10 @@ using testing_internal::Answer;
 using testing_internal::AnswerAll;
 using testing_internal::AnswerAllBy;
 using testing_internal::Arguments;
+using testing_internal::AttemptFactory;
 using testing_internal::Call;
 using testing_internal::Content;
+using testing_internal::CreatorsOf;
 using testing_internal::kAllKinds;
 using testing_internal::Kind;
 using testing_internal::ListenAt;
@@ -157,13 +159,9 @@ class Relay {
 
 std::unique_ptr<test::TestService::Stub> StubThrough(const Relay& relay, const TestServer& server,
                                                      int attempts, bool per_attempt) {
-  auto fd_channel = FdChannel::Create(server.address());
-  EXPECT_TRUE(fd_channel.ok()) << fd_channel.status();
-  ClientInterceptorOptions options;
-  options.send_per_attempt = per_attempt;
   return test::TestService::NewStub(grpc::experimental::CreateCustomChannelWithInterceptors(
       relay.address(), grpc::InsecureChannelCredentials(), Arguments(attempts),
-      testing_internal::CreatorsOf(MakeClientInterceptorFactory(*fd_channel, options))));
+      CreatorsOf(AttemptFactory(server.address(), per_attempt))));
 }
 
 class OverlapTest : public ::testing::TestWithParam<Kind> {};

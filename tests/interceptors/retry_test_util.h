@@ -28,12 +28,6 @@
 namespace grpcfd {
 namespace testing_internal {
 
-inline constexpr Kind kAllKinds[] = {Kind::kUnary, Kind::kUpload, Kind::kDownload, Kind::kChat};
-
-inline std::string Text(const grpc::Status& status) {
-  return status.ok() ? "OK" : std::to_string(status.error_code()) + " " + status.error_message();
-}
-
 inline grpc::Status Unavailable(const std::string& text) {
   return grpc::Status(grpc::StatusCode::UNAVAILABLE, text);
 }
@@ -64,16 +58,12 @@ inline std::unique_ptr<test::TestService::Stub> StubOf(
       grpcfd::CreateCustomChannel(target, credentials, Arguments(attempts), {}, options));
 }
 
-// Queues a file for each of `contents`, and names them.
-inline test::ExchangeRequest RequestWith(grpc::ClientContext* context,
-                                         const std::vector<std::string>& contents) {
-  test::ExchangeRequest request;
-  for (const std::string& content : contents) {
-    auto url = FromContext(context)->SendFd(MemoryFile(content));
-    EXPECT_TRUE(url.ok()) << url.status();
-    if (url.ok()) request.add_urls(url->ToString());
-  }
-  return request;
+// grpcfd's own factory for `target`: it sends a call's descriptors with each attempt, or once.
+inline std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface> AttemptFactory(
+    const std::string& target, bool per_attempt = true) {
+  ClientInterceptorOptions options;
+  options.send_per_attempt = per_attempt;
+  return OurFactory(target, options);
 }
 
 // What handlers saw, in their order. Thread-safe.

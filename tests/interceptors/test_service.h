@@ -55,6 +55,11 @@ inline std::string Content(const UniqueFd& fd) {
 
 inline grpc::Status AsStatus(const absl::Status& status) { return ToGrpcStatus(status); }
 
+// The status as text, so that a failed comparison says why.
+inline std::string Text(const grpc::Status& status) {
+  return status.ok() ? "OK" : std::to_string(status.error_code()) + " " + status.error_message();
+}
+
 // Handlers as functions; unset ones are UNIMPLEMENTED.
 class FunctionService final : public test::TestService::Service {
  public:

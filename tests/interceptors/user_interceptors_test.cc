@@ -40,19 +40,16 @@ using testing_internal::Content;
 using testing_internal::Creators;
 using testing_internal::CreatorsOf;
 using testing_internal::FunctionService;
+using testing_internal::kAllKinds;
 using testing_internal::Kind;
 using testing_internal::LongFormChannel;
 using testing_internal::MemoryFile;
 using testing_internal::OurFactory;
+using testing_internal::RequestWith;
 using testing_internal::SetDeadline;
 using testing_internal::TempDir;
 using testing_internal::TestServer;
-
-constexpr Kind kAllKinds[] = {Kind::kUnary, Kind::kUpload, Kind::kDownload, Kind::kChat};
-
-std::string Text(const grpc::Status& status) {
-  return status.ok() ? "OK" : std::to_string(status.error_code()) + " " + status.error_message();
-}
+using testing_internal::Text;
 
 // How often an interceptor saw the start and the end of a call.
 struct Seen {
@@ -159,10 +156,7 @@ class ForwardingClient final : public ClientInterceptorFactoryInterface {
       auto stub = test::TestService::NewStub(methods->GetInterceptedChannel());
       grpc::ClientContext context;
       SetDeadline(&context, 20);
-      test::ExchangeRequest request;
-      auto url = FromContext(&context)->SendFd(MemoryFile("forwarded"));
-      EXPECT_TRUE(url.ok()) << url.status();
-      if (url.ok()) request.add_urls(url->ToString());
+      const auto request = RequestWith(&context, {"forwarded"});
       auto* reply = static_cast<test::ExchangeReply*>(methods->GetRecvMessage());
       *methods->GetRecvStatus() = stub->Exchange(&context, request, reply);
       methods->Hijack();
@@ -174,6 +168,26 @@ class ForwardingClient final : public ClientInterceptorFactoryInterface {
 
   std::atomic<int>* const forwarded_;
 };
+
+// Calls of all kinds, with a descriptor and without. An interceptor sees the start and the end of
+// each in `seen`.
+void ExchangeAllKinds(test::TestService::Stub* stub, const Seen& seen) {
+  int calls = 0;
+  for (const Kind kind : kAllKinds) {
+    for (const bool descriptors : {true, false}) {
+      grpc::ClientContext context;
+      SetDeadline(&context, 20);
+      test::ExchangeRequest request;
+      if (descriptors) request = RequestWith(&context, {"c"});
+      test::ExchangeReply reply;
+      ASSERT_EQ("OK", Text(Call(kind, stub, &context, request, &reply)));
+      EXPECT_EQ(descriptors ? "c|" : "", reply.payload());
+      ++calls;
+      EXPECT_EQ(calls, seen.starts);
+      EXPECT_EQ(calls, seen.ends);
+    }
+  }
+}
 
 // --- Client ---
 
@@ -187,25 +201,7 @@ TEST(ClientInterceptorsTest, TheProgramsOwnStayAndRunInBothOrders) {
     creators.push_back(std::make_unique<CountingClient>(&seen));
     if (!ours_first) creators.push_back(OurFactory(server));
     auto stub = test::TestService::NewStub(LongFormChannel(server.address(), std::move(creators)));
-    int calls = 0;
-    for (const Kind kind : kAllKinds) {
-      for (const bool descriptors : {true, false}) {
-        grpc::ClientContext context;
-        SetDeadline(&context, 20);
-        test::ExchangeRequest request;
-        if (descriptors) {
-          auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-          ASSERT_TRUE(url.ok()) << url.status();
-          request.add_urls(url->ToString());
-        }
-        test::ExchangeReply reply;
-        ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, request, &reply)));
-        EXPECT_EQ(descriptors ? "c|" : "", reply.payload());
-        ++calls;
-        EXPECT_EQ(calls, seen.starts);
-        EXPECT_EQ(calls, seen.ends);
-      }
-    }
+    ASSERT_NO_FATAL_FAILURE(ExchangeAllKinds(stub.get(), seen));
   }
 }
 
@@ -219,10 +215,7 @@ TEST(ClientInterceptorsTest, TheShortFormKeepsTheProgramsOwnAndPutsOursBehind) {
   auto stub = test::TestService::NewStub(channel);
   grpc::ClientContext context;
   SetDeadline(&context, 20);
-  auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-  ASSERT_TRUE(url.ok()) << url.status();
-  test::ExchangeRequest request;
-  request.add_urls(url->ToString());
+  const auto request = RequestWith(&context, {"c"});
   test::ExchangeReply reply;
   ASSERT_EQ("OK", Text(Call(Kind::kUnary, stub.get(), &context, request, &reply)));
   EXPECT_EQ("c|", reply.payload());
@@ -239,10 +232,7 @@ TEST(ClientInterceptorsTest, OurFactoryTwiceStartsACallOnce) {
   for (const Kind kind : kAllKinds) {
     grpc::ClientContext context;
     SetDeadline(&context, 20);
-    auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-    ASSERT_TRUE(url.ok()) << url.status();
-    test::ExchangeRequest request;
-    request.add_urls(url->ToString());
+    const auto request = RequestWith(&context, {"c"});
     test::ExchangeReply reply;
     ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, request, &reply)));
     EXPECT_EQ("c|", reply.payload());
@@ -385,25 +375,7 @@ TEST(ServerInterceptorsTest, TheProgramsOwnStayAndRunWhicheverIsSetFirst) {
     ASSERT_NE(nullptr, server);
     auto stub = test::TestService::NewStub(
         grpcfd::CreateChannel(address, grpc::InsecureChannelCredentials()));
-    int calls = 0;
-    for (const Kind kind : kAllKinds) {
-      for (const bool descriptors : {true, false}) {
-        grpc::ClientContext context;
-        SetDeadline(&context, 20);
-        test::ExchangeRequest request;
-        if (descriptors) {
-          auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-          ASSERT_TRUE(url.ok()) << url.status();
-          request.add_urls(url->ToString());
-        }
-        test::ExchangeReply reply;
-        ASSERT_EQ("OK", Text(Call(kind, stub.get(), &context, request, &reply)));
-        EXPECT_EQ(descriptors ? "c|" : "", reply.payload());
-        ++calls;
-        EXPECT_EQ(calls, seen.starts);
-        EXPECT_EQ(calls, seen.ends);
-      }
-    }
+    ASSERT_NO_FATAL_FAILURE(ExchangeAllKinds(stub.get(), seen));
     server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
   }
 }
@@ -461,10 +433,7 @@ TEST(ServerInterceptorsTest, OneOfTheProgramsFindsTheDescriptorsWhenTheCallArriv
   auto stub = server.Stub();
   grpc::ClientContext context;
   SetDeadline(&context, 20);
-  auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-  ASSERT_TRUE(url.ok()) << url.status();
-  test::ExchangeRequest request;
-  request.add_urls(url->ToString());
+  const auto request = RequestWith(&context, {"c"});
   test::ExchangeReply reply;
   ASSERT_EQ("OK", Text(stub->Exchange(&context, request, &reply)));
   EXPECT_EQ(absl::OkStatus(), found.from_context);
@@ -523,10 +492,7 @@ TEST(ServerInterceptorsTest, OurFactoryInTheProgramsVectorIsNotDoubled) {
   auto stub = server.Stub();
   grpc::ClientContext context;
   SetDeadline(&context, 20);
-  auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-  ASSERT_TRUE(url.ok()) << url.status();
-  test::ExchangeRequest request;
-  request.add_urls(url->ToString());
+  const auto request = RequestWith(&context, {"c"});
   test::ExchangeReply reply;
   ASSERT_EQ("OK", Text(stub->Exchange(&context, request, &reply)));
   EXPECT_EQ("c|", reply.payload());
@@ -559,10 +525,7 @@ TEST(ServerInterceptorsTest, AHandleThatOutlivesItsCallSaysThatTheCallHasEnded) 
   for (int i = 0; i < 4; ++i) {
     grpc::ClientContext context;
     SetDeadline(&context, 20);
-    auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-    ASSERT_TRUE(url.ok()) << url.status();
-    test::ExchangeRequest request;
-    request.add_urls(url->ToString());
+    const auto request = RequestWith(&context, {"c"});
     test::ExchangeReply reply;
     ASSERT_EQ("OK", Text(stub->Exchange(&context, request, &reply)));
     if (i == 0) {
@@ -602,10 +565,7 @@ TEST(ServerPortsTest, TwoPathsOfOneBuilderAndATcpPortBeside) {
         LongFormChannel(path, CreatorsOf(MakeClientInterceptorFactory(*fd_channel))));
     grpc::ClientContext context;
     SetDeadline(&context, 20);
-    auto url = FromContext(&context)->SendFd(MemoryFile("c"));
-    ASSERT_TRUE(url.ok()) << url.status();
-    test::ExchangeRequest request;
-    request.add_urls(url->ToString());
+    const auto request = RequestWith(&context, {"c"});
     test::ExchangeReply reply;
     ASSERT_EQ("OK", Text(stub->Exchange(&context, request, &reply))) << path;
     EXPECT_EQ("c|", reply.payload());
