@@ -1,12 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ChannelCore: what an FdChannel is made of. Keeps one session with the server and makes a new one
-// when there is none. It knows no calls: they ask it for the session.
+// ChannelCore: the inside of an FdChannel. It keeps one session with the server and makes a new one
+// when there is none. It does not know calls: they ask it for the session.
 //
-// It never connects on the thread that asks. That thread may be gRPC's own, and a unix connect(2)
-// blocks for as long as the server's backlog is full. Whoever finds no session is put aside; the
-// poller connects, shakes hands and goes on with it.
+// It never connects on the calling thread. That thread may be gRPC's own, and a unix connect(2)
+// blocks while the server's backlog is full. A request that finds no session is put aside; the
+// poller connects, shakes hands and then completes the request.
 #ifndef GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
 #define GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
 
@@ -44,7 +44,7 @@ namespace internal {
 // Thread-safe.
 class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
  public:
-  // With a new token. INVALID_ARGUMENT if the limits make no sense.
+  // With a new token. INVALID_ARGUMENT if the limits contradict each other.
   static absl::StatusOr<std::shared_ptr<ChannelCore>> Create(SocketAddress address,
                                                              const FdChannelOptions& options);
   // The same, to a server of this process.
@@ -71,26 +71,26 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   FdRegistry& registry() { return *registry_; }
   FdChannelStats stats() const;
 
-  // The session that calls start on, if there is one and it lives.
+  // The session that calls start on; null if there is none or it is dead.
   std::shared_ptr<Session> LivingSession() const;
-  // Names a call in the sessions of this channel.
+  // A new id for a call in the sessions of this channel.
   uint64_t NextCallId() { return next_call_id_.fetch_add(1, std::memory_order_relaxed); }
 
-  // What a call met with before it asked for a session.
+  // What the call experienced before it asked for a session.
   enum class Before {
     kNothing,
-    kLost,    // A session that was there, and then was not: that may happen to anybody.
-    kFailed,  // One that was dead when it came. The next one is not made at once.
+    kLost,    // A session that existed ended: any call may see that.
+    kFailed,  // The session was dead when it came. The next one is not made at once.
   };
   struct SessionRequest {
     std::weak_ptr<const void> owner;  // The call: for GiveUp. Not tried again once it is gone.
     absl::Time deadline = absl::InfiniteFuture();
-    // A server that cannot be reached is tried again until the deadline. Without it one failed
-    // attempt to connect is UNAVAILABLE.
+    // If true, connects again until the deadline. If false, the first failed attempt to connect is
+    // UNAVAILABLE.
     bool wait_for_ready = false;
     Before before = Before::kNothing;
   };
-  // `made`: the session is a new one, made for whoever waited for it.
+  // `made`: the session is new, made for those who waited for it.
   using SessionCallback = std::function<void(absl::StatusOr<std::shared_ptr<Session>>, bool made)>;
 
   // Finds the session, connecting first if need be. Never blocks; `done` is called once, on the
@@ -162,7 +162,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // Who the server is, if the program asks, and whether the program takes it.
   absl::Status AuthorizeServer(PeerCredentials* server) const;
   void Established(const HelloReply& reply, UniqueFd socket, PeerCredentials server);
-  // The session has what is registered: calls may start on it.
+  // The session has all registered descriptors: calls may start on it.
   void Publish(const std::shared_ptr<Session>& session);
   void Failed(const absl::Status& status, bool may_pass);
   void Expire(const Pending* pending);

@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // FdRegistry: the session-scoped descriptors that a client channel has registered. It keeps them
-// for the channel's life and sends them to each new session before any call is started on it, under
-// the same indices: so a URL that a program made once stays good when the server was restarted.
+// for the channel's life and sends them to each new session before any call starts on it, under the
+// same indices. So a URL that a program made once stays valid when the server restarts.
 //
-// How people get it wrong: they register what is there when the session is made, and then publish
-// the session. What was registered in between is in neither. Here "nothing is left to send" and
-// "this is the session to send to" are one step under the lock.
+// Finding that nothing is left to send and publishing the session are one step under the lock. In
+// two steps, a descriptor that is registered in between would never be sent to the new session, and
+// its URL would name nothing there.
 #ifndef GRPCFD_FDCHANNEL_CLIENT_FD_REGISTRY_H_
 #define GRPCFD_FDCHANNEL_CLIENT_FD_REGISTRY_H_
 
@@ -55,7 +55,7 @@ class FdRegistry : public std::enable_shared_from_this<FdRegistry> {
     uint64_t sent = 0;                   // Generation of the last session that has it.
     uint64_t failed = 0;                 // Generation of the last session that did not take it.
     bool sending = false;                // To the session of the present generation.
-    bool withdrawn = false;              // While it was being sent: whoever sends it sees to it.
+    bool withdrawn = false;              // While it was being sent; the sender then withdraws it.
   };
 
   void Withdraw(uint32_t index);
@@ -71,7 +71,7 @@ class FdRegistry : public std::enable_shared_from_this<FdRegistry> {
 
   Mutex mutex_;
   std::map<uint32_t, Entry> entries_ ABSL_GUARDED_BY(mutex_);
-  // Counts the sessions; the last of them, and whether it has all there is but what failed.
+  // Counts the sessions. The last of them, and whether it has all but those that failed.
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
   std::weak_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
   bool attached_ ABSL_GUARDED_BY(mutex_) = false;

@@ -3,13 +3,13 @@
 //
 // QuotaLedger: how many descriptors and sessions a server holds, in total and for each user.
 //
-// Why it exists: a session's window bounds one client process, but a user may start many. And what
-// one user holds must never keep another user out: nobody gets more than half of the total.
+// Why it exists: a session's window bounds one client process, but a user may start many.
+// What one user holds must never keep another user out: nobody gets more than half of the
+// total.
 //
-// How people get it wrong: sums that overflow (dbus-broker 19), counts kept per connection when the
-// resource is the process's, and a release that is forgotten on one of the error paths. All
-// arithmetic here is 64-bit over 32-bit limits, and charges are released by the objects that hold
-// what was charged.
+// Limits are of the process, not of a connection. All arithmetic is 64-bit over 32-bit
+// limits, so sums cannot overflow. A charge is released by the object that holds what was
+// charged, so no error path forgets it.
 #ifndef GRPCFD_FDCHANNEL_SERVER_QUOTA_H_
 #define GRPCFD_FDCHANNEL_SERVER_QUOTA_H_
 
@@ -30,7 +30,7 @@ namespace internal {
 
 // `limits` with every 0 replaced by what it stands for at a soft RLIMIT_NOFILE of `nofile`.
 // FAILED_PRECONDITION, with the sum spelled out, if all limits together do not fit into it;
-// INVALID_ARGUMENT for a limit that makes no sense (a window smaller than a call's descriptors,
+// INVALID_ARGUMENT for limits that contradict (a window smaller than a call's descriptors,
 // say). `nofile` may be RLIM_INFINITY.
 absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile);
 

@@ -1,14 +1,14 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServerCore: what an FdServer is made of: the sessions by token, their quotas, and the thread that
-// looks after them. Listener: one listening socket of it. Accepts, reads the first bytes, keeps
-// hellos and hands all other connections on.
+// ServerCore: what an FdServer is made of: the sessions by token, their quotas, and the
+// thread that looks after them. Listener: one of its listening sockets. It accepts
+// connections, reads their first bytes, keeps hellos and hands all other connections on.
 //
-// How people get it wrong: they decide by peeking. A peer that sends one byte and stalls makes a
-// level-triggered poll return at once, for ever. Here the bytes are read, and handed on with the
-// connection. And they let a flood of silent connections occupy all descriptors: here those are
-// counted, timed, and when there are too many the user who has most of them loses the oldest.
+// The first bytes are read, not peeked: a peer that sends one byte and stalls would make a
+// level-triggered poll return at once, for ever. Connections that are still silent are
+// counted and timed. When there are too many, the user who has most of them loses the
+// oldest.
 #ifndef GRPCFD_FDCHANNEL_SERVER_SERVER_CORE_H_
 #define GRPCFD_FDCHANNEL_SERVER_SERVER_CORE_H_
 
@@ -53,7 +53,7 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   ~ServerCore() override;
 
   const ServerLimits& limits() const { return limits_; }
-  // What calls of `method` ("/package.Service/Method") may bring; null: everything.
+  // What calls of `method` ("/package.Service/Method") may bring. Null: everything.
   std::shared_ptr<const ReceivePolicy> PolicyFor(absl::string_view method) const;
   const FdServerOptions& options() const { return *options_; }
 
@@ -73,7 +73,7 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   // Cuts all sessions and refuses new ones.
   void ShutDown();
 
-  // On a thread where it holds up nobody but `uid`, who sent them. Once there is a Listener.
+  // On a thread where it delays nobody but `uid`, who sent them. Needs a Listener.
   void CloseLater(uid_t uid, FdVector fds);
   // The same for a client's connection, and what came with it.
   void CloseClientLater(UniqueFd connection, FdVector fds);
@@ -129,9 +129,9 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_session_id_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<Token, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
-  // Those of sessions_ that have died, of each user, oldest first, with what they held then. Calls
-  // may have taken some since: what the program is too slow to take counts as long as what nobody
-  // comes for.
+  // The dead ones of sessions_, of each user, oldest first, with what they held when they died.
+  // Calls may have taken some since: what the program is slow to take counts as long as what no
+  // call asks for.
   struct Dead {
     Token token;
     uint64_t session_id;
@@ -164,13 +164,13 @@ class Listener : public std::enable_shared_from_this<Listener> {
   ~Listener();
 
   // Begins to accept. Clients that connected before are waiting in the backlog. If the kernel lacks
-  // the memory for it now, it begins when there is some: whoever starts a listener may have a
-  // running server already, and nobody to tell. FAILED_PRECONDITION if it was stopped.
+  // the memory for it now, it begins when there is some: the caller may have a running server
+  // already, and nobody to report the failure to. FAILED_PRECONDITION if it was stopped.
   absl::Status Start();
-  // Ends accepting, and closes the listening socket and the connections that have not said what
-  // they are; soon, on the poller's thread. Never blocks. Sessions go on.
+  // Stops accepting, and closes the listening socket and the connections that have not said what
+  // they are: soon, on the poller's thread. Never blocks. Sessions go on.
   void StopAsync();
-  // The same, and when it returns it is done. Not on the poller's thread.
+  // The same; all is closed when it returns. Not to be called on the poller's thread.
   void Stop();
 
  private:
@@ -201,7 +201,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void StopAccepting();
   void Pause();
   void TryAgainLater();
-  // After accept(2) said that there is no descriptor left, or no memory.
+  // After accept(2) failed for want of a descriptor or memory.
   void OnExhausted();
   bool RejectOne();
   void Admit(UniqueFd connection);
@@ -210,7 +210,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   void AnswerHello(HalfOpen* half_open);
   void SendAnswer(HalfOpen* half_open);
   std::unique_ptr<HalfOpen> Detach(HalfOpen* half_open);
-  // Detaches and closes it, where that holds nobody up: what it has not read may hold descriptors.
+  // Detaches and closes it where that delays nobody: unread data may hold descriptors.
   void Drop(HalfOpen* half_open);
   void CloseConnection(uid_t uid, UniqueFd connection);
   void StopOnPoller();

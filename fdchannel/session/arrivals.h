@@ -57,7 +57,7 @@ class Arrivals {
 
   // --- Calls ---
 
-  // Makes `inbox` the one of its call, with what came early. See Session::Attach.
+  // Makes `inbox` its call's, with what came early. See Session::Attach.
   void Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes,
               DeferredCloses* closes);
   // The inbox of a call that has begun, or has descriptors here; null if there is none.

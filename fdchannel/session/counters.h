@@ -1,12 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Counters: where the numbers of grpcfd/stats.h are kept while they grow.
+// Counters: the numbers of grpcfd/stats.h while they grow.
 //
-// Sessions come and go, and the sum over them must never go down, not even for the moment between
-// a session's end and its numbers' being added elsewhere. So each session has a Counters of its own
-// (no memory that all sessions write to), which its owner, the CounterSum, adds up; what a session
-// leaves behind is folded into the sum, and the session out of the list, under one lock.
+// Sessions come and go, and the sum over them must never go down, not even between a session's end
+// and the moment when its numbers are added elsewhere. So each session has Counters of its own (it
+// shares no memory with other sessions), and its owner, the CounterSum, adds them up. When a
+// session ends, one lock covers folding its numbers into the sum and taking it off the list.
 //
 // Thread-safe.
 #ifndef GRPCFD_FDCHANNEL_SESSION_COUNTERS_H_
@@ -106,7 +106,7 @@ class CounterSum;
 
 class Counters {
  public:
-  // Of a session that nobody sums up.
+  // Of a session whose numbers are not summed up.
   Counters() = default;
   // Made by CounterSum::Open().
   explicit Counters(std::shared_ptr<CounterSum> sum);

@@ -1,12 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// CreditOwed: when the peer is told that it may send again.
+// CreditOwed: decides when the peer is told that it may send again.
 //
 // The peer counts what it has sent against its window until this end gives credit. Telling it of
 // each descriptor would cost a system call each, so credit is given by quarters of the window. But
-// nothing may be owed while the peer could be waiting for it. Four rules see to that:
-//  1. What is owed is never so much that a full call would not fit beside it.
+// nothing may be owed while the peer could be waiting for it. Four rules ensure that:
+//  1. What is owed is never so much that a full call does not fit beside it.
 //  2. While so much is here that a full call does not fit, credit follows at once.
 //  3. A peer that has filled its window once is likely to do so again. For a while, credit also
 //     follows when everything that is here is disposed of: how much waits in the socket is not
@@ -64,7 +64,7 @@ class CreditOwed {
   }
   uint64_t told() const { return told_; }
 
-  // A call has ended for which the peer may have sent a call's descriptors, with nobody asking.
+  // A call has ended for which the peer may have sent descriptors that nobody asked for.
   void MayHaveSent() {
     unasked_ += call_;
     ++calls_;

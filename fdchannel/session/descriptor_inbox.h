@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// DescriptorInbox: what one call has received, and what there is to say to somebody who asks for
-// one of its descriptors.
+// DescriptorInbox: what one call has received, and the answer to a request for one of its
+// descriptors.
 //
 // It holds no lock and makes no system call: the session that it is attached to guards it, and
 // closes what it gives out.
@@ -37,7 +37,7 @@ std::string CallName(const CallKey& key);
 // (Session::End) before it is destroyed.
 class DescriptorInbox {
  public:
-  // Descriptors of one call that are remembered, taken and refused ones included. They are
+  // How many descriptors of one call are remembered, with taken and refused ones. They are
   // forgotten from the lowest index up, so a peer that leaves one out could have them grow for
   // ever.
   static constexpr size_t kMostSlots = 1 << 16;
@@ -45,7 +45,7 @@ class DescriptorInbox {
   struct Slot {
     uint32_t index;
     bool taken;
-    bool refused;  // By the policy: closed, and nobody may have it.
+    bool refused;  // By the policy: closed, never given out.
     DevIno dev_ino;
     FdFacts facts;
     UniqueFd fd;
@@ -53,7 +53,7 @@ class DescriptorInbox {
     bool gone() const { return taken || refused; }
   };
 
-  // What there is to say of a descriptor that somebody asks for.
+  // The answer to a request for a descriptor.
   enum class Answer {
     kHere,
     kWait,       // It may still come.
@@ -87,7 +87,7 @@ class DescriptorInbox {
   bool over() const { return over_; }
   bool sends_cancelled() const { return sends_cancelled_; }
   uint32_t announced() const { return announced_ - holes_; }
-  // Why the call's descriptors are not to be had, if so.
+  // Why the call's descriptors cannot be had; OK if they can.
   const absl::Status& failure() const { return failure_; }
 
   // The call begins. Below `announced` are the indices that the peer has sent before, all but
@@ -110,7 +110,7 @@ class DescriptorInbox {
 
   // Whether all that was announced has come.
   bool AnnouncedCame() const { return came_ >= announced_ - holes_; }
-  // Whether a look at the socket that finds it empty settles who asks for `url`.
+  // Whether finding the socket empty settles a waiter for `url`.
   bool LookSettles(const InodeUrl& url) const;
 
   Slot* Find(uint32_t index);
@@ -121,7 +121,7 @@ class DescriptorInbox {
   absl::Status Explain(const Finding& finding, const InodeUrl& url, const std::string& peer) const;
   // Whether a descriptor of this file has come.
   bool Knows(const DevIno& dev_ino) const;
-  // The URLs, by index, of what nobody has taken.
+  // The URLs, by index, of what was not taken.
   std::vector<InodeUrl> Untaken();
 
   // Whether all indices from `first` on are new and higher than any that came: the usual case.
@@ -129,17 +129,17 @@ class DescriptorInbox {
     return slots_.empty() ? first >= forgotten_below_ : first > slots_.back().index;
   }
   bool Came(uint32_t index) { return index < forgotten_below_ || Find(index) != nullptr; }
-  // Room for so many more in one piece, if there are none yet.
+  // Makes room for so many in one piece, if there are none yet.
   void Reserve(size_t count) {
     if (slots_.empty()) slots_.reserve(count);
   }
-  // Enters one that has not come before. The pointer is good until the next change.
+  // Enters one that has not come before. The pointer is valid until the next change.
   Slot* Add(uint32_t index, const DevIno& dev_ino, const FdFacts& facts, UniqueFd fd);
   // Whether the call's policy refuses it.
   bool Refuses(const Slot& slot) const {
     return policy_ != nullptr && !Accepts(*policy_, slot.facts, slot.index);
   }
-  // The descriptor of `slot`, which has one. The slot may be forgotten by that.
+  // Takes the descriptor of `slot`, which has one. The slot may then be forgotten.
   UniqueFd Take(Slot* slot);
   // Forgets those at the low end that are gone, if they are many. False if too many are left.
   bool Tidy();

@@ -4,20 +4,20 @@
 // InFlight and InFlightBudget: descriptors that were sent and that the peers have not read, of one
 // session and of all sessions of a server (or of one client channel).
 //
-// Why it exists: the kernel charges descriptors in flight to the user of the *sender*, all its
-// processes together, and at RLIMIT_NOFILE refuses every further one with ETOOMANYREFS (unix(7);
-// net/unix/scm.c, too_many_unix_fds). 63 clients that never read, each within its window of 64,
-// would take 4032, and a server with the usual limit of 1024 could send to nobody any more. So
-// there is a budget, and shares in it:
-//  - A third is divided by the number of sessions that there may be; each has its part for certain,
-//    whoever came before.
+// Why it exists: the kernel charges descriptors in flight to the user of the *sender*,
+// all its processes together, and at RLIMIT_NOFILE refuses every further one with
+// ETOOMANYREFS (unix(7); net/unix/scm.c, too_many_unix_fds). 63 clients that never
+// read, each within its window of 64, would take 4032, and a server with the usual
+// limit of 1024 could send to nobody any more. So there is a budget, with shares:
+//  - A third is divided by the greatest number of sessions. Each is sure of its part, even the one
+//    that comes last.
 //  - Of the rest a user may have three quarters of what the other users leave, and a session its
-//    window, scaled down by how much of its user's part its other sessions use. So as the budget
-//    fills every session's share shrinks alike.
+//    window, scaled down by how much of its user's part its other sessions use. As the budget
+//    fills, every session's share shrinks alike.
 //
-// How people get it wrong: they believe the peer's credit, or free what a session had in flight
-// when the session ends. It is in flight until the peer reads it or closes its end, which a hostile
-// one does not do; connecting again and again it would have the server pile up any number. See
+// A descriptor is in flight until the peer reads it or closes its end, also after the
+// session has ended. The peer's credit does not prove that it was read, and a hostile
+// peer that reconnects again and again could otherwise pile up any number. See
 // linger.h.
 //
 // How it is counted: SIOCOUTQ says how many frames the peer has not read (unread_frames.h). Asking

@@ -5,8 +5,8 @@
 // to no call, and that any call of the session may name. See PROTOCOL.md, "Session-scoped
 // descriptors".
 //
-// How people get it wrong: they forget an entry that could not be kept, and whoever names it then
-// waits for it, or is told that it was never there. Here it stays, with the reason.
+// A descriptor that could not be kept stays listed with the reason, so that a call that names it
+// gets that reason at once.
 #ifndef GRPCFD_FDCHANNEL_SESSION_SCOPED_TABLE_H_
 #define GRPCFD_FDCHANNEL_SESSION_SCOPED_TABLE_H_
 
