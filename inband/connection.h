@@ -7,18 +7,18 @@
 // The outer socket leads to the peer, and descriptors come and go with its bytes. The inner one
 // leads to gRPC in this process, and knows bytes only.
 //
-// What holds, and how people get it wrong:
+// Invariants:
 //
-// A descriptor is kept before the byte it came with, or any byte after that, is given to gRPC. So a
-// call finds what it names without waiting, though nothing says which call a descriptor is for.
+// A descriptor is kept before gRPC gets the byte that it came with, or any later byte. So a call
+// finds what it names without waiting, though nothing says which call a descriptor is for.
 //
 // What was queued before gRPC wrote some bytes leaves before the last of them, if there is a byte
-// for each. The queue is looked at after the bytes were read, never before.
+// for each. The queue is read after the bytes, never before.
 //
-// One sendmsg(2) carries one descriptor: a peer that reads with room for some descriptors only
-// loses none. One that sends less than asked has sent its descriptor, with the first byte.
+// One sendmsg(2) carries one descriptor: a peer that reads with room for few descriptors loses
+// none. If sendmsg(2) sends less than asked, the descriptor went with the first byte.
 //
-// Nothing blocks. A side that does not read stops the other side from being read.
+// Nothing blocks. If one side does not read, the other side is not read either.
 #ifndef GRPCFD_INBAND_CONNECTION_H_
 #define GRPCFD_INBAND_CONNECTION_H_
 

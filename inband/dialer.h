@@ -4,13 +4,13 @@
 // Dialer: the client's end. gRPC connects to a private address of this process; for each such
 // connection the dialer makes one to the real target, and relays between the two.
 //
-// Why it exists: gRPC C++ does not let anybody near the sockets of its channels, and one that is
-// given a connected socket cannot make the next one when that breaks. So gRPC keeps doing what it
-// does, handshakes, reconnects and backoff included, and the relay stands in between.
+// Why it exists: gRPC C++ gives no access to the sockets of its channels, and a channel
+// made from a connected socket cannot connect again when that breaks. So gRPC keeps doing
+// what it does, handshakes, reconnects and backoff included, and the relay stands in
+// between.
 //
-// How people get it wrong: they listen where everybody may connect, and lend this process's
-// identity (SO_PEERCRED at the target) to whoever does. Here the address is random, and only
-// connections from this very process are served.
+// The relay lends this process's identity (SO_PEERCRED at the target) to whoever connects
+// to it. So its address is random, and it serves only connections from this very process.
 #ifndef GRPCFD_INBAND_DIALER_H_
 #define GRPCFD_INBAND_DIALER_H_
 

@@ -3,18 +3,18 @@
 //
 // LazySocket: a unix stream socket whose bytes are read at once and taken out of the kernel later.
 //
-// Why it exists: taking bytes out of a unix socket tells their sender that it has room again
-// (unix_write_space in net/unix/af_unix.c), whether or not it ever ran out of it. gRPC and Go's
-// runtime ask epoll for EPOLLOUT for the life of a connection, so each read here wakes a thread
-// there, for nothing, and that thread often runs before this one can write what it has read. So
-// small reads peek (MSG_PEEK with SO_PEEK_OFF, socket(7)), and what was peeked is taken out
-// afterwards, much of it at once.
+// Why it exists: taking bytes out of a unix socket tells their sender that it has
+// room again (unix_write_space in net/unix/af_unix.c), whether or not it ever ran out
+// of it. gRPC and Go's runtime ask epoll for EPOLLOUT for the life of a connection,
+// so each read here wakes a thread there for nothing, and that thread often runs
+// before this one can write what it has read. So small reads peek (MSG_PEEK with
+// SO_PEEK_OFF, socket(7)), and what was peeked is taken out afterwards, much of it at
+// once.
 //
-// How people get it wrong:
-//  * They never take it out. The sender's buffer fills, and it waits for somebody who waits for it.
-//    Whoever reads must see to it that Settle() comes soon, whatever happens.
-//  * They close the socket before. The other end then gets ECONNRESET in place of the end of the
-//    stream. Close() settles first.
+// The reader must see to it that Settle() is called soon, whatever happens. Otherwise
+// the sender's buffer fills, and both ends may wait for each other. Close() settles
+// first: if a socket is closed with unread bytes in it, the other end gets ECONNRESET
+// instead of the end of the stream.
 #ifndef GRPCFD_INBAND_LAZY_SOCKET_H_
 #define GRPCFD_INBAND_LAZY_SOCKET_H_
 

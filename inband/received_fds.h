@@ -3,14 +3,14 @@
 //
 // ReceivedFds: the descriptors that came on one connection, and who waits for one.
 //
-// Why it exists: on this wire a descriptor belongs to no call. It is kept under its (dev, ino), and
-// whoever asks gets a duplicate: any call of the connection, any number of times, before or after
-// it came.
+// Why it exists: on this wire a descriptor belongs to no call. It is kept under its
+// (dev, ino). Any call of the connection can get a duplicate, any number of times,
+// before or after it came.
 //
-// How people get it wrong: they keep everything until the connection closes, as Go does, and a
-// client with one new file for each call fills the server's descriptor table. Here the least
-// recently used goes when there are too many, and whoever asks for it afterwards is told so instead
-// of waiting for it.
+// The number kept is limited: a client with one new file for each call would otherwise
+// fill the server's descriptor table. Above the limit the least recently used one is
+// closed, and a call that asks for it afterwards gets an error instead of waiting for
+// it.
 #ifndef GRPCFD_INBAND_RECEIVED_FDS_H_
 #define GRPCFD_INBAND_RECEIVED_FDS_H_
 

@@ -6,10 +6,10 @@
 //
 // How a call finds its connection: gRPC tells a server's handler the address of its peer. Each
 // connection goes to gRPC by a socket pair whose other end has an address of its own, a random
-// abstract name; so peer() is the name of the connection.
+// abstract name, so peer() identifies the connection.
 //
-// How people get it wrong: they let the kernel choose the name (autobind). It has a million of
-// those, and a call that outlives its connection may find the next one's descriptors.
+// The kernel does not choose the names (autobind): it has a million, and a call that outlives its
+// connection could find the descriptors of another one.
 #ifndef GRPCFD_INBAND_RELAY_H_
 #define GRPCFD_INBAND_RELAY_H_
 

@@ -3,13 +3,13 @@
 //
 // SendQueue: the descriptors that are to leave on one connection, and a memory of those that left.
 //
-// Why it exists: a descriptor can leave only with a byte, and the bytes are gRPC's. So it waits
-// here for the next one. The memory answers whether the peer would keep what is sent: it keeps the
-// first descriptor of an inode and drops all others without a word.
+// Why it exists: a descriptor can leave only with a byte, and the bytes are
+// gRPC's, so it waits here for the next one. The memory tells whether the peer
+// would keep it: a peer keeps the first descriptor of an inode and silently drops
+// all others.
 //
-// How people get it wrong: they compare (dev, ino) with what was sent and refuse the same file too,
-// or compare nothing. To tell an open file from another one of the same inode it takes a descriptor
-// of the first; so some that were sent stay open here, a bounded number.
+// Equal (dev, ino) need not mean the same open file. Comparing takes a descriptor
+// of the first, so a bounded number of those that were sent stay open here.
 #ifndef GRPCFD_INBAND_SEND_QUEUE_H_
 #define GRPCFD_INBAND_SEND_QUEUE_H_
 
