@@ -67,14 +67,14 @@ class Call : public FdTransceiver {
   // message that was read from it is among them. Empty for a call to which nothing can come.
   // Errors as Session::Arrived, and FAILED_PRECONDITION for a call that was not made yet.
   virtual absl::StatusOr<std::vector<InodeUrl>> Arrived() = 0;
-  // Who closes what came with it; null if nothing can have come.
+  // Closes what came with it; null if nothing can have come.
   virtual std::shared_ptr<Reaper> reaper() = 0;
   // Takes the indices of `urls` for forwarding, and removes those from the list that were taken so
   // before. FAILED_PRECONDITION, with nothing taken, if one is in use otherwise, or nothing can be
   // sent any more; INVALID_ARGUMENT for more than the peer takes. Also returns what went wrong
   // since with SendClaimedLater.
   virtual absl::Status ClaimIndices(std::vector<InodeUrl>* urls) = 0;
-  // Nothing was sent under this index after all.
+  // Undoes the claim of this index: nothing was sent under it.
   void UnclaimIndex(uint32_t index);
   // How many the peer of this call may send with it before it is made.
   virtual size_t MaxAtOnce() = 0;
@@ -86,8 +86,8 @@ class Call : public FdTransceiver {
   // Sends what was claimed, by index. Waits for room as SendFd does; same errors.
   virtual absl::Status SendClaimed(IndexedFds fds) = 0;
   // The same for one, without waiting: as soon as there is room. For streams. What has come may be
-  // ahead of the message that the forwarder has in hand, and fill the next window; only who gets
-  // that message can make room there. `done` is called when it is sent, or cannot be.
+  // ahead of the message that the forwarder has in hand, and fill the next window; only the
+  // receiver of that message can make room there. `done` is called when it is sent, or cannot be.
   virtual void SendClaimedLater(IndexedFd fd, std::function<void()> done) = 0;
 
   absl::StatusOr<InodeUrl> SendBorrowed(BorrowedFd fd) final;

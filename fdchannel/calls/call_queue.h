@@ -20,7 +20,7 @@
 namespace grpcfd {
 namespace internal {
 
-// Thread-compatible. Closes nothing but in its destructor: what it gives up, the caller closes
+// Thread-compatible. Closes nothing except in its destructor: the caller closes what it gives up,
 // without a lock.
 class CallQueue {
  public:
@@ -38,7 +38,7 @@ class CallQueue {
   void Insert(IndexedFd fd);
   void Insert(IndexedFds fds);
   IndexedFd Remove(const InodeUrl& url);
-  // Who closes those that were received, if nobody was named.
+  // Closes received ones that have no reaper of their own.
   void DefaultTo(const std::shared_ptr<Reaper>& reaper);
 
   // They are sent by number from here to EndUse(): none is given up meanwhile. Uses may overlap.

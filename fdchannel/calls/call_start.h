@@ -18,8 +18,8 @@
 namespace grpcfd {
 namespace internal {
 
-// Whether a start met a server that went away unnoticed. Nothing was sent then, so the call can
-// have the next session.
+// Whether the server had gone away unnoticed when the call started. Nothing was sent then, so the
+// call can use the next session.
 bool MetDeadSession(const absl::Status& status, const Session& session);
 
 // Starts `call`, which is in ClientCall's phase "starting" or between two attempts, if that needs

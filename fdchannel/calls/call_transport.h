@@ -1,12 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// CallTransport: what carries the descriptors of one call, or of one attempt of it, to the peer and
-// back. A session does (session_transport.h), and so does gRPC's own connection (inband). What a
-// call is stands above it, once for all wires: client_call.h, server_call.h.
+// CallTransport: carries the descriptors of one call, or of one attempt of it, both ways. There are
+// two: a session (session_transport.h) and gRPC's own connection (inband). The call's own state is
+// above it, once for all wires: client_call.h, server_call.h.
 //
-// How a transport is started is its own affair: a session may have to wait for room, a connection
-// takes what is queued at once. The rest is here.
+// Each kind of transport is started in its own way: a session may have to wait for room, a
+// connection takes what is queued at once. The rest is here.
 #ifndef GRPCFD_FDCHANNEL_CALLS_CALL_TRANSPORT_H_
 #define GRPCFD_FDCHANNEL_CALLS_CALL_TRANSPORT_H_
 
@@ -55,7 +55,7 @@ class CallTransport {
   virtual size_t max_to_receive() const = 0;
   // For messages.
   virtual std::string peer() const = 0;
-  // Who closes what came by it.
+  // Closes what came by it.
   virtual std::shared_ptr<Reaper> reaper() const = 0;
   // Whether any descriptor ever came, if it is not known for which call.
   virtual bool AnyCame() const = 0;
@@ -79,9 +79,9 @@ class CallTransport {
   // The URLs, by index, of what has come and was not taken; as Session::Arrived.
   virtual absl::StatusOr<std::vector<InodeUrl>> Arrived() = 0;
 
-  // The call was cancelled: whoever waits, or asks later for what is not there, gets CANCELLED.
+  // The call was cancelled: waits, and later requests for what is not there, get CANCELLED.
   virtual void Cancel() = 0;
-  // The same for those who wait to send only.
+  // The same, only for waits to send.
   virtual void CancelSends() = 0;
   // The peer has ended the call: what has not come is NOT_FOUND.
   virtual void Complete() = 0;

@@ -1,11 +1,11 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ClientCall: the descriptors of one call, at the client. What FromContext(ClientContext*) hands
-// out.
+// ClientCall: the descriptors of one call, at the client, whichever wire carries them.
+// FromContext(ClientContext*) returns it.
 //
-// Before the call starts its descriptors are queued here: nobody knows yet on which channel it will
-// be made. The queue owns what is in it: a number could be another file's by the time it is sent.
+// Before the call starts its descriptors are queued here: its channel is not known yet. The queue
+// owns what is in it: by the time it is sent, a borrowed number could be another file's.
 // Starting gives the call a transport (call_transport.h) and sends what is queued, in one frame if
 // it fits. After that a streaming call sends more as they come.
 //
@@ -127,20 +127,20 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   absl::Status StartOnConnection(const std::shared_ptr<CallTransport>& transport,
                                  absl::FunctionRef<absl::Status(IndexedFds*)> send);
 
-  // The call goes out without descriptors, or not at all: all methods report `why` from now on.
+  // The call goes out without descriptors, or is not made: all methods report `why` from now on.
   // What is queued is closed, and what waits for room leaves the line.
   void FailStart(const absl::Status& why);
   // Of a start per attempt: there will be no further attempt, and what was kept for one is closed.
   // If there was none at all, as FailStart(why).
   void Commit(const absl::Status& why);
-  // The call's context has gone: no attempt is begun any more, and one that waits for room does so
-  // no longer. CANCELLED for both.
+  // The call's context has gone: later attempts, and one that waits for room, are CANCELLED. No
+  // attempt begins after this.
   void GiveUp();
   // Of the attempt that has started last; not bound() if there is none.
   CallMetadata metadata() const;
 
-  // The RPC was cancelled: whoever waits for a descriptor gets CANCELLED. The server has ended it:
-  // NOT_FOUND for what it has not sent. Nothing can be sent after either. Neither blocks.
+  // The RPC was cancelled: waits for a descriptor get CANCELLED. The server has ended it: NOT_FOUND
+  // for what it has not sent. Nothing can be sent after either. Neither blocks.
   void OnCancelled();
   void OnEnded();
 
@@ -169,7 +169,7 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   absl::StatusOr<std::shared_ptr<SessionTransport>> BeginAttempt(
       const std::shared_ptr<Session>& session, uint64_t call_id, FormerAttempt* former)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The call has started, and says this.
+  // The call has started, and its RPC says this.
   void Begun(const CallMetadata& said, IndexedFds* given_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether what is sent is kept for another attempt.
   bool keeps() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -180,7 +180,7 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   CondVar started_;
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kQueueing;
   absl::Status without_ ABSL_GUARDED_BY(mutex_);
-  // Why nothing can be sent any more, though what came can be had.
+  // Why nothing more can be sent; what came can still be received.
   absl::Status over_ ABSL_GUARDED_BY(mutex_);
   // While keeps(), all that was sent.
   CallQueue queue_ ABSL_GUARDED_BY(mutex_);

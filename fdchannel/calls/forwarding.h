@@ -3,9 +3,9 @@
 //
 // Passes the descriptors of one call on to the next; grpcfd/forward.h is the public form.
 //
-// The messages set the pace: whoever has read a message finds the descriptors that were sent before
-// it in the socket, and passes them on before the message. A thread of its own that forwards what
-// arrives as it arrives would race the message that names it.
+// The messages set the pace: after reading a message, the forwarder finds the descriptors that were
+// sent before it in the socket, and passes them on before the message. A separate thread that
+// forwarded each descriptor as it arrives would race the message that names it.
 #ifndef GRPCFD_FDCHANNEL_CALLS_FORWARDING_H_
 #define GRPCFD_FDCHANNEL_CALLS_FORWARDING_H_
 

@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ServerCall: the descriptors of one call, at the server. What FromContext(ServerContextBase*)
-// hands out, whichever wire carries them.
+// ServerCall: the descriptors of one call, at the server, whichever wire carries them.
+// FromContext(ServerContextBase*) returns it.
 #ifndef GRPCFD_FDCHANNEL_CALLS_SERVER_CALL_H_
 #define GRPCFD_FDCHANNEL_CALLS_SERVER_CALL_H_
 
@@ -25,8 +25,8 @@
 namespace grpcfd {
 namespace internal {
 
-// Thread-safe. Descriptors that nobody took are closed by End(), or by the destructor. A handle may
-// outlive the call: its methods then say FAILED_PRECONDITION.
+// Thread-safe. End(), or the destructor, closes descriptors that were not taken. A handle may
+// outlive the call: its methods then return FAILED_PRECONDITION.
 class ServerCall final : public Call, public std::enable_shared_from_this<ServerCall> {
  public:
   struct Config {

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// SessionTransport: a session as what carries one call, at either end.
+// SessionTransport: carries one call by a session, at either end.
 #ifndef GRPCFD_FDCHANNEL_CALLS_SESSION_TRANSPORT_H_
 #define GRPCFD_FDCHANNEL_CALLS_SESSION_TRANSPORT_H_
 

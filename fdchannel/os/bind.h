@@ -4,12 +4,12 @@
 // BoundSocket: a listening unix socket, and the file it is bound to.
 //
 // Why it exists: the file of a unix socket outlives a server that crashed, and bind(2) refuses a
-// path that exists. Deleting what is there before binding is the usual answer, and it silently
-// takes the address away from a server that is alive.
+// path that exists. Deleting the file before binding is the usual answer, but it silently takes
+// the address away from a server that is alive.
 //
-// The mode is set on the socket before it is bound, so the file never has more of it than was asked
-// for, and before listen(2) it has all of it; the umask, which is the whole process's, is left
-// alone. A file is removed only if nobody answers there, under a lock that is held until the new
+// The mode is set on the socket before it is bound. So the file never has more of it than was asked
+// for, and it has all of it before listen(2). The umask, which is the whole process's, is left
+// alone. A file is removed only if no server answers there, under a lock that is held until the new
 // socket listens. At exit only the file that this socket made is removed.
 #ifndef GRPCFD_FDCHANNEL_OS_BIND_H_
 #define GRPCFD_FDCHANNEL_OS_BIND_H_
@@ -61,7 +61,7 @@ class BoundSocket {
                                            PassRights pass_rights = PassRights::kOff);
 
   BoundSocket(BoundSocket&&) = default;
-  BoundSocket& operator=(BoundSocket&& other) noexcept;  // Closes what it had.
+  BoundSocket& operator=(BoundSocket&& other) noexcept;  // Closes its old socket.
   ~BoundSocket() { Close(); }
 
   const UniqueFd& fd() const { return fd_; }

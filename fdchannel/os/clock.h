@@ -3,9 +3,9 @@
 //
 // MonotonicTime: the clock of all waits and time-outs of grpcfd.
 //
-// Why it exists: the wall clock (absl::Now, std::chrono::system_clock) steps, when NTP sets it or a
-// virtual machine resumes. A time-out by it lasts an hour longer, or ends at once. Deadlines that
-// gRPC and the program give are of the wall clock; each is turned once, where it comes in.
+// Why it exists: the wall clock (absl::Now, std::chrono::system_clock) steps when NTP sets it or a
+// virtual machine resumes. A time-out by it may last an hour longer, or end at once. Deadlines from
+// gRPC and the program are of the wall clock; each is converted once, where it comes in.
 // tools/check_clocks.py keeps the wall clock out of fdchannel/ and inband/.
 //
 // CLOCK_MONOTONIC, which stands still while the machine sleeps, and not CLOCK_BOOTTIME: both ends

@@ -3,11 +3,11 @@
 //
 // All code that touches ancillary data (cmsg(3)) lives in this pair of files.
 //
-// Why it exists: SCM_RIGHTS is easy to get nearly right. Everything that the kernel does behind
-// one's back is dealt with here, once:
-//  * recvmsg(2) installs descriptors in this process before anybody has looked at the message. So
-//    each one, from every header, is owned by a UniqueFd before the first check; a check that fails
-//    then cannot leak.
+// Why it exists: SCM_RIGHTS is easy to get nearly right. This is the one place that deals with what
+// the kernel does unasked:
+//  * recvmsg(2) installs descriptors in this process before the message has been checked. So each
+//    one, from every header, is owned by a UniqueFd before the first check; a check that fails then
+//    cannot leak.
 //  * MSG_CTRUNC means that descriptors were dropped: RLIMIT_NOFILE was reached or a security module
 //    refused one. errno says nothing, and *some* of the descriptors were installed. It is reported,
 //    never ignored.
@@ -16,8 +16,8 @@
 //    what the frame announced.
 //  * Without MSG_CMSG_CLOEXEC a concurrent fork+exec inherits what is being received; fcntl(2)
 //    afterwards is too late.
-//  * A stream socket drops the descriptors of a message without data in silence, so sending no
-//    bytes is refused.
+//  * A stream socket silently drops the descriptors of a message without data, so sending no bytes
+//    is refused.
 //  * A process that has closed its standard streams receives descriptors numbered 0 to 2, and then
 //    code that means the terminal uses them. What is received here is numbered 3 or higher.
 //
@@ -51,7 +51,7 @@ struct IoResult {
 };
 
 // Sends `data` with `fds` in one sendmsg(2). `data` must not be empty; `fds` may be, and holds at
-// most kMaxFdsPerMessage. EINVAL, without a system call, otherwise. On a stream socket fewer bytes
+// most kMaxFdsPerMessage. Otherwise EINVAL, without a system call. On a stream socket fewer bytes
 // than asked may be sent; the descriptors went with the first byte then and must not be sent again
 // with the rest. The descriptors stay the caller's: close them only afterwards.
 IoResult SendMessage(BorrowedFd socket, absl::Span<const char> data, absl::Span<const int> fds);

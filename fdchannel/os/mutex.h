@@ -6,7 +6,7 @@
 //
 // Why it exists: clang checks GUARDED_BY only on annotated types, which std::mutex is not in
 // libstdc++. abseil's Mutex is annotated, but Debian ships it built without ThreadSanitizer, which
-// then sees no lock at all and reports races that are none.
+// then sees no lock at all and reports false races.
 #ifndef GRPCFD_FDCHANNEL_OS_MUTEX_H_
 #define GRPCFD_FDCHANNEL_OS_MUTEX_H_
 

@@ -3,8 +3,8 @@
 //
 // SO_PASSRIGHTS: whether peers may send descriptors to a socket at all.
 //
-// Why it exists: whoever can connect to a socket can have descriptors wait in it, before anybody
-// has said hello. They are charged to nobody here, and dropping them can block: the last close of a
+// Why it exists: any process that can connect to a socket can leave descriptors in it, before the
+// hello. They are charged to nobody here, and dropping them can block: the last close of a
 // socket with SO_LINGER, or of a file in a FUSE mount, waits for the peer. Since Linux 6.16 a
 // receiver can refuse them at the sender: switched off, sendmsg(2) with descriptors to it is EPERM.
 // Sockets accepted from a listener inherit the setting, from the moment of connect(2) on (kernel
@@ -32,7 +32,7 @@ namespace internal {
 enum class PassRights {
   kOff,
   kOn,
-  kLeave,  // As the kernel has it: on. For tests of what happens on kernels without the option.
+  kLeave,  // The kernel's default: on. For tests of what happens on kernels without the option.
 };
 
 // Sets it on a unix socket. False if this kernel does not have it: the socket takes descriptors

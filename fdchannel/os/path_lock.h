@@ -25,7 +25,7 @@
 namespace grpcfd {
 namespace internal {
 
-// Move-only; lets go when destroyed. Thread-compatible.
+// Move-only; unlocks when destroyed. Thread-compatible.
 class PathLock {
  public:
   // Never waits. The result holds nothing where the lock file is another user's than `user`, or the

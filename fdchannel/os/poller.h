@@ -1,12 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Poller: one epoll(7) thread with timers, for what has no caller's thread to run on: accepting,
+// Poller: one epoll(7) thread with timers, for work that has no caller's thread: accepting,
 // handshakes, hang-ups, sweeps, time-outs and asynchronous waiters. It is not on the path of a
-// descriptor: whoever waits for one reads it itself.
+// descriptor: a thread that waits for one reads it itself.
 //
-// Every registration has an id of its own: a descriptor's number that is closed and opened again
-// within one batch of events would get its predecessor's events.
+// Every registration has its own id: a descriptor's number that is closed and opened again within
+// one batch of events would otherwise get its predecessor's events.
 //
 // Thread-safe. Handlers, tasks and timers run one after another on the poller's thread; they must
 // not block.
@@ -65,7 +65,7 @@ class Poller {
   Id RunAfter(absl::Duration delay, Task task) {
     return RunAt(MonotonicTime::Now() + delay, std::move(task));
   }
-  // Too late is no error: the timer may be running.
+  // It is not an error to call it too late: the timer may be running.
   void CancelTimer(Id id);
 
   // How many timers wait for their time. For tests.
@@ -104,7 +104,7 @@ class Poller {
   static void RunDueTimers(State* state);
   static void RunTasks(State* state);
   static bool EndIfStopped(State* state);
-  // Has the thread look at tasks and timers, unless that is who calls: it will.
+  // Wakes the thread to look at tasks and timers, unless it is the caller.
   static void Wake(State* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex);
 
   const std::shared_ptr<State> state_;

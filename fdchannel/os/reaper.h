@@ -38,7 +38,7 @@ namespace internal {
 
 class Reaper {
  public:
-  // Whose lane it is where there is only one peer, or nobody knows the user.
+  // The lane for when there is only one peer, or the user is not known.
   static constexpr uid_t kNoUser = static_cast<uid_t>(-1);
 
   Reaper() : Reaper(std::make_shared<Pool>(), kNoUser) {}
@@ -112,7 +112,7 @@ class Reaper {
 class ReapedFd {
  public:
   ReapedFd() = default;
-  // The program's own: closed in place, and so before anybody is told that it was sent.
+  // The program's own: closed in place, so before the send is reported as done.
   ReapedFd(UniqueFd fd)  // NOLINT(google-explicit-constructor)
       : fd_(std::move(fd)) {}
   // A received one; a null `reaper` is yet to be named, and closes in place until then.
@@ -135,7 +135,7 @@ class ReapedFd {
 
   int get() const { return fd_.get(); }
   const std::shared_ptr<Reaper>& reaper() const { return reaper_; }
-  // Who closes it, if it was received and nobody was named.
+  // Sets the reaper of a received one that has none.
   void DefaultTo(const std::shared_ptr<Reaper>& reaper) {
     if (received_ && reaper_ == nullptr) reaper_ = reaper;
   }

@@ -29,7 +29,7 @@ namespace internal {
 
 inline constexpr size_t kTokenSize = 16;
 
-// A plain value. The default is all zero, which is no token.
+// A plain value. The default is all zero, which is not a token.
 class Token {
  public:
   Token() = default;

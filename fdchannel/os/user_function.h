@@ -1,14 +1,14 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Guarded: a function of the program's whose exceptions end where grpcfd calls it.
+// Guarded: wraps a function of the program, and catches its exceptions where grpcfd calls it.
 //
 // Why it exists: grpcfd calls the program's functions on threads that serve everybody. An exception
 // that leaves such a thread ends the process, and one that unwinds grpcfd's own code leaves its
 // work half done.
 //
-// What it means: a function that was asked for a status refuses, with the exception's text; a
-// function that was told something is done.
+// After an exception, a function that returns a status refuses, with the exception's text; one that
+// returns nothing has simply ended.
 #ifndef GRPCFD_FDCHANNEL_OS_USER_FUNCTION_H_
 #define GRPCFD_FDCHANNEL_OS_USER_FUNCTION_H_
 

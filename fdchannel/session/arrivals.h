@@ -1,14 +1,14 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Arrivals: what has come by a session and nobody has taken: the descriptors of its calls, those
-// that came before their call, and the session-scoped ones. Here the limits of the receiver are
-// held: for a call, the session's window, and the quota of its user.
+// Arrivals: what has come by a session and was not taken: the descriptors of its calls, early ones
+// whose call has not come yet, and session-scoped ones. It enforces the receiver's limits: of a
+// call, of the session's window, and of the user's quota.
 //
-// What cannot be kept fails its call, whole; there are never fewer descriptors in silence. Only a
-// frame that breaks the protocol is an error of the session.
+// What cannot be kept fails the whole call; descriptors are never missing in silence. Only a frame
+// that breaks the protocol is an error of the session.
 //
-// The cost of a frame does not grow with what is here: it finds its call by hash, and so does a
+// The cost of a frame does not grow with what is here: it finds its call by hash; so does a
 // DISCARD.
 #ifndef GRPCFD_FDCHANNEL_SESSION_ARRIVALS_H_
 #define GRPCFD_FDCHANNEL_SESSION_ARRIVALS_H_

@@ -108,7 +108,7 @@ class InFlightBudget {
  public:
   enum class Shares {
     kFair,  // As above.
-    kNone,  // Whoever comes first: for the sessions that one channel has one after the other.
+    kNone,  // First come, first served: for the consecutive sessions of one channel.
   };
   // `max_sessions`: of those that there are at a time, lingering ones included; for kFair.
   InFlightBudget(uint64_t total, Shares shares, uint64_t max_sessions = 0);

@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// InProcessServer: a server as a client channel of the same process sees it: somebody who answers a
-// hello without a socket.
+// InProcessServer: a server as a client channel of the same process sees it. It answers a hello
+// without a socket.
 #ifndef GRPCFD_FDCHANNEL_SESSION_IN_PROCESS_SERVER_H_
 #define GRPCFD_FDCHANNEL_SESSION_IN_PROCESS_SERVER_H_
 

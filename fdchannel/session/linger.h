@@ -1,14 +1,14 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Linger: what stays of a session that has ended while its peer had not read what it was sent.
+// Linger: the rest of a session that ended before its peer had read all that it was sent.
 //
 // Why it exists: descriptors in flight stay charged to this process's user until the peer reads
 // them or closes its end of the socket. A peer that breaks the protocol loses its session, but not
 // what waits in its socket; if that were forgotten, it could come back and be sent as much again,
-// without end. So the session's own end, which alone can tell (SIOCOUTQ), is kept open and looked
-// at now and then, and what it counted for goes on counting: descriptors in flight, and one session
-// of its user.
+// without end. Only the session's own end can tell (SIOCOUTQ), so it is kept open and asked now and
+// then. What it counted for goes on counting: descriptors in flight, and one session of its
+// user.
 //
 // An honest peer has read everything, or is dead, and nothing lingers.
 #ifndef GRPCFD_FDCHANNEL_SESSION_LINGER_H_
@@ -27,7 +27,7 @@ namespace internal {
 struct Lingering {
   std::shared_ptr<FrameSocket> socket;
   std::shared_ptr<InFlight> in_flight;
-  // Whatever is to be held as long: the session's account, say.
+  // What else is held as long, such as the session's account.
   std::shared_ptr<void> account;
   std::shared_ptr<Reaper> reaper;
 };

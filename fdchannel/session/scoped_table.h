@@ -48,9 +48,9 @@ class ScopedTable {
   absl::StatusOr<UniqueFd> Dup(const InodeUrl& url, const ReceivePolicy* policy,
                                const std::string& peer) const;
 
-  // The descriptor; an invalid one if there is none, or was none to keep.
+  // The descriptor; an invalid one if there is none, or it could not be kept.
   UniqueFd Remove(uint32_t index);
-  // All of them, and nothing is left.
+  // Removes and returns all of them.
   FdVector Clear();
 
  private:

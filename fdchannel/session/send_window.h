@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// SendWindow: how much may be sent to the peer now, and who waits to send more.
+// SendWindow: how much may be sent to the peer now, and the line of those who wait to send more.
 //
 // What is sent and not credited stays within the peer's window. What the peer has not read, as the
 // kernel says (InFlight), stays within it too: credit can be a lie.
@@ -35,15 +35,15 @@ class SendWindow {
 
   // --- Room ---
 
-  // Room for `n` more descriptors, in the window and in flight. If there is some it is the
-  // caller's: each is sent (InFlight::Sent), or given back by Return().
+  // Reserves room for `n` more descriptors, in the window and in flight. False if there is none.
+  // The caller then sends each (InFlight::Sent), or gives it back by Return().
   bool Reserve(size_t n);
   // `n` that were reserved will not be sent. FAILED_PRECONDITION if the peer has given credit for
-  // them: it breaks the protocol.
+  // them, which breaks the protocol.
   absl::Status Return(size_t n);
   // The peer gives credit for `total` in all. INVALID_ARGUMENT for more than were sent.
   absl::Status Credit(uint64_t total);
-  // Whether the last Reserve() failed for what is in flight, of which no frame tells.
+  // Whether the last Reserve() failed for what is in flight; no frame will tell of room there.
   bool short_in_flight() const { return room_ != InFlight::Room::kYes; }
   // Why `waiter` has not sent until its deadline.
   absl::Status Shortage(const Waiter& waiter, const std::string& peer, uint64_t budget) const;
@@ -71,7 +71,7 @@ class SendWindow {
  private:
   const uint64_t window_;
   std::shared_ptr<InFlight> in_flight_;
-  uint64_t sent_ = 0;  // What is reserved included.
+  uint64_t sent_ = 0;  // Reserved ones included.
   uint64_t credited_ = 0;
   // The peer's credit would let the front go on; what is in flight does not, unless kYes.
   InFlight::Room room_ = InFlight::Room::kYes;

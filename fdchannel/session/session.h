@@ -3,7 +3,7 @@
 //
 // Session: one pair of client and server processes, joined by a SOCK_SEQPACKET socket; both ends
 // are this class. It sorts the frames that arrive to the calls they belong to, and keeps what it
-// sends within the peer's window. What PROTOCOL.md calls the rules of the wire is enforced here.
+// sends within the peer's window. It enforces what PROTOCOL.md calls the rules of the wire.
 //
 // Its parts have no lock and can be tested alone; Session has the mutex and joins them:
 //   DescriptorInbox  what one call has received, and what a receive finds there
@@ -65,7 +65,7 @@
 namespace grpcfd {
 namespace internal {
 
-// What code that attaches inboxes calls them.
+// Code that attaches inboxes uses this name.
 using CallInbox = DescriptorInbox;
 
 // Thread-safe. Descriptors are numbered per call and direction. Waiting methods end at the deadline
@@ -95,7 +95,7 @@ class Session : public std::enable_shared_from_this<Session> {
   const ReceiveLimits& remote_limits() const { return config_.remote; }
   const std::string& peer() const { return config_.peer; }
   const std::shared_ptr<const ReceivePolicy>& policy() const { return config_.policy; }
-  // Closes what came by the session.
+  // Closes the descriptors that came by the session.
   const std::shared_ptr<Reaper>& reaper() const { return config_.reaper; }
   bool alive() const { return usable_.load(std::memory_order_acquire); }
   // What the session holds of the peer's descriptors, not yet taken or closed.
@@ -111,12 +111,12 @@ class Session : public std::enable_shared_from_this<Session> {
   void Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes = 0);
   // Ends the call here: waiters get FAILED_PRECONDITION; what was not taken is closed, now or when
   // it comes. `sent`: this side sent descriptors in the call, and the peer may be told to drop what
-  // it still holds of them. Idempotent. Those who wait to send in the call are waiters too, but for
-  // a server's asynchronous ones: what it passed on for a stream that it has ended may still be
-  // read there.
+  // it still holds of them. Idempotent. Senders that wait for room are waiters too, except a
+  // server's asynchronous ones: the peer may still read what was passed on for a stream that has
+  // ended.
   void End(DescriptorInbox* inbox, bool sent);
-  // Waiters of the call, and those to come, get CANCELLED unless their descriptor is there, or
-  // their room to send. CancelSends: those who wait to send only.
+  // Present and later waiters of the call get CANCELLED, unless their descriptor, or their room to
+  // send, is there. CancelSends: only those who wait to send.
   void Cancel(DescriptorInbox* inbox);
   void CancelSends(DescriptorInbox* inbox);
   // The peer has ended the call and can send no more in it: what is neither here nor in the socket
@@ -176,8 +176,8 @@ class Session : public std::enable_shared_from_this<Session> {
   // Cuts the session at once: tells the peer why, closes everything held, fails all waiters with
   // `status`.
   void Kill(CloseCode code, const absl::Status& status);
-  // Reads what is there, drops what is overdue, and gives all credit that is owed. Called by the
-  // poller; by tests as they like.
+  // Reads what is there, drops what is overdue, and gives all credit that is owed. The poller calls
+  // it, and so do tests.
   void Sweep();
 
  private:
@@ -268,7 +268,7 @@ class Session : public std::enable_shared_from_this<Session> {
   mutable Mutex mutex_;
   std::function<void()> on_dead_ ABSL_GUARDED_BY(mutex_);
   absl::Status dead_ ABSL_GUARDED_BY(mutex_);
-  // How the peer broke the protocol, if that showed where the session cannot be cut at once.
+  // How the peer broke the protocol, if the session could not be cut at once.
   absl::Status violation_ ABSL_GUARDED_BY(mutex_);
   SocketLeader leader_ ABSL_GUARDED_BY(mutex_);
   Arrivals arrivals_ ABSL_GUARDED_BY(mutex_);
@@ -279,7 +279,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // peer was told.
   uint32_t scoped_sent_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<uint32_t> withdrawn_ ABSL_GUARDED_BY(mutex_);
-  // sendmsg said that nobody is at the other end; what came before can still be read.
+  // sendmsg said that the other end is closed; what came before can still be read.
   bool peer_gone_ ABSL_GUARDED_BY(mutex_) = false;
   // Neither dead nor that: each call asks, without the lock.
   std::atomic<bool> usable_{true};

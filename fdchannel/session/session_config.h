@@ -53,8 +53,8 @@ struct SessionConfig {
 
 struct WaitOptions {
   absl::Time deadline = absl::InfiniteFuture();
-  // The limit where `deadline` is infinite, from when the wait begins. What need not wait, and
-  // hardly anything has to, need not look at the clock.
+  // The limit if `deadline` is infinite, counted from the start of the wait. Most calls do not
+  // wait, and so need not read the clock.
   absl::Duration patience = absl::InfiniteDuration();
   // Asked now and then while waiting, if set; true ends the wait with CANCELLED. gRPC's synchronous
   // server tells of a cancellation only when asked.

@@ -26,7 +26,7 @@ class SessionHandle final : public FdSession {
   // `indices` are those of all that register in the session.
   SessionHandle(uint64_t id, PeerCredentials peer, std::shared_ptr<ScopedIndices> indices)
       : id_(id), peer_(std::move(peer)), indices_(std::move(indices)) {}
-  // Before anybody else has the handle. Apart from the constructor because the session's death
+  // Call before sharing the handle. Apart from the constructor because the session's death
   // notice names the handle.
   void Bind(const std::shared_ptr<Session>& session) {
     session_ = session;

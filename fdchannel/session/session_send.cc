@@ -100,7 +100,7 @@ bool Session::Reserve(size_t count) {
 void Session::Unreserve(size_t count) {
   const absl::Status status = window_.Return(count);
   if (status.ok()) return;
-  // Here may be in the middle of anything: RunDeferred cuts the session.
+  // The caller may be in the middle of anything: RunDeferred cuts the session.
   violation_ = absl::UnavailableError(
       absl::StrCat("the session with ", config_.peer, " was cut: ", status.message()));
 }

@@ -1,17 +1,17 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// SocketLeader: who reads the session's socket, and who waits for what it finds.
+// SocketLeader: which thread reads the session's socket, and who waits for what it finds.
 //
 // At most one thread reads at a time: the leader. The rules:
-//  - A waiter becomes the leader if there is none. Whoever leaves the lead passes it to one other
+//  - A waiter becomes the leader if there is none. A leader that leaves passes the lead to another
 //    blocking waiter, in the same critical section. If there are only asynchronous ones, the poller
 //    watches the socket for them.
-//  - Each look at the socket has a number. A look that finds the socket empty settles those who
-//    came before it began, and nobody else: "the socket is empty, so the descriptor is lost" is
-//    true for them only.
-//  - Somebody whom a look settles may come during a look that began too early. Then another look is
-//    owed.
+//  - Each look at the socket has a number. A look that finds the socket empty settles the waiters
+//    that came before it began, and no others: "the socket is empty, so the descriptor is lost" is
+//    true only for them.
+//  - A waiter that a look could settle may come during a look that began before it. Then another
+//    look is owed.
 //
 // Invariant: unread data plus a waiter implies a leader, a promotion or a watch
 // (tests/model/leader.pml).
@@ -32,19 +32,19 @@ namespace internal {
 // Thread-compatible: a part of a Session, guarded by its mutex.
 class SocketLeader {
  public:
-  // How often somebody who must not wait looks at the socket. It is more than the socket's buffer
-  // holds: only a peer that never stops sending gets there.
+  // How often a caller that must not wait looks at the socket. It is more than the socket's buffer
+  // holds: only a peer that never stops sending reaches it.
   static constexpr int kLooksPerTurn = 128;
 
-  // What is to be done for those who are left when the lead is free.
+  // What remains to be done for the other waiters when the lead is free.
   enum class Left {
     kNothing,
-    kWatch,         // The poller has to watch the socket.
-    kWatchAndLook,  // And somebody has to look at it now.
+    kWatch,         // The poller must watch the socket.
+    kWatchAndLook,  // And some thread must look at it now.
   };
   struct Look {
     uint64_t number;
-    bool owed;  // Somebody asked for it.
+    bool owed;  // A waiter asked for it.
   };
 
   // `socket` is woken when its leader has to look again. It outlives this.
@@ -55,9 +55,9 @@ class SocketLeader {
   // --- The lead ---
 
   bool led() const { return led_; }
-  // Takes the lead; false if somebody has it.
+  // Takes the lead. False if it is taken.
   bool Lead() { return !std::exchange(led_, true); }
-  // Gives the lead to the first blocking waiter, or up.
+  // Passes the lead to the first blocking waiter; without one, gives it up.
   Left PassLead();
   // The leader is about to wait for the socket without the lock, and waits no more.
   void BeginWait() {
@@ -66,7 +66,7 @@ class SocketLeader {
   }
   void EndWait() { waits_ = false; }
   bool waits() const { return waits_; }
-  // Has a leader that waits go on.
+  // Wakes a leader that waits.
   void Wake() {
     if (waits_) socket_.Wake();
   }
@@ -100,8 +100,8 @@ class SocketLeader {
 
   // --- Watching and sweeping ---
 
-  // The poller saw something while a leader was there to deal with it, or a turn ended early:
-  // whoever leaves the lead has the socket watched again.
+  // The poller saw something while there was a leader, or a turn ended early: the leader that
+  // leaves has the socket watched again.
   void WatchAgain() { watch_again_ = true; }
   void Watched() { watch_again_ = false; }
   // False if one is scheduled.
@@ -116,14 +116,14 @@ class SocketLeader {
   bool led_ = false;
   bool waits_ = false;
   uint64_t number_ = 0;
-  // Since the last look began that found the socket empty, somebody came whom such a look settles.
+  // A waiter that a look settles came after the last look that found the socket empty had begun.
   bool look_owed_ = false;
   bool watch_again_ = false;
   bool sweep_scheduled_ = false;
   size_t waiters_ = 0;
   WaiterList<&Waiter::in_leader> blocking_;
   WaiterList<&Waiter::in_leader> async_;
-  // In the order of their numbers. A look need not touch anybody else, however many wait.
+  // In the order of their numbers. A look touches no other waiter, however many there are.
   WaiterList<&Waiter::in_asking> asking_;
 };
 

@@ -8,7 +8,7 @@
 // together, and at RLIMIT_NOFILE refuses every further one with ETOOMANYREFS. CREDIT frames keep
 // them within the session's window as long as the peer tells the truth. One that gives credit for
 // frames it has not read would have this process pile up descriptors until nobody can be served.
-// SIOCOUTQ counts what is unread, and needs nobody's word.
+// SIOCOUTQ counts what is unread, without trusting the peer.
 //
 // How it works: frames leave the socket in the order in which they went in, so if the kernel has k
 // of them, these are the last k. A list of what each frame carried gives their descriptors. Frames

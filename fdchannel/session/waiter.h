@@ -1,11 +1,11 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Waiter: somebody who waits in a session: for a descriptor, for room to send, or for the next look
-// at the socket. WaiterList: a list of them.
+// Waiter: one wait in a session: for a descriptor, for room to send, or for the next look at the
+// socket. WaiterList: a list of them.
 //
 // The links are in the waiter. So entering a list allocates nothing, leaving it takes constant
-// time, and nobody has to walk past other calls' waiters to find those of one call.
+// time, and the waiters of one call are found without walking past those of other calls.
 #ifndef GRPCFD_FDCHANNEL_SESSION_WAITER_H_
 #define GRPCFD_FDCHANNEL_SESSION_WAITER_H_
 
@@ -83,7 +83,7 @@ struct Waiter {
   Link in_inbox;
   Link in_line;
   bool done = false;
-  // It has the lead, or was given it.
+  // It has the lead, or it was passed to it.
   bool promoted = false;
   // A look that began after it came found the socket empty; whether it waits for that only.
   bool looked = false;
