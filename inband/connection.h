@@ -5,7 +5,7 @@
 // bytes in between.
 //
 // The outer socket leads to the peer, and descriptors come and go with its bytes. The inner one
-// leads to gRPC in this process, and knows bytes only.
+// leads to gRPC in this process, and carries only bytes.
 //
 // Invariants:
 //
@@ -82,7 +82,7 @@ class InBandPeer : public std::enable_shared_from_this<InBandPeer> {
   // As RecvFdAsync: `done` once, here if the outcome is at hand, else on the relay's thread.
   void ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller, absl::Time deadline,
                     ReceivedFds::FdCallback done);
-  // Closes on a thread that may wait for it.
+  // Closes on a thread that may wait for the close.
   void Close(FdVector fds);
   void SetLimit(size_t max_fds);
   InBandCounters& counters() const { return *thread_->counters; }
@@ -131,7 +131,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Start();
   // Moves what can be moved at once, then ends the connection.
   void Finish(const absl::Status& status);
-  // Does what need not be done for each message.
+  // Does the work that is not needed for each message.
   void TidyUp();
 
  private:
@@ -142,7 +142,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     Poller::Id registration = 0;
     bool readable = true;
     bool writable = true;
-    bool hung_up = false;    // No event will tell of the end: read until it comes.
+    bool hung_up = false;    // No event will report the end: read until it comes.
     bool wants_out = false;  // Registered for EPOLLOUT.
   };
   // Bytes from one socket to the other.

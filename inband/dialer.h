@@ -54,17 +54,17 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
 
   // The connection that was made last; null while there is none. A channel to one address has one
   // connection for new calls at a time: a second is made when the first takes no more. gRPC does
-  // not say which of the two an attempt was given to. So while a connection drains (GOAWAY) and the
+  // not say which of the two got an attempt. So while a connection drains (GOAWAY) and the
   // next one is there already, descriptors of an attempt on the first go by the second, and their
   // receiver does not find them (docs/guides/go.md).
   std::shared_ptr<InBandPeer> current() const;
 
-  // Ends all connections. When it returns nothing runs any more, unless it was called on a thread
-  // of grpcfd's: then the relay's own threads may still be ending.
+  // Ends all connections. When it returns nothing runs any more. If a thread of grpcfd's calls it,
+  // the relay's own threads may still be ending.
   void Stop();
 
  private:
-  // A connection of gRPC's whose target has no room in its backlog. On the poller's thread.
+  // A connection of gRPC's whose target has a full backlog. On the poller's thread.
   struct Waiting {
     UniqueFd inner;
     absl::Time until;

@@ -3,10 +3,10 @@
 //
 // InBandStart: sends what a call of a relayed channel has queued, once the call has a connection.
 //
-// When that is: when gRPC asks the call's credentials for metadata, that is, when the call has been
-// given to a connection and its headers are about to be written. Not before: a call may wait for
-// the channel to be ready, and a descriptor that went by the connection before last is lost. That
-// is Go's moment too (GetRequestMetadata).
+// That is when gRPC asks the call's credentials for metadata: the call has been given to a
+// connection and its headers are about to be written. Before that, a call may wait for the channel
+// to be ready, and a descriptor that was sent by an earlier connection is lost. Go uses the same
+// moment (GetRequestMetadata).
 #ifndef GRPCFD_INBAND_IN_BAND_START_H_
 #define GRPCFD_INBAND_IN_BAND_START_H_
 
@@ -47,7 +47,7 @@ class InBandStart final {
   const std::shared_ptr<const ReceivePolicy> policy_;
 
   Mutex mutex_;
-  // That the first so many of the queue were checked.
+  // How many at the front of the queue were checked.
   SendQueue::Checked checked_ ABSL_GUARDED_BY(mutex_);
   size_t checked_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::weak_ptr<InBandTransport> transport_ ABSL_GUARDED_BY(mutex_);  // The latest attempt's.

@@ -1,10 +1,10 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// InBandTransport: a relayed connection as what carries one call, at either end.
+// InBandTransport: carries one call by a relayed connection, at either end.
 //
 // Nothing on this wire says which call a descriptor is for: it belongs to the connection, and a
-// call gets a duplicate of whatever it names.
+// call gets a duplicate of what it names.
 #ifndef GRPCFD_INBAND_IN_BAND_TRANSPORT_H_
 #define GRPCFD_INBAND_IN_BAND_TRANSPORT_H_
 
@@ -35,7 +35,7 @@ class InBandTransport final : public CallTransport,
       : policy_(std::move(policy)), peer_(std::move(peer)) {}
   ~InBandTransport() override { End(/*sent=*/false); }
 
-  // Whether it is by the connection to `peer`.
+  // Whether it uses the connection to `peer`.
   bool IsOf(const std::shared_ptr<InBandPeer>& peer) const;
   // Queues all or none; as SendQueue::Push.
   absl::Status Push(NamedFds fds, const SendQueue::Checked& checked);
@@ -52,16 +52,16 @@ class InBandTransport final : public CallTransport,
   // waits.
   absl::Status Send(const InodeUrl& url, BorrowedFd fd, UniqueFd* adopted,
                     const WaitOptions& options) override;
-  // Of no use without indices: FAILED_PRECONDITION, as Arrived().
+  // FAILED_PRECONDITION, as Arrived(): it would need indices.
   absl::Status SendAll(const IndexedFds& fds, const WaitOptions& options) override;
   void SendLater(IndexedFd fd, absl::Time deadline, StatusCallback done) override;
   absl::StatusOr<std::vector<InodeUrl>> Arrived() override;
-  // Leaves what it gives a duplicate of, whatever `op` says.
+  // Gives a duplicate and keeps the original, whatever `op` says.
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, Op op, const WaitOptions& options) override;
   void ReceiveAsync(const InodeUrl& url, absl::Time deadline, FdCallback done) override;
   void Cancel() override;
   void CancelSends() override {}  // None waits.
-  // What came can still be had.
+  // What came can still be received.
   void Complete() override;
   void End(bool sent) override;
 

@@ -31,7 +31,7 @@ namespace internal {
 class LazySocket {
  public:
   LazySocket() = default;
-  // A kernel that knows no SO_PEEK_OFF for it makes every read an ordinary one.
+  // If the kernel does not support SO_PEEK_OFF for it, every read is an ordinary one.
   explicit LazySocket(UniqueFd fd);
   ~LazySocket() { Close(); }
   LazySocket(const LazySocket&) = delete;
@@ -40,7 +40,7 @@ class LazySocket {
   BorrowedFd fd() const { return fd_; }
 
   // Receives at most `size` bytes, without waiting; 0 at the end of the stream. Descriptors that
-  // come with them are dropped: the other end must be one that sends none.
+  // come with them are dropped, so use it only if the other end sends none.
   IoResult Receive(char* data, size_t size);
 
   // Bytes that were received and are still in the kernel.
@@ -52,7 +52,7 @@ class LazySocket {
  private:
   UniqueFd fd_;
   bool peeks_ = false;
-  bool bulk_ = false;  // Much came last time: to copy it twice costs more than to wake the sender.
+  bool bulk_ = false;  // Much came last time: copying it twice costs more than waking the sender.
   size_t unsettled_ = 0;
 };
 

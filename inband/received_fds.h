@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ReceivedFds: the descriptors that came on one connection, and who waits for one.
+// ReceivedFds: the descriptors that came on one connection, and the waiters for them.
 //
 // Why it exists: on this wire a descriptor belongs to no call. It is kept under its
 // (dev, ino). Any call of the connection can get a duplicate, any number of times,
@@ -80,13 +80,13 @@ class ReceivedFds {
   void SetTimer(uint64_t id, Poller::Id timer);
   // The time of the asynchronous waiter `id` is over. It may be gone already.
   void Expire(uint64_t id);
-  // From now on `caller` waits for nothing: what it waits for fails with `status`, and so does what
-  // is not here when it asks.
+  // From now on `caller` does not wait: its waits fail with `status`, and so do its later requests
+  // for what is not here.
   void Release(Caller* caller, const absl::Status& status);
 
-  // No more will come: fails all that wait. What is here stays for those who ask.
+  // No more will come: fails all waits. What is here can still be had.
   void End(const absl::Status& status);
-  // Gives up all that is kept.
+  // Gives up everything that is kept.
   FdVector TakeAll();
 
   size_t size() const;

@@ -39,24 +39,24 @@ struct InnerPair {
   std::string name;  // Of the relay's end, without the leading NUL.
 };
 absl::StatusOr<InnerPair> MakeInnerPair();
-// Whether the peer of `connection` has a name as MakeInnerPair() gives them. A client of another
-// network namespace can take one that is in use in this one.
+// Whether the peer of `connection` has a name of the form that MakeInnerPair() gives. A client of
+// another network namespace can take one that is in use in this one.
 bool HasInnerName(BorrowedFd connection);
 
-// What a peer of a relayed connection is called by gRPC's peer().
+// What gRPC's peer() calls the peer of a relayed connection.
 std::string InnerNameOfPeer(const std::string& peer);
 
 // Thread-safe.
 class Relay : public std::enable_shared_from_this<Relay> {
  public:
-  // INVALID_ARGUMENT for options that make no sense; RESOURCE_EXHAUSTED if the descriptors of the
+  // INVALID_ARGUMENT for options out of range; RESOURCE_EXHAUSTED if the descriptors of the
   // threads cannot be had. Several relays may share `counters`.
   static absl::StatusOr<std::shared_ptr<Relay>> Start(
       const InBandOptions& options,
       const std::shared_ptr<InBandCounters>& counters = std::make_shared<InBandCounters>());
   ~Relay() { Stop(); }
 
-  // A connection that begins.
+  // A new connection.
   struct Newcomer {
     std::string name;
     Connection::Sockets sockets;
@@ -70,11 +70,11 @@ class Relay : public std::enable_shared_from_this<Relay> {
   // Null if there is none of this name (any more).
   std::shared_ptr<InBandPeer> Find(const std::string& name) const;
 
-  // Closes what nobody wants, on a thread that may wait for it.
+  // Closes these, on a thread that may wait for the close.
   void Discard(FdVector fds);
 
-  // Ends all connections; what can be written at once is. When it returns nothing runs any more,
-  // unless it was called on a thread of grpcfd's: then the relay's own threads may still be ending.
+  // Ends all connections, after writing what can be written at once. When it returns nothing runs
+  // any more. If a thread of grpcfd's calls it, the relay's own threads may still be ending.
   void Stop();
 
   size_t connection_count() const;

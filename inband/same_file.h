@@ -5,7 +5,7 @@
 //
 // Why it exists: the receiver of this wire keeps the first descriptor of an inode and closes all
 // that follow. That is harmless if they are the same open file, or as good as the same. If not, the
-// peer gets the wrong one, and nobody says so.
+// peer silently gets the wrong one.
 #ifndef GRPCFD_INBAND_SAME_FILE_H_
 #define GRPCFD_INBAND_SAME_FILE_H_
 

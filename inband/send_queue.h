@@ -62,7 +62,7 @@ class SendQueue {
             std::shared_ptr<InBandCounters> counters = std::make_shared<InBandCounters>())
       : counters_(std::move(counters)), max_queued_(max_queued), max_remembered_(max_remembered) {}
 
-  // That some descriptors were compared with what a queue had seen by then.
+  // Records that some descriptors were compared with what a queue had seen by then.
   class Checked {
     friend class SendQueue;
     const SendQueue* queue_ = nullptr;
@@ -77,7 +77,7 @@ class SendQueue {
   //   RESOURCE_EXHAUSTED  more than `max_queued` would wait
   //   others              as End() said
   absl::Status Push(NamedFds fds, const Checked& checked, FdVector* closing);
-  // What Push() would say. Of the second, no connection is known yet.
+  // What Push() would return. For the second, the connection is not known yet.
   absl::Status Check(const Named& fds, Checked* checked) const;
   static absl::Status CheckAmong(const Named& fds);
 
@@ -86,13 +86,13 @@ class SendQueue {
   size_t size() const { return size_.load(std::memory_order_acquire); }
   // Takes the next one, to be given back with Done(); null if there is none.
   SharedFd Pop();
-  // It has left, or never will. `*closing` gets what need not stay open.
+  // It has left, or will never leave. `*closing` gets what need not stay open.
   void Done(SharedFd fd, FdVector* closing);
 
   // Remembers at most so many from now on.
   void SetLimit(size_t max_remembered, FdVector* closing);
 
-  // Nothing will leave any more: later pushes get `status`. Gives up all that is held.
+  // Nothing more will leave: later pushes get `status`. Gives up everything that is held.
   FdVector End(const absl::Status& status);
 
   size_t remembered() const;
