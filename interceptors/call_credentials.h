@@ -10,7 +10,7 @@
 // live there, and whoever does not belong there wraps what does.
 //
 // The kinds nest: the slot may hold a chain of defaults and a call's descriptors that wrap the
-// user's credentials. Flatten() takes them apart; the rest of the code looks at the flat view only.
+// user's credentials. Flatten() takes them apart; the rest of the code uses only the flat view.
 //
 // When gRPC asks them, and about what, depends on its version (grpc/slot_credentials.h).
 #ifndef GRPCFD_INTERCEPTORS_CALL_CREDENTIALS_H_
@@ -44,9 +44,9 @@ struct FlatCredentials {
   absl::InlinedVector<std::shared_ptr<ClientCall>, 1> calls;
   // The sets of PerRpcCredentials.
   absl::InlinedVector<std::shared_ptr<SharedSet>, 1> sets;
-  // Who sends the call's descriptors, for each attempt, if no factory has sent them.
+  // Sends the call's descriptors for each attempt, if no factory has sent them.
   std::shared_ptr<Attempts> attempts;
-  // Why the call must not be made. What else is here was in the slot before the refusal.
+  // Why the call must not be made. The rest was in the slot before the refusal.
   absl::Status refusal;
 
   void Add(const std::shared_ptr<grpc::CallCredentials>& credentials);

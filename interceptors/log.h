@@ -14,7 +14,7 @@
 namespace grpcfd {
 namespace internal {
 
-// Each has a limit of its own, so that a flood of one hides no other.
+// Each has its own limit, so that a flood of one does not hide the others.
 enum class LogReason : size_t { kCannotListen, kIgnoredDescriptors, kCount };
 
 // Logs `text`, unless something was logged for `reason` less than a second ago: then it is counted,

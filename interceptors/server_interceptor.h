@@ -10,7 +10,7 @@
 // the state, so a handler that forwards all metadata forwards nothing.
 //
 // The state ends with the interceptor, which gRPC destroys when the handler has returned and the
-// call is closed, whichever is later. No hook says that: POST_RECV_CLOSE comes while callback
+// call is closed, whichever is later. No hook reports that: POST_RECV_CLOSE comes while callback
 // handlers still run, and a synchronous handler that never asks IsCancelled() gets none in time.
 #ifndef GRPCFD_INTERCEPTORS_SERVER_INTERCEPTOR_H_
 #define GRPCFD_INTERCEPTORS_SERVER_INTERCEPTOR_H_
