@@ -47,7 +47,7 @@ struct Found {
 
 // All Descriptors with a URL, and all marked fields that are not empty, in the order of the fields'
 // numbers. INVALID_ARGUMENT for messages nested too deep, more than kMaxFound, or a marked field
-// that is no string.
+// that is not a string.
 absl::StatusOr<std::vector<Found>> Walk(const google::protobuf::Message& message);
 
 // Puts `value` into the marked field that Walk found in `message`, which must not have changed but

@@ -39,7 +39,7 @@ absl::StatusOr<std::vector<pid_t>> AllPids() {
       if (errno != 0) return absl::ErrnoToStatus(errno, "reading /proc");
       break;
     }
-    const pid_t pid = ::atoi(entry->d_name);  // 0 for what is no process
+    const pid_t pid = ::atoi(entry->d_name);  // 0 if it is not a process
     if (pid > 0) pids.push_back(pid);
   }
   return pids;

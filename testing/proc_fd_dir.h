@@ -4,7 +4,7 @@
 // ProcFdDir: walks the descriptor table of a process in /proc/<pid>/fd.
 //
 // Why it exists: the leak checker, the count of descriptors and the search for holders all read the
-// same directory, and share its traps.
+// same directory.
 //
 // Reading the directory opens a descriptor. A walk of the process's own table leaves that one
 // out.

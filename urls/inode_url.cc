@@ -119,7 +119,7 @@ bool HasBadPercentEscape(absl::string_view text) {
   return false;
 }
 
-// Whether `url` has blanks or control characters. They have no place anywhere, not even in the
+// Whether `url` has blanks or control characters. They are not allowed, not even in the
 // parts that are ignored: a newline in a URL forges lines in whatever log it is printed to.
 bool HasBlankOrControl(const std::string& url) {
   return std::any_of(url.begin(), url.end(),
