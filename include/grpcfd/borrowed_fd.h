@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// BorrowedFd: a view of a descriptor that somebody else owns.
+// BorrowedFd: a view of a descriptor that has another owner.
 //
 // A function that takes a BorrowedFd looks at the descriptor or duplicates it, and leaves it open:
 // it stays the caller's. One that takes a UniqueFd&& takes the descriptor over.

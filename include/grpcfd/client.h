@@ -50,8 +50,8 @@ namespace grpcfd {
 //   INTERNAL             the server's answer to the request for a session is against the protocol
 std::shared_ptr<FdTransceiver> FromContext(grpc::ClientContext* context);
 
-// Channels of Wire::kInBand have no use for these: they send no `grpcfd-urls`, and a call's
-// descriptors go once, with the attempt that reaches a connection.
+// Channels of Wire::kInBand ignore these: they send no `grpcfd-urls`, and a call's descriptors go
+// once, with the attempt that reaches a connection.
 struct ClientInterceptorOptions {
   // Also send the URLs of the first 16 descriptors in the metadata entry `grpcfd-urls`, for logs,
   // and for servers that read them there.

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// FdChannel: the client's end of the companion channel that carries descriptors beside a gRPC
+// FdChannel: the client's end of the companion channel, which carries descriptors beside a gRPC
 // channel.
 //
 // gRPC drops descriptors that arrive on its own connection. So a client that passes some opens a

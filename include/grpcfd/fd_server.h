@@ -41,7 +41,7 @@ struct CoreAccess;
 // that runs.
 struct CallDescription {
   std::string method;                     // "/package.Service/Method"
-  const PeerCredentials* peer = nullptr;  // Who connected the call's session. Never null.
+  const PeerCredentials* peer = nullptr;  // The process that connected the session. Never null.
   uint32_t fd_count = 0;  // Descriptors sent before the call; streams may send more.
 };
 using CallAuthorizer = std::function<absl::Status(const CallDescription& call)>;
@@ -57,8 +57,8 @@ struct FdServerOptions {
   // Which descriptors calls may bring. The default accepts all.
   ReceivePolicy receive_policy;
   // In place of it, not besides, for calls of single methods, by the name that gRPC has for them:
-  // "/package.Service/Method". A method that is misspelt is a method that is not there, and the
-  // server's policy holds for the one that was meant: make that the strict one.
+  // "/package.Service/Method". A misspelt name matches no method, and the policy of the server then
+  // applies to the one that was meant: make that policy the strict one.
   std::map<std::string, ReceivePolicy> method_policies;
   // Asked before a session is made; what is not OK refuses it. The client's calls with descriptors
   // fail with PERMISSION_DENIED then, plain ones are served. On the thread `grpcfd-server`.
@@ -89,12 +89,12 @@ class FdServer {
   //   INVALID_ARGUMENT     a limit makes no sense, or a name in method_policies is not a method's
   static absl::StatusOr<std::shared_ptr<FdServer>> Create(const FdServerOptions& options = {});
 
-  // Cuts all sessions. Descriptors that handlers have taken are theirs.
+  // Cuts all sessions. Descriptors that handlers have taken stay theirs.
   ~FdServer();
   FdServer(const FdServer&) = delete;
   FdServer& operator=(const FdServer&) = delete;
 
-  // Living sessions, and the descriptors held in all of them that nobody has taken yet.
+  // Living sessions, and the descriptors held in all of them that were not taken yet.
   size_t session_count() const;
   size_t held_fds() const;
 

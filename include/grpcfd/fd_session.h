@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // FdSession: one client process and one server process that pass each other descriptors, seen from
-// either end. What on_session of FdServerOptions and FdChannelOptions, and SessionFromContext in a
-// handler, hand out.
+// either end. on_session of FdServerOptions and FdChannelOptions gets one, and SessionFromContext
+// returns it in a handler.
 //
-// Most programs think in calls and never see a session. It matters to those that ask who is at the
-// other end, that keep something for each client for as long as that client is there, or that have
-// a descriptor which many calls use: registered once, it is not sent again with each.
+// Most programs think in calls and never see a session. Use it to identify the other end, to keep
+// something for each client as long as that client is there, or to register a descriptor that many
+// calls use: it is sent once, not with each call.
 //
 // A session is not a client: one client process has a session for each of its channels, and after a
 // broken connection a new one, with another id. peer() identifies the client.
@@ -39,7 +39,7 @@ namespace grpcfd {
 // any thread, never blocks, and may outlive what made it.
 class SessionFd {
  public:
-  // Registered nowhere.
+  // Not registered.
   SessionFd() = default;
   // For implementations of FdSession; `withdraw` is called once.
   SessionFd(InodeUrl url, std::function<void()> withdraw)
@@ -78,9 +78,9 @@ class FdSession {
   // Unique in the server's process; both ends know the session by it. Never 0.
   virtual uint64_t id() const = 0;
 
-  // Who is at the other end, as the kernel says. At the server, who connected: the process at the
-  // time of its connect(2), whatever it has become or passed the socket on to since. At the client,
-  // who called listen(2) on the socket path, with socket activation the service manager.
+  // Identifies the other end, by the kernel's word. At the server it is the process that connected,
+  // at the time of its connect(2), even if it has since passed the socket on. At the client it is
+  // the process that called listen(2): the service manager, with socket activation.
   virtual const PeerCredentials& peer() const = 0;
 
   virtual bool alive() const = 0;
@@ -120,7 +120,7 @@ class FdSession {
 };
 
 using SessionCallback = std::function<void(const std::shared_ptr<FdSession>& session)>;
-// What is not OK refuses; its text stays in this process.
+// A status other than OK refuses; its text stays in this process.
 using SessionAuthorizer = std::function<absl::Status(const PeerCredentials& peer)>;
 
 }  // namespace grpcfd

@@ -1,27 +1,27 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// FdStore<Key>: descriptors that outlive the call that brought them, under a key of the program's
-// own.
+// FdStore<Key>: descriptors that outlive the call that brought them, under keys that the program
+// chooses.
 //
-// A descriptor belongs to its call and is closed with it. A program whose requests belong together,
-// by a connection id say, gets the descriptor with the first request and only its URL with the
-// later ones. FdStore keeps it meanwhile, within bounds and with an end of life; what the current
-// call carries counts, not what was kept under the same URL.
+// A descriptor belongs to its call and is closed with it. A program may get a descriptor with the
+// first of several requests (of one connection id, for example), and only its URL with the later
+// ones. FdStore keeps it meanwhile, up to a limit and for a time. A descriptor that the current
+// call carries comes before one that was kept under the same URL.
 //     grpcfd::FdStore<std::string> store;
 //     auto memory = store.RecvOrGet(fds.get(), request->connection_id(), request->memory_url());
 //     ...
 //     store.Erase(request->connection_id());  // When the connection is closed.
 //
-//  * Whoever knows a key gets what is kept under it: make the peer a part of the key, or a secret.
-//  * What is kept counts against RLIMIT_NOFILE, and in none of the limits of a server. Call
-//  Erase();
-//    a time to live and RetainOnly() catch what was forgotten.
-//  * A URL is not an identity beyond its call. All eventfds share one inode, so the first eventfd
-//  of
-//    one call and that of another have the same URL, and the later one replaces the earlier one.
-//    Use keys that tell them apart.
-//  * A kept descriptor is shared: duplicate it (BorrowedFd(*fd).Dup()) to give it away.
+//  * Anybody who knows a key gets what is kept under it: make the peer a part of the key, or a
+//    secret.
+//  * What is kept counts against RLIMIT_NOFILE, and not in any limit of a server. A time to live
+//    and RetainOnly() catch what was not dropped by Erase().
+//  * A URL is not an identity beyond its call. All eventfds share one inode, so the first eventfds
+//    of two calls have the same URL, and the later one replaces the earlier one. Use keys that tell
+//    them apart.
+//  * A kept descriptor is shared. To give it away, duplicate it with BorrowedFd(*fd).Dup(), which
+//    returns one that the caller owns.
 #ifndef GRPCFD_FD_STORE_H_
 #define GRPCFD_FD_STORE_H_
 
@@ -44,14 +44,14 @@
 
 namespace grpcfd {
 
-// A kept descriptor: open as long as the store or anybody who got it holds on to it.
+// A kept descriptor: open as long as the store, or anything that got it from there, holds it.
 using SharedFd = std::shared_ptr<const UniqueFd>;
 
 struct FdStoreOptions {
   // What happens to a descriptor that does not fit.
   enum class WhenFull {
     kRefuse,                 // It is refused with RESOURCE_EXHAUSTED.
-    kDropLeastRecentlyUsed,  // It takes the place of the one that nobody asked for longest.
+    kDropLeastRecentlyUsed,  // It replaces the least recently requested one.
   };
 
   size_t max_fds_per_key = 16;
@@ -107,17 +107,17 @@ class FdStoreCore {
 // `Key` is copyable, has operator==, and a hash: AbslHashValue or std::hash. None of them may call
 // the store.
 //
-// Thread-safe, but for its destructor. Has no thread of its own: what is overdue goes when it is
-// asked for, when its place is needed, and in Expire(). Nothing is closed under the store's lock; a
-// dropped descriptor is closed by the last who holds it, which may be the caller of the method that
-// drops it.
+// Thread-safe, except its destructor. It has no thread: what is overdue is dropped when it is asked
+// for, when its place is needed, and in Expire(). Nothing is closed under the store's lock. A
+// dropped descriptor is closed by its last holder, which may be the caller of the method that drops
+// it.
 template <typename Key>
 class FdStore {
  public:
   explicit FdStore(FdStoreOptions options = FdStoreOptions()) : core_(std::move(options)) {}
 
   // Keeps `fd` under `key` and `url`, and returns it. What was kept there before is replaced, and
-  // closed with its last user. An URL with an index and the same one without are two.
+  // closed with its last user. A URL with an index and the same one without are two.
   //   INVALID_ARGUMENT    `fd` is not open, or another file than `url` says
   //   RESOURCE_EXHAUSTED  max_fds_per_key or max_fds is reached (WhenFull::kRefuse, or a bound
   //                       of 0)

@@ -21,10 +21,10 @@
 //  * Forward when the message has been read: what was sent before it is there then. In a stream,
 //    forward after each Read, before the Write.
 //  * Forward before you send descriptors of your own, which would take the indices of the others.
-//  * A call of the in-band wire (Wire::kInBand) needs ForwardOptions::urls: descriptors belong to
-//  the
-//    connection there, and only the message knows which are the call's.
-//  * Without a filter everything goes on, whatever a peer sends: directories, terminals, sockets.
+//  * A call of the in-band wire (Wire::kInBand) needs ForwardOptions::urls: there descriptors
+//    belong to the connection, and only the message knows which are the call's.
+//  * Without a filter everything is passed on, whatever a peer sends: directories, terminals,
+//    sockets.
 #ifndef GRPCFD_FORWARD_H_
 #define GRPCFD_FORWARD_H_
 
@@ -46,7 +46,7 @@ struct ForwardOptions {
   // Whether a descriptor goes on; unset: all do. Called in the order of the indices, on the calling
   // thread. The URL has the index; `fd` is good for fstat(2), fcntl(2), Dup() and the like during
   // the call, and shares offset and flags with the sender's. What it refuses is closed, and leaves
-  // a hole: whoever asks for it at the next hop gets NOT_FOUND.
+  // a hole: a request for it at the next hop gets NOT_FOUND.
   std::function<bool(const InodeUrl& url, BorrowedFd fd)> filter;
 
   // Take nothing from `from`, and pass duplicates on: for a handler that looks at the descriptors
@@ -57,7 +57,7 @@ struct ForwardOptions {
   // What the message names: its URLs, those that it got from the previous hop. If `from` came or
   // went by the in-band wire (docs/guides/go.md) they say what to pass on, and without them nobody
   // can: then ForwardFds says FAILED_PRECONDITION, unless nothing ever came on that connection. An
-  // empty list says that there is nothing.
+  // empty list means that there is nothing.
   //     options.urls.emplace(request->urls().begin(), request->urls().end());
   // On that wire duplicates go, whatever `keep` says, and a descriptor that has not come yet is
   // waited for as RecvFd does, which blocks. An fdchannel knows what came with a call: for its

@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// All of grpcfd but grpcfd/coroutine.h, which needs C++20, and grpcfd/testing/..., which is linked
-// apart (grpcfd::testing).
+// All of grpcfd except grpcfd/coroutine.h, which needs C++20, and grpcfd/testing/..., which is in
+// the library grpcfd::testing.
 #ifndef GRPCFD_GRPCFD_H_
 #define GRPCFD_GRPCFD_H_
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Wire, PortWire, InBandOptions: which way descriptors go, and the limits of the in-band way.
+// Wire, PortWire, InBandOptions: how descriptors travel, and the limits of the in-band wire.
 //
 // Go's grpcfd sends descriptors on the HTTP/2 connection itself, each on one byte of it. Endpoints
 // in C++ that talk to such peers choose that wire, in ListenOptions and ChannelOptions. A relay
@@ -11,7 +11,7 @@
 // Between two C++ endpoints use kFdChannel. The in-band wire knows connections but no calls, and
 // names but no identities, so it can do less:
 //  * A descriptor is kept, by (dev, ino), until its connection closes or newer ones push it out.
-//    Whoever knows its name may ask for it any number of times, in any call of the connection.
+//    Any call of the connection that knows its name may ask for it, any number of times.
 //  * The second of two descriptors with one (dev, ino) is dropped by the receiver. All eventfds
 //    have the same, and so have both ends of a pipe. SendFd refuses it with ALREADY_EXISTS.
 //  * All bytes of all calls take one more step through this process.
@@ -42,9 +42,9 @@ enum class PortWire {
   kBoth,
 };
 
-// Limits of each relayed connection; those of a port or channel where it says so. A value that
-// makes no sense (0 where something is needed) is INVALID_ARGUMENT: the port cannot listen, and
-// calls with descriptors fail.
+// Limits of each relayed connection, or, where it says so, of a port or channel. A value out of
+// range (0 where at least 1 is needed) is INVALID_ARGUMENT: the port cannot listen, and calls with
+// descriptors fail.
 struct InBandOptions {
   // Descriptors that are kept of one connection, in each direction: those that came, until it
   // closes; and those that were sent, to tell a second file of the same inode from the first. The

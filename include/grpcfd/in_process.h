@@ -40,7 +40,7 @@ namespace grpcfd {
 void AddFdServer(grpc::ServerBuilder* builder, std::shared_ptr<FdServer> fd_server);
 
 // As grpc::Server::InProcessChannel, with descriptors. `fd_server` is the server's, by one of the
-// three ways above; if it is another one, calls with descriptors find their session nowhere and
+// three ways above; with another one, calls with descriptors do not find their session, and
 // FromContext in the handler says UNAVAILABLE. `interceptor_creators` are the program's own, in
 // their order; grpcfd's comes after them. `server` must outlive the channel, as with gRPC's; the
 // channel does not keep `fd_server`. Call credentials are not asked for their metadata on such a

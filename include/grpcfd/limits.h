@@ -3,8 +3,8 @@
 //
 // Limits: what a process is prepared to hold on behalf of its peers.
 //
-// Every descriptor that a peer sends occupies a slot of this process's RLIMIT_NOFILE until somebody
-// takes or closes it. Without limits one client could take a server down by sending descriptors and
+// Every descriptor that a peer sends occupies a slot of this process's RLIMIT_NOFILE until it is
+// taken or closed. Without limits one client could take a server down by sending descriptors and
 // making no calls. Every limit here is enforced, and each refusal names it. A server proves at
 // start that all of its limits together fit into RLIMIT_NOFILE.
 #ifndef GRPCFD_LIMITS_H_
@@ -23,7 +23,7 @@ struct SessionLimits {
   // default. Of a call whose messages are a stream in that direction, those sent at once.
   uint32_t max_fds_per_call = 16;
 
-  // Descriptors that a session may hold and nobody has taken, in one direction. A sender at this
+  // Descriptors that a session may hold and that were not taken, in one direction. A sender at this
   // window waits until its deadline, then gets RESOURCE_EXHAUSTED. It also bounds what the peer has
   // not even read, by the kernel's count (SIOCOUTQ), whatever the peer says.
   uint32_t session_window = 64;
@@ -65,12 +65,12 @@ struct ServerLimits {
   uint32_t max_sessions = 0;
   // Sessions of one user; 0: half of max_sessions.
   uint32_t max_sessions_per_uid = 0;
-  // Connections that have not said yet what they are. When full, the oldest of the user who has
-  // most of them goes.
+  // Connections that have not said yet what they are. At the limit the user who has most of them
+  // loses the oldest.
   uint32_t max_half_open = 64;
-  // How long they may take to say so.
+  // How long such a connection may take to say so.
   absl::Duration hello_timeout = absl::Seconds(5);
-  // How long descriptors are kept whose RPC does not come.
+  // How long descriptors are kept if their RPC does not come.
   absl::Duration early_timeout = absl::Seconds(10);
 
   friend bool operator==(const ServerLimits& a, const ServerLimits& b) {

@@ -1,12 +1,12 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// SetLogSink: where grpcfd tells what no status of a call can tell.
+// SetLogSink: sets where grpcfd reports what no status of a call can report.
 //
-// Errors of calls are in their statuses, and numbers in grpcfd/stats.h. What is left is logged:
+// Errors of calls are in their statuses, and numbers in grpcfd/stats.h. These are logged:
 //   kError    a port cannot listen, and why
 //   kWarning  descriptors came with a call, and its handler never asked for them
-// A reason is logged once a second at most; a line says how many were left out.
+// Each reason is logged at most once a second; the next line says how many were left out.
 #ifndef GRPCFD_LOG_H_
 #define GRPCFD_LOG_H_
 

@@ -12,7 +12,7 @@
 //
 // Content is safe to use after a check only if it is sealed against writing as well (F_SEAL_WRITE,
 // MapOptions::frozen). F_SEAL_FUTURE_WRITE is not enough: mappings that exist go on writing. Files
-// other than memfds have no seals, and are refused.
+// other than memfds do not have seals, and are refused.
 //
 //   // The producer.
 //   auto memory = MappedMemory::Create(size);

@@ -12,13 +12,13 @@
 //     GRPCFD_ASSIGN_OR_RETURN(auto memory, grpcfd::Take(*fds, request->memory()));       // Server.
 //
 //  * AttachAll opens files with the rights of *this* process. Call it on messages that you filled
-//  in,
-//    never on one that came from somebody else. It opens marked fields only, and TakeAll opens
+//    in, never on one that came from somebody else. It opens only marked fields, and TakeAll opens
 //    nothing.
-//  * A google.protobuf.Any is bytes to whoever does not know its type, and these functions do not
-//  look
-//    into it: unpack it and call them on what was in it.
-//  * A path /proc/self/fd/N is good in this process, and while TakenFds has the descriptor.
+//  * These functions do not look into a google.protobuf.Any, because its bytes say nothing to code
+//    that does not know its type. Unpack it, and then call them on the message that was in it.
+//  * A path /proc/self/fd/N is valid only in this process. TakeAll puts such paths into fields;
+//    each of them is valid only while the descriptor is open, so keep the TakenFds that TakeAll
+//    returned.
 //
 // Messages may be generated or dynamic (google::protobuf::DynamicMessage). All functions may be
 // called from any thread; a message or a TakenFds needs the caller's own synchronisation, as usual.
@@ -60,8 +60,8 @@ absl::Status Attach(FdSender& sender, BorrowedFd fd, v1::Descriptor* out);
 absl::Status Attach(FdSender& sender, UniqueFd&& fd, v1::Descriptor* out);
 
 // Takes the descriptor that `descriptor` names. Errors as FdReceiver::RecvFd; INVALID_ARGUMENT also
-// if it names none. Several Descriptors may name the same descriptor: only the first Take gets it
-// (TakeAll is right for them).
+// if it names none. Several Descriptors may name the same descriptor: only the first Take gets it,
+// so use TakeAll for them.
 absl::StatusOr<UniqueFd> Take(FdReceiver& receiver, const v1::Descriptor& descriptor,
                               Deadline deadline = Deadline::Infinite());
 

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// PeerCredentials: who is at the other end of a session, as the kernel says.
+// PeerCredentials: identifies the other end of a session, by the kernel's word.
 //
 // uid, gid and pid are those of connect(2), when SO_PEERCRED freezes them; the pid may have been
 // given to another process since. The pidfd names the process itself: call HasExited() after

@@ -17,9 +17,9 @@
 //  * A read-only descriptor of a memfd can be opened for writing through /proc/self/fd; only seals
 //    hold. Use RequireSeals().
 //  * The sender can still write while the content is checked. See grpcfd/mapped_memory.h.
-//  * A regular file need not be on a disk: files of procfs and FUSE mounts are regular too, and a
-//  read
-//    of the latter may wait for the peer. For memory require seals: only memfds have them.
+//  * A regular file need not be on a disk: files of procfs and FUSE mounts are regular files, and
+//    a read of one in a FUSE mount may wait for the peer. For shared memory require seals, since
+//    only memfds have them.
 #ifndef GRPCFD_RECEIVE_POLICY_H_
 #define GRPCFD_RECEIVE_POLICY_H_
 

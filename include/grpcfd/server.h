@@ -62,9 +62,9 @@ std::shared_ptr<FdTransceiver> FromContext(grpc::ServerContextBase* context);
 
 // The session of the call that `context` belongs to, and who is at its other end: the process that
 // connected, at the time of its connect(2) (SO_PEERCRED, unix(7)), with a pidfd of the caller's own
-// where the kernel has it (SO_PEERPIDFD, Linux 6.5). The pid is that of the time, too: the process
-// may have ended since and its number be another's, so look at the pidfd (HasExited()) after
-// whatever was read under /proc/<pid>. Only for calls that the client made with
+// where the kernel has it (SO_PEERPIDFD, Linux 6.5). The pid is also of that time: the process may
+// have ended, and another one may have its number. So check the pidfd (HasExited()) after reading
+// anything under /proc/<pid>. Only for calls that the client made with
 // grpcfd::FromContext, with descriptors or without: for others gRPC says no more than "unix:".
 // Answers for calls that authorize_call refused, too.
 //   FAILED_PRECONDITION, INVALID_ARGUMENT, UNAVAILABLE  as FromContext
@@ -82,15 +82,15 @@ struct ListenOptions {
   // set.
   std::shared_ptr<FdServer> fd_server;
   // For the FdServer that is made if `fd_server` is unset. Set them for the builder's first port: a
-  // later one that sets different ones cannot listen, INVALID_ARGUMENT.
+  // later port with different ones cannot listen (INVALID_ARGUMENT).
   FdServerOptions fd_server_options;
 
   // Mode of the socket file, whatever the umask, before anybody can connect: the file never has
   // more, and has all of it when the server begins to listen. Unset: 0777 less the umask, as with
   // gRPC itself.
   std::optional<mode_t> mode;
-  // Abstract names (`unix-abstract:name`) have no mode: whoever is in the network namespace may
-  // connect. Hence the question.
+  // Whether abstract names (`unix-abstract:name`) may be used. They have no mode: every process of
+  // the network namespace may connect.
   bool allow_abstract = false;
   // Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn, gRPC's own
   // choice.
@@ -100,7 +100,7 @@ struct ListenOptions {
   // again; close yours, or clients that connect after the server's end wait in vain.
   std::optional<BorrowedFd> listen_fd;
 
-  // Which way the clients' descriptors come. With kInBand and kBoth, FromContext answers for every
+  // How the clients' descriptors come. With kInBand and kBoth, FromContext answers for every
   // call of the port, also for clients that send none. All unix sockets that such a server listens
   // on should be grpcfd's: see docs/guides/go.md, "Who is who".
   PortWire wire = PortWire::kFdChannel;
@@ -113,7 +113,7 @@ struct ListenOptions {
 };
 
 // Adds a port to `builder` that takes gRPC connections, with any credentials, and descriptors
-// beside them. Nothing else is asked of the program: listening begins in BuildAndStart() (which
+// beside them. The program need do nothing else: listening begins in BuildAndStart() (which
 // returns null if it fails; clients that connect a little earlier wait), ends with Shutdown(), and
 // everything is gone with the Server. gRPC's own interceptors and those of the program stay;
 // grpcfd's is appended, unless the program has put one of MakeServerInterceptorFactory into its
@@ -122,7 +122,7 @@ struct ListenOptions {
 // At bind: ALREADY_EXISTS if a server listens there; a socket file that nobody listens on is
 // removed; PERMISSION_DENIED if it is another user's and cannot be tried or removed;
 // FAILED_PRECONDITION for an abstract name without allow_abstract, or for an address that is not a
-// unix socket; others as BoundSocket and FdServer::Create say.
+// unix socket; others as bind(2) and FdServer::Create say.
 void AddListeningPort(grpc::ServerBuilder* builder, const std::string& address,
                       const std::shared_ptr<grpc::ServerCredentials>& credentials,
                       const ListenOptions& options = {});

@@ -3,8 +3,8 @@
 //
 // UniqueFd: the one owner of an open file descriptor.
 //
-// Conversions are explicit: ask with valid(), look with get(). There is no implicit one to `int`,
-// which would be a number that nobody owns, and none to `bool`, for which -1 is true.
+// Conversions are explicit: use valid() and get(). It does not convert to `int`, which would be a
+// number that nobody owns, or to `bool`, for which -1 is true.
 //
 // close(2) is not retried after EINTR: on Linux the number is free again when it returns, whatever
 // it returned, and a retry could close another file.
@@ -50,7 +50,7 @@ class UniqueFd {
   [[nodiscard]] int Release() noexcept { return std::exchange(fd_, -1); }
 
   // Closes what is owned, if anything, and adopts `fd`. Keeps errno. The result of close(2) is not
-  // reported: whoever needs the deferred write errors of a file calls fsync(2) before.
+  // reported: call fsync(2) before if you need the deferred write errors of a file.
   void Reset(int fd = -1) noexcept {
     const int old = std::exchange(fd_, fd);
     if (old >= 0) {

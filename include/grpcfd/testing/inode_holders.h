@@ -65,7 +65,7 @@ absl::StatusOr<InodeHolders> FindInodeHolders(const DevIno& dev_ino,
 absl::StatusOr<size_t> CountHolders(const DevIno& dev_ino);
 
 // The same, of the given processes only. PERMISSION_DENIED if one of them may not be looked at:
-// whoever names a process wants it counted.
+// a process that is named must be counted.
 absl::StatusOr<size_t> CountHolders(const DevIno& dev_ino, const std::vector<pid_t>& pids);
 
 }  // namespace grpcfd
