@@ -27,7 +27,7 @@ struct ClientCall::FormerAttempt {
   FormerAttempt() = default;
   FormerAttempt(const FormerAttempt&) = delete;
   FormerAttempt& operator=(const FormerAttempt&) = delete;
-  // Not "sent": that would have the peer drop what the next attempt brings too, as they share the
+  // Not "sent": the peer would then also drop what the next attempt brings, as they share the
   // call's id.
   ~FormerAttempt() {
     if (transport != nullptr) transport->End(/*sent=*/false);
@@ -35,7 +35,7 @@ struct ClientCall::FormerAttempt {
 };
 
 ClientCall::~ClientCall() {
-  // The last reference is gone, so nobody else is in here. The lock is for the analysis.
+  // The last reference is gone, so no other thread is in here. The lock is for the analysis.
   MutexLock lock(&mutex_);
   if (transport_ != nullptr) transport_->End(/*sent=*/indices_.next() != 0);
 }
@@ -517,7 +517,7 @@ void ClientCall::WaitingAttempt::OnSent(absl::Status sent) {
       if (sent.ok()) call->Begun(Metadata(), &given_up);
     }
   }
-  given_up.clear();  // Before anybody is told that they were sent.
+  given_up.clear();  // Before the callers are told that they were sent.
   if (!sent.ok()) return done(std::move(sent));
   if (!more.empty()) return Send(Indices(std::move(more)), std::move(numbers));
   done(Metadata());
@@ -545,7 +545,7 @@ absl::Status ClientCall::StartOnConnection(const std::shared_ptr<CallTransport>&
   former = std::exchange(transport_, transport);
   sent_ = !queue_.empty();
   queue_.Release(&queued);
-  // Before anybody else can queue with this call.
+  // Before another thread can queue with this call.
   absl::Status status = queued.empty() ? absl::OkStatus() : send(&queued);
   if (status.ok()) {
     phase_ = Phase::kStarted;
@@ -576,7 +576,7 @@ void ClientCall::Commit(const absl::Status& why) {
   {
     MutexLock lock(&mutex_);
     queue_.Release(&given_up);
-    // Its place in the line is others'; but what a stream sends in its course stays there.
+    // It gives up its place in the line; but what a stream sends in its course stays there.
     if (attempt_waits_) waiting = transport_;
     if (phase_ == Phase::kStarting) SetWithout(why);
   }

@@ -15,7 +15,7 @@ namespace internal {
 
 namespace {
 
-// What the next call has by now. On a thread that may wait for it: this one may be a poller's.
+// Closes what the next call has by now, on a thread that may wait: this one may be a poller's.
 void CloseArrived(Call* from, const InodeUrl& url) {
   auto fd = from->RecvFd(url, absl::InfinitePast());
   if (fd.ok()) ReapedFd(*std::move(fd), from->reaper()).Close();
@@ -30,7 +30,7 @@ absl::Status Forward(const std::shared_ptr<Call>& from, Call* to, const ForwardF
   // Also if nothing has come: it says what went wrong with what came before.
   absl::Status status = to->ClaimIndices(&*urls);
   if (!status.ok() || urls->empty()) return status;
-  // What has to wait for room stays with `from` as well until it is sent: its sender is not to be
+  // What has to wait for room also stays with `from` until it is sent, so that its sender is not
   // told that there is room for more.
   const bool later = to->MustNotWait();
   const bool duplicate = keep || later;

@@ -28,9 +28,9 @@ namespace {
 // The kernel has no event for "a server has bound the path".
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(5);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
-// Nor for "the backlog has room again": connect(2) says EAGAIN and is done. The server is there, so
-// this does not grow: in a storm of connects room is taken again at once, and who asks seldom never
-// finds any.
+// It has none for "the backlog has room again" either: connect(2) just says EAGAIN. The server is
+// there, so this interval does not grow: in a storm of connects room is taken again at once, and a
+// client that asks seldom would never find any.
 constexpr absl::Duration kBacklogInterval = absl::Milliseconds(5);
 
 bool IsSessionSocket(const UniqueFd& fd) {
@@ -205,7 +205,7 @@ void ChannelCore::Connect() {
   {
     MutexLock lock(&mutex_);
     if (retry_timer_ != 0) poller_->CancelTimer(std::exchange(retry_timer_, 0));
-    if (pending_.empty()) {  // All gave up meanwhile.
+    if (pending_.empty()) {  // All requests were given up meanwhile.
       connecting_ = false;
       return;
     }
@@ -245,7 +245,7 @@ void ChannelCore::Connect() {
   });
   if (!id.ok()) {
     lock.Unlock();
-    // Not as it is: the caller did nothing wrong, and a socket can be watched.
+    // The status is replaced: the caller did nothing wrong, and a socket can be watched.
     Failed(absl::ResourceExhaustedError(id.status().message()), /*may_pass=*/false);
     lock.Lock();
     return;
@@ -411,7 +411,7 @@ void ChannelCore::Decide(const HelloReply& reply) {
 }
 
 absl::Status ChannelCore::AuthorizeServer(PeerCredentials* server) const {
-  // Costs a descriptor, so only for those who ask.
+  // It costs a descriptor, so only if the program asks.
   if (!options_.authorize_session && !options_.on_session && !options_.on_session_end) {
     return absl::OkStatus();
   }
@@ -433,7 +433,7 @@ void ChannelCore::EndAttempt() {
   if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
   const std::shared_ptr<Reaper> reaper = reaper_;
   lock.Unlock();
-  // What a server sends that should not have, read or not: closing it may block.
+  // What a server should not have sent, read or not: closing it may block.
   if (attempt_.socket.valid()) attempt_.fds.push_back(std::move(attempt_.socket));
   if (!attempt_.fds.empty()) reaper->Close(std::move(attempt_.fds), /*after=*/nullptr);
   attempt_ = Attempt();

@@ -44,7 +44,7 @@ absl::StatusOr<SessionFd> FdRegistry::Register(BorrowedFd fd, absl::Time deadlin
       Withdraw(*index);
       return sent;
     }
-    // A session that has died is no error: the next one gets it.
+    // A dead session is not an error: the next one gets it.
   }
   return SessionFd(InodeUrl::ForSession(*dev_ino, *index),
                    [weak = weak_from_this(), index = *index] {
@@ -70,7 +70,7 @@ void FdRegistry::Withdraw(uint32_t index) {
     generation = generation_;
     if (withdrawn.sent == generation) session = session_.lock();
     attached = attached_;
-    // There may be others that had no room.
+    // Others may not have had room.
     for (auto& [other, entry] : entries_) entry.failed = 0;
   }
   if (session == nullptr) return;
@@ -108,7 +108,7 @@ void FdRegistry::SendUnsent(const std::shared_ptr<Session>& session, uint64_t ge
     std::shared_ptr<const UniqueFd> fd;
     {
       MutexLock lock(&mutex_);
-      if (generation != generation_) break;  // There is a later session.
+      if (generation != generation_) break;  // A later session exists.
       auto it = entries_.begin();
       while (it != entries_.end() && (it->second.sent == generation || it->second.sending ||
                                       it->second.failed == generation)) {

@@ -66,7 +66,7 @@ void AdoptAll(const msghdr& header, ReceivedMessage* message) {
         int fd;
         memcpy(&fd, payload + i * sizeof(fd), sizeof(fd));
         UniqueFd owned = Adopt(fd);
-        if (pidfd) continue;  // Nobody asked for it: closed here.
+        if (pidfd) continue;  // Not asked for: closed here.
         if (owned.valid()) {
           message->fds.push_back(std::move(owned));
         } else {
@@ -247,7 +247,7 @@ bool NothingUnread(BorrowedFd socket) {
   do {
     header.msg_flags = 0;
     seen = ::recvmsg(socket.get(), &header, MSG_PEEK | MSG_DONTWAIT);
-    // That the peer left something unread is reported once, and is no matter here.
+    // That the peer left something unread is reported once, and does not matter here.
   } while (seen < 0 && (errno == EINTR || errno == ECONNRESET));
   return seen == 0 && (header.msg_flags & MSG_CTRUNC) == 0;
 }

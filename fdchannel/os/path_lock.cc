@@ -13,7 +13,7 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// Whether open(2) says so of what somebody has put at the path: a file that only its owner may
+// Whether this errno of open(2) comes from what was put at the path: a file that only its owner may
 // open, a link, a directory, a socket.
 bool IsAboutTheFile(int error) {
   return error == EACCES || error == EPERM || error == ELOOP || error == EISDIR || error == ENXIO;
@@ -38,8 +38,8 @@ absl::StatusOr<PathLock> PathLock::Take(const std::string& path, uid_t user) {
   }
   struct stat held, named;
   if (::fstat(file.get(), &held) != 0) return absl::ErrnoToStatus(errno, "fstat of the lock file");
-  // Whoever may open the file can lock it, so only one that nobody else may open counts: not a link
-  // that another user made to a file of this one's.
+  // Every process that may open the file can lock it. So only a file that no other user may open
+  // counts: not a link that another user made to a file of this one's.
   if (held.st_uid != user || !S_ISREG(held.st_mode) || (held.st_mode & 077) != 0) return lock;
   const bool locked = ::flock(file.get(), LOCK_EX | LOCK_NB) == 0;
   if (!locked && errno != EWOULDBLOCK) {

@@ -71,7 +71,7 @@ absl::StatusOr<Poller::Id> Poller::Add(BorrowedFd fd, uint32_t epoll_events, Eve
     const int error = errno;
     const std::string text =
         absl::StrCat("epoll_ctl(EPOLL_CTL_ADD, ", fd.get(), "): ", strerror(error));
-    // The caller's mistake: no descriptor, or none that can be watched. All else is a lack.
+    // The caller's mistake: not a descriptor that can be watched. The others are shortages.
     return error == EBADF || error == EPERM ? absl::InvalidArgumentError(text)
                                             : absl::ResourceExhaustedError(text);
   }

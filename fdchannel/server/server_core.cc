@@ -34,9 +34,9 @@ constexpr int kAcceptBatch = 16;
 // this would be a busy loop; there is no event for "a descriptor was closed somewhere in this
 // process".
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
-// How long what a dead session holds waits for calls: long enough for one that is in gRPC's socket
-// already, and no longer, for no other can come. The dead sessions of a user may hold a quarter of
-// what the user may; beyond it the oldest go at once, but not the one that died last.
+// How long what a dead session holds waits for calls: long enough for a call that is already in
+// gRPC's socket; no other can come. The dead sessions of a user may hold a quarter of what the user
+// may; beyond that the oldest go at once, but not the one that died last.
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
 
 std::shared_ptr<const FdServerOptions> GuardedOptions(const FdServerOptions& options) {
@@ -255,7 +255,7 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   std::shared_ptr<SessionHandle> handle;
   {
     MutexLock lock(&mutex_);
-    if (shut_down_) {  // Meanwhile.
+    if (shut_down_) {  // Shut down meanwhile.
       reply.status = HelloStatus::kShuttingDown;
       return reply;
     }
@@ -305,7 +305,7 @@ void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
       return;
     }
     poller = poller_;
-    // Not at the expense of those who are alive: what the dead of a user hold counts as the user's.
+    // Not at the expense of living sessions: what a user's dead ones hold counts as the user's.
     DeadOfUser& dead = dead_[it->second.handle->peer().uid];
     dead.sessions.push_back(Dead{token, session_id, held});
     dead.held += held;
@@ -405,7 +405,7 @@ void Listener::StopOnPoller() {
 }
 
 void Listener::Accept(uint32_t events) {
-  // Before anything else can have the number that it was given up for.
+  // First, before another open takes the number that the reserve gave up.
   if (!reserve_.valid()) reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
   for (int i = 0; i < kAcceptBatch; ++i) {
     {
@@ -427,8 +427,8 @@ void Listener::Accept(uint32_t events) {
     }
     exhausted_since_ = absl::InfiniteFuture();
     if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
-      // Somebody has shut down a socket that was adopted. Nothing will come any more, but epoll(7)
-      // would say so for ever.
+      // An adopted socket was shut down from outside. Nothing more will come, but epoll(7) would
+      // report that for ever.
       StopAccepting();
     }
     return;
@@ -447,8 +447,8 @@ void Listener::StopAccepting() {
 void Listener::OnExhausted() {
   const absl::Time now = absl::Now();
   exhausted_since_ = std::min(exhausted_since_, now);
-  // A short lack of descriptors leaves clients waiting in the backlog, to be served after it. In
-  // one that lasts as long as a client would have to say what it is, they are told.
+  // In a short lack of descriptors clients wait in the backlog, and are served after it. If it
+  // lasts longer than a client may take to say what it is, they are told.
   if (now - exhausted_since_ >= core_->limits().hello_timeout) {
     for (int i = 0; i < kAcceptBatch && RejectOne(); ++i) {
     }
@@ -478,7 +478,7 @@ bool Listener::RejectOne() {
     Count(&core_->listener_counters_.hellos[static_cast<size_t>(reply.status)]);
     std::array<char, kHelloReplySize> answer;
     EncodeHelloReply(reply, &answer);
-    (void)SendMessage(connection, answer, {});  // Whole or not at all: there is no time to wait.
+    (void)SendMessage(connection, answer, {});  // Whole or not at all: it must not wait.
   }
   const auto credentials = GetPeerCredentials(connection, PidfdMode::kNone);
   const uid_t uid = credentials.ok() ? credentials->uid : Reaper::kNoUser;
@@ -517,7 +517,7 @@ void Listener::MakeRoomForHalfOpen() {
 
 void Listener::Admit(UniqueFd connection) {
   TakeOutOfBandInline(connection);
-  // A look-up that fails means "refuse": nobody is served whose user is not known.
+  // A failed look-up means "refuse": a client whose user is not known is not served.
   auto credentials = GetPeerCredentials(connection, PidfdMode::kNone);
   if (!credentials.ok()) {
     Count(&core_->listener_counters_.credentials_failed);
@@ -569,7 +569,7 @@ void Listener::Drop(HalfOpen* half_open) {
 
 void Listener::CloseConnection(uid_t uid, UniqueFd connection) {
   if (socket_.refuses_fds()) return;  // Nothing that could block is in it.
-  // Nor is it if all was read, as after each honest hello.
+  // The same if all was read, as after each honest hello.
   ::shutdown(connection.get(), SHUT_RDWR);
   if (NothingUnread(connection)) return;
   FdVector closing;
@@ -583,13 +583,13 @@ void Listener::OnBytes(HalfOpen* half_open) {
   const IoResult io =
       ReceiveMessage(half_open->socket, half_open->bytes.data() + half_open->received,
                      half_open->bytes.size() - half_open->received, &message);
-  // Closing descriptors may block, which must not hold up everybody else.
+  // Closing descriptors may block, which must not delay others.
   const auto close_fds = [&, uid = half_open->credentials.uid] {
     if (message.fds.empty()) return;
     Count(&core_->listener_counters_.early_fds_closed, message.fds.size());
     core_->CloseLater(uid, std::move(message.fds));
   };
-  // In a hello they have no place, and nobody who means well sends them there.
+  // They do not belong in a hello, and an honest client does not send them there.
   if (message.control_truncated || (!wires_.in_band && !message.fds.empty())) {
     close_fds();
     Drop(half_open);
@@ -604,7 +604,7 @@ void Listener::OnBytes(HalfOpen* half_open) {
   }
   half_open->received += message.size;
   const auto bytes = absl::MakeConstSpan(half_open->bytes.data(), half_open->received);
-  // Without an fdchannel, whoever reads next says what it thinks of a hello.
+  // Without an fdchannel, the next reader decides what a hello means.
   switch (wires_.fdchannel ? ClassifyFirstBytes(bytes) : FirstBytes::kOther) {
     case FirstBytes::kNeedMore:
       close_fds();  // The beginning of a hello, or of nothing known.
@@ -658,7 +658,7 @@ void Listener::SendAnswer(HalfOpen* half_open) {
     }
     if (!sent.ok()) {
       if (!half_open->client_end.valid() || sent.error == EPIPE) break;
-      // The kernel passes no descriptor now: too many are in flight, or there is no memory.
+      // The kernel does not pass descriptors now: too many are in flight, or memory is short.
       half_open->client_end.Reset();
       HelloReply reply;
       reply.status = HelloStatus::kOutOfDescriptors;

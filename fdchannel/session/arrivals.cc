@@ -272,7 +272,7 @@ void Arrivals::Store(const Frame& frame, ReceivedMessage* message, absl::Span<co
     if (judge) ApplyPolicy(inbox, slot, closes);
   }
   message->fds.clear();
-  // Nobody asks for what was refused, so it has to be forgotten here.
+  // No call asks for what was refused, so it has to be forgotten here.
   if (inbox->Tidy()) return;
   Fail(inbox,
        absl::ResourceExhaustedError(
@@ -296,7 +296,7 @@ absl::Status Arrivals::DeliverScoped(const Frame& frame, ReceivedMessage* messag
           "session-scoped descriptor ", frame.first_index + i, " came while there is one"));
     }
   }
-  // Fails for who names it; the session lives on.
+  // A call that names it fails; the session lives on.
   absl::Status refused;
   Counter why = Counter::kFdsRefusedCall;
   if (message->control_truncated) {

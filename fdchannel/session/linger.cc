@@ -20,7 +20,7 @@ class Holder {
  public:
   explicit Holder(Lingering what) : what_(std::move(what)) {}
   ~Holder() {
-    // Not there: it may wake sessions, through their poller, and that is for no reaper to keep.
+    // Not on the reaper: it may wake sessions through their poller, which a reaper must not keep.
     what_.in_flight.reset();
     if (what_.socket->NothingUnread()) return;
     const std::shared_ptr<Reaper> reaper = std::move(what_.reaper);

@@ -33,7 +33,7 @@ absl::StatusOr<UniqueFd> ScopedTable::Dup(const InodeUrl& url, const ReceivePoli
         absl::StrCat(url.ToString(), " names another file than the session's descriptor ",
                      *url.session_index(), ", which is ", InodeUrl(entry.dev_ino).ToString()));
   }
-  // It is none of the call's own descriptors, so a bound on their number allows it if it allows
+  // It is not one of the call's own descriptors, so a bound on their number allows it if it allows
   // any.
   constexpr uint32_t kAnyIndex = 0;
   if (policy != nullptr && !Accepts(*policy, entry.facts, kAnyIndex)) {

@@ -16,8 +16,8 @@ constexpr size_t kDiscardMemory = 1024;
 bool SendWindow::Reserve(size_t n) {
   room_ = InFlight::Room::kYes;
   if (sent_ - credited_ + n > window_) return false;
-  // Credit says yes. A peer that tells the truth has read what it gives credit for; the kernel
-  // knows.
+  // The credit allows it. An honest peer has read what it gives credit for; the kernel knows
+  // whether it did.
   room_ = in_flight_->Reserve(n);
   if (room_ != InFlight::Room::kYes) return false;
   sent_ += n;

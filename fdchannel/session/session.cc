@@ -57,7 +57,7 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
     if (id.ok()) {
       session->registration_ = *id;
     } else {
-      // Nobody would see the peer hang up: rather no session than one that stays for ever.
+      // A hang-up of the peer would go unseen: fail, rather than keep a session for ever.
       DeferredCloses none;
       session->KillLocked(
           CloseCode::kResourceExhausted,

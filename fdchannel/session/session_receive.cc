@@ -17,7 +17,7 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// How long a forwarder, which cannot go on without, waits for another thread's look at the socket.
+// How long a forwarder, which cannot go on without it, waits for another thread to look.
 constexpr absl::Duration kForwardPatience = absl::Seconds(10);
 
 }  // namespace
@@ -31,10 +31,10 @@ struct Session::Batch {
   IoResult io;
 };
 
-// --- Who asks ---
+// --- Requests ---
 
-// Looks for what `waiter` wants without making it one: in its inbox, and in the socket if nobody
-// leads. True if it is settled.
+// Looks for what `waiter` wants without listing it: in its inbox, and in the socket if there is no
+// leader. True if it is settled.
 bool Session::TryReceive(Waiter* waiter, DeferredCloses* closes) {
   bool done = ProgressReceive(waiter, /*drained=*/false);
   if (done || !leader_.Lead()) return done;
@@ -119,8 +119,8 @@ void Session::ReceiveAsync(DescriptorInbox* inbox, const InodeUrl& url, Op op, a
   first.inbox = inbox;
   first.url = url;
   first.op = op;
-  // Not destroyed under the lock, should it outlive the call of its callback: what that has
-  // captured is the program's.
+  // Not destroyed under the lock, if it outlives the call of its callback: what that captured is
+  // the program's.
   std::shared_ptr<Waiter> waiter;
   DeferredCloses closes;
   MutexLock lock(&mutex_);

@@ -14,7 +14,7 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// Whether sendmsg says that there is no peer any more.
+// Whether sendmsg says that the peer is gone.
 bool IsGone(int error) {
   // ECONNREFUSED: of a peer that is just dying, on kernels without "unix: Fix race in
   // SOCK_SEQPACKET's unix_dgram_sendmsg()".
@@ -129,8 +129,8 @@ bool Session::ProgressSend(Waiter* waiter) {
     if (!Reserve(waiter->fds.size())) return false;
     waiter->reserved = true;
   }
-  // Never blocks, so it may be done under the lock, where only senders come that could not send
-  // without it.
+  // Never blocks, so it may run under the lock. Only senders that could not send without it get
+  // here.
   size_t entered = waiter->sent;
   const IoResult io =
       SendFrames(socket_.get(), waiter->call, waiter->indices, waiter->fds, &waiter->sent);
@@ -175,7 +175,7 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
   if (io.ok()) {
     counters_->Add(Counter::kFdsSent, sent);
     if (window_.short_in_flight()) {
-      // By this one, perhaps, which the peer may have read meanwhile.
+      // Perhaps by this one, which the peer may have read meanwhile.
       DeferredCloses none;
       ProgressSenders();
       RunDeferred(&none);

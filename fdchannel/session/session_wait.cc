@@ -20,7 +20,7 @@ constexpr int kLooksPerWait = 1024;
 // that asks for a cancellation.
 constexpr absl::Duration kLookPatience = absl::Milliseconds(500);
 
-// Until when to wait before the next question whether the call was cancelled.
+// When to ask next whether the call was cancelled.
 absl::Time SliceEnd(const WaitOptions& options) {
   return options.cancelled == nullptr ? options.deadline
                                       : std::min(options.deadline, absl::Now() + kCancelSlice);
@@ -69,7 +69,7 @@ bool Session::ProgressScoped(Waiter* waiter, bool drained) {
     waiter->status = dead_;
     return true;
   }
-  // It went out before what names it, and so did its withdrawal: only an empty socket tells.
+  // It was sent before what names it, and so was its withdrawal: only an empty socket tells.
   if (!drained) return false;
   const ReceivePolicy* const policy =
       waiter->inbox != nullptr ? waiter->inbox->policy() : config_.policy.get();
@@ -134,7 +134,7 @@ void Session::Finish(Waiter* waiter, absl::Status status) {
   if (!status.ok()) waiter->status = std::move(status);
   if (waiter->reserved) {
     counters_->Add(Counter::kFdsSent, waiter->sent);
-    const size_t left = waiter->fds.size() - waiter->sent;  // What never went out.
+    const size_t left = waiter->fds.size() - waiter->sent;  // What was never sent.
     in_flight_->Return(left);
     Unreserve(left);
     waiter->reserved = false;
@@ -235,7 +235,7 @@ void Session::LeadOnce(Waiter* waiter, const WaitOptions& options, int* looks,
   // A peer that never stops sending must not hold this thread beyond its deadline.
   if (result == PumpResult::kProgress && ++*looks % kLooksPerWait != 0) return;
   if (!closes->empty() || !finished_async_.empty()) {
-    // This may be a long wait. What others get, or get rid of, through this thread is not to wait
+    // This may be a long wait. What this thread has to deliver or close for others must not wait
     // with it.
     RunDeferred(closes);
     if (waiter->done) return;
@@ -267,7 +267,7 @@ void Session::FollowOnce(Waiter* waiter, const WaitOptions& options) {
   if (cancelled && !waiter->done) Finish(waiter, CallWasCancelled());
 }
 
-// However late it is, what is in the socket is found, also if somebody else leads, who may not have
+// Finds what is in the socket, however late it is, even if another thread leads and may not have
 // looked since. True if the waiter is settled or promoted by that.
 bool Session::AwaitLook(Waiter* waiter) {
   if (waiter->kind != Waiter::Kind::kReceive || waiter->looked || waiter->wants_look) return false;

@@ -9,8 +9,8 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// Holes that are remembered. Whoever sends can make one with each descriptor of a stream, and must
-// not make this process grow by it; those forgotten, the lowest, cannot be filled any more.
+// Holes that are remembered. A sender can make one with each descriptor of a stream, and must not
+// make this process grow by it. The lowest are forgotten first, and cannot be filled any more.
 constexpr size_t kMaxHoles = 1024;
 
 }  // namespace
