@@ -362,7 +362,7 @@ class ClientFactory : public ClientInterceptorFactoryInterface {
  private:
   // What else is known of the start.
   virtual void Describe(const grpc::ClientContext* context, ClientCall::Start* start) const = 0;
-  // Sends the call's descriptors, or sees to it that somebody does. Null if nothing has to be
+  // Sends the call's descriptors, or has them sent. Null if nothing has to be
   // watched.
   virtual Interceptor* Begin(const std::shared_ptr<ClientCall>& call,
                              const ClientCall::Start& start, ClientRpcInfo* info) const = 0;
@@ -490,8 +490,8 @@ class InBandFactory final : public ClientFactory {
   const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
 };
 
-// The channel has no way for descriptors (the target is no unix socket, say): calls that have any
-// fail.
+// The channel cannot carry descriptors (the target is not a unix socket, for example): calls that
+// have any fail.
 class WithoutFactory final : public ClientFactory {
  public:
   explicit WithoutFactory(absl::Status why) : why_(std::move(why)) {}

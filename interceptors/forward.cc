@@ -33,7 +33,7 @@ absl::Status NobodySaysWhich() {
       "knows which are its own: set ForwardOptions::urls to the URLs of the message");
 }
 
-// A call as forwarding knows it. All that FromContext returns are; null if it is not for a call.
+// The internal form of what FromContext returned; null if it is not for a call.
 std::shared_ptr<internal::Call> AsCall(const std::shared_ptr<FdTransceiver>& call) {
   auto* const ours = internal::ForeignCast<internal::Call>(call.get());
   if (ours == nullptr) return nullptr;
