@@ -31,10 +31,10 @@ constexpr size_t kBytesPerFd = 8;
 constexpr size_t kMaxUnsettled = 2048;
 constexpr size_t kCloseTogether = 16;
 constexpr absl::Duration kTidyInterval = absl::Milliseconds(5);
-// After a send failed for want of something that nobody tells of.
+// The pause after a send failed for a shortage whose end is not reported.
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(10);
 
-// Who is at the other end, for messages. A client does not ask its server.
+// Identifies the other end, for messages. A client does not ask its server.
 std::string PeerOf(const InBandPeer& peer) {
   if (peer.credentials.uid == static_cast<uid_t>(-1)) return "the server";
   return absl::StrCat("pid ", peer.credentials.pid, ", uid ", peer.credentials.uid);
@@ -204,7 +204,7 @@ size_t Connection::ReadOuter() {
       outer_.readable = outer_.hung_up;
     }
     if (message.control_truncated) {
-      // Nobody can tell which one is missing.
+      // It is not known which one is missing.
       Count(&thread_->counters->cut_truncated);
       End(absl::ResourceExhaustedError(
           absl::StrCat("the connection was cut: a descriptor of ", PeerOf(*peer_),
@@ -389,7 +389,7 @@ void Connection::End(const absl::Status& status) {
   for (UniqueFd& fd : closing_) closing.push_back(std::move(fd));
   closing_.clear();
   peer_->Close(std::move(closing));
-  // Before anybody can notice the end by the sockets: whoever asks then is told why.
+  // Before the end can be noticed by the sockets: later requests are told why.
   peer_->received.End(status);
   CloseOuter();
   inner_stream_.Close();

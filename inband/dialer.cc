@@ -18,7 +18,7 @@ namespace internal {
 namespace {
 
 constexpr int kBacklog = 16;
-// There is no event for "somebody has accepted a connection" (connect(2), EAGAIN), nor for "a
+// The kernel has no event for "a connection was accepted" (connect(2), EAGAIN), and none for "a
 // descriptor was closed somewhere in this process".
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(10);
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
@@ -100,7 +100,7 @@ void Dialer::Accept() {
     const auto peer = GetPeerCredentials(inner, PidfdMode::kNone);
     // A failed look-up means "refuse".
     if (!peer.ok() || peer->pid != ::getpid()) {
-      // Whoever it is may have sent descriptors, whose close can block.
+      // It may have sent descriptors, whose close can block.
       FdVector closing;
       closing.push_back(std::move(inner));
       relay_->Discard(std::move(closing));
@@ -118,7 +118,7 @@ void Dialer::Accept() {
 
 bool Dialer::Dial(UniqueFd* inner) {
   UniqueFd outer(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  // Not to be had, or nobody there: gRPC sees its connection close, and does what it does then.
+  // No descriptor, or no server: gRPC sees its connection close, and reacts as usual.
   if (!outer.valid()) return true;
   sockaddr_un address;
   const socklen_t length = target_.ToSockaddr(&address);

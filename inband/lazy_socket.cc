@@ -47,7 +47,7 @@ void LazySocket::Settle() {
     const ssize_t got =
         ::recv(fd_.get(), scratch, std::min(unsettled_, sizeof(scratch)), MSG_DONTWAIT);
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) break;  // Cannot be: they were there.
+    if (got <= 0) break;  // Cannot happen: the bytes were there.
     unsettled_ -= static_cast<size_t>(got);
   }
   unsettled_ = 0;

@@ -224,7 +224,7 @@ void ReceivedFds::Release(Caller* caller, const absl::Status& status) {
   }
   if (callbacks.empty()) return;
   if (poller_ == nullptr) return CallBack(callbacks);
-  // Who releases may be gRPC, in the middle of its own affairs, or a program in a destructor.
+  // The caller may be gRPC, in the middle of its own work, or a program in a destructor.
   CancelTimers(callbacks);
   poller_->Post([callbacks = std::move(callbacks)] {
     for (const auto& waiter : callbacks) waiter->callback(std::move(waiter->result));
