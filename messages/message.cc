@@ -258,7 +258,7 @@ class TakeAllOperation {
                              ": a received message must not name a path; the sender calls "
                              "AttachAll, which sends the descriptor")));
       }
-      // Other schemes are none of our business: AttachAll left them alone too.
+      // Other schemes are left alone, as AttachAll does.
       if (!absl::StartsWithIgnoreCase(found.value, "inode:")) return absl::OkStatus();
     }
     absl::StatusOr<InodeUrl> url = InodeUrl::Parse(found.value);

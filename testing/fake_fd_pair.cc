@@ -209,7 +209,7 @@ void FakeFdPair::Call::Serve() {
       lock.Lock();
       continue;
     }
-    if (ended_) return;  // Nobody waits any more, and nobody can begin to.
+    if (ended_) return;  // Nothing waits any more, and no wait can begin.
     changed_.WaitUntil(&mutex_, earliest);
   }
 }
