@@ -89,7 +89,7 @@ Descriptor Describe(const grpcfd::InodeUrl& url, const std::string& content,
   return descriptor;
 }
 
-// What the server says it has proved. All else is ours to prove.
+// What the server says it has proved. The client proves the rest.
 std::string ServersProof(const ExchangeReply& reply, const Descriptor& descriptor) {
   const auto proof = reply.proofs().find(descriptor.url());
   if (proof == reply.proofs().end()) {
@@ -173,7 +173,7 @@ void HandOverAll(Handover::Stub* stub, Report* report) {
   const grpcfd::UniqueFd read_end = OrExit(fds->RecvFd(read_end_url), "pipe, read end");
   grpcfd::UniqueFd write_end = OrExit(fds->RecvFd(write_end_url), "pipe, write end");
   OrExit(WriteToStream(write_end, ", and the client"), "pipe, write end");
-  // The last one: the server gave its own away. So the pipe has an end that can be read to.
+  // The last write end: the server gave its own away. So a reader comes to the pipe's end.
   write_end.Reset();
   OrExit(Expect(reply.pipe_read_end().content() + ", and the client",
                 OrExit(ReadToEnd(read_end), "pipe, read end")),

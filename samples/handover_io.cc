@@ -82,7 +82,7 @@ absl::Status Seal(BorrowedFd memory_file) {
 }
 
 bool IsSealed(BorrowedFd memory_file) {
-  const int seals = fcntl(memory_file.get(), F_GET_SEALS);  // -1 for what is no memory file
+  const int seals = fcntl(memory_file.get(), F_GET_SEALS);  // -1 if it is not a memory file
   return seals >= 0 && (seals & kSeals) == kSeals;
 }
 

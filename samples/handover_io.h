@@ -28,7 +28,7 @@ namespace handover {
 // whichever process.
 absl::StatusOr<grpcfd::UniqueFd> MakeUnlinkedFile(const std::string& content);
 
-// The open file once more, by an open(2) of its own and read-only.
+// The same file, opened once more, read-only.
 absl::StatusOr<grpcfd::UniqueFd> ReopenReadOnly(grpcfd::BorrowedFd file);
 
 // memfd_create(2). `name` is only for people who look into /proc.

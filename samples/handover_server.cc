@@ -112,7 +112,7 @@ absl::Status SendFilledPipe(grpcfd::FdSender* fds, Descriptor* descriptor) {
   return status;
 }
 
-// Memory that the client can map without fear: sealed, so that nobody can change or shrink it.
+// Memory that the client can map safely: sealed, so that nobody can change or shrink it.
 absl::Status SendSealedMemory(grpcfd::FdSender* fds, ExchangeReply* reply) {
   Descriptor* descriptor = reply->mutable_sealed_memory_file();
   descriptor->set_content("put into memory by the server");
@@ -167,7 +167,7 @@ class HandoverService final : public Handover::Service {
     return grpc::Status::OK;
   }
 
-  // A handler that does nothing for grpcfd. Descriptors that a client sends with this call are
+  // A handler that does not use grpcfd. Descriptors that a client sends with this call are
   // closed when it ends.
   grpc::Status OpenDescriptors(grpc::ServerContext*, const OpenDescriptorsRequest*,
                                OpenDescriptorsReply* reply) override {
@@ -216,7 +216,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   printf("handover_server: pid %d listens on %s\n", getpid(), address.c_str());
-  fflush(stdout);  // Whoever waits for this line may be reading from a pipe.
+  fflush(stdout);  // The reader of this line may be at the end of a pipe.
 
   int received = 0;
   sigwait(&stop_signals, &received);

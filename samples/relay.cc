@@ -27,7 +27,7 @@ namespace handover {
 namespace {
 
 // A filter that lets everything pass and says so. A relay between people who do not trust each
-// other would look at `fd` here (fstat(2), fcntl(2)) and refuse what the next hop does not expect.
+// other would check `fd` here (fstat(2), fcntl(2)) and refuse what the next hop does not expect.
 grpcfd::ForwardOptions Announcing(const char* direction) {
   grpcfd::ForwardOptions options;
   options.filter = [direction](const grpcfd::InodeUrl& url, grpcfd::BorrowedFd) {
@@ -83,7 +83,7 @@ class RelayService final : public Handover::Service {
     return there.ok() ? status : grpcfd::ToGrpcStatus(there);
   }
 
-  // The same without a word. The client's first call is one of these.
+  // The same, without printing. The client's first call is one of these.
   grpc::Status OpenDescriptors(grpc::ServerContext* context, const OpenDescriptorsRequest* request,
                                OpenDescriptorsReply* reply) override {
     const auto onward = grpc::ClientContext::FromServerContext(*context);
@@ -135,7 +135,7 @@ int main(int argc, char** argv) {
   }
   printf("relay: pid %d listens on %s and passes on to %s\n", getpid(), address.c_str(),
          next.c_str());
-  fflush(stdout);  // Whoever waits for this line may be reading from a pipe.
+  fflush(stdout);  // The reader of this line may be at the end of a pipe.
 
   int received = 0;
   sigwait(&stop_signals, &received);

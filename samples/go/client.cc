@@ -25,7 +25,7 @@ std::string ContentOf(const grpcfd::UniqueFd& file) {
 
 absl::Status Swap(const std::string& socket) {
   grpcfd::ChannelOptions options;
-  options.wire = grpcfd::Wire::kInBand;  // The only thing that Go asks for.
+  options.wire = grpcfd::Wire::kInBand;  // Only this is needed for Go.
   auto channel = grpcfd::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(),
                                              grpc::ChannelArguments(), {}, options);
   auto stub = notes::Notes::NewStub(channel);

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A server in C++ that serves clients in Go. It gets a file from the client, and hands out a pipe.
+// A server in C++ that serves clients in Go. It gets a file from the client, and sends a pipe.
 #include <fcntl.h>
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
