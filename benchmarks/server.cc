@@ -34,7 +34,7 @@ namespace grpcfd {
 namespace benchmarks {
 namespace {
 
-// For what servers are to be started with; see Main.
+// What the servers are started with; see Main.
 bool g_lean = false;
 int g_max_pollers = 0;
 
