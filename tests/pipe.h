@@ -18,7 +18,7 @@
 namespace grpcfd {
 namespace testing_internal {
 
-// Waits until nobody has a write end. Far longer than it takes.
+// Waits until all write ends are closed. The limit is far longer than that takes.
 inline bool AwaitHangUp(BorrowedFd read_end) {
   pollfd polled = {read_end.get(), 0, 0};  // POLLHUP needs no asking for.
   int ready = 0;

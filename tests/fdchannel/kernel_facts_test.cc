@@ -595,7 +595,7 @@ class SocketFileFactsTest : public ::testing::Test {
   std::string directory_, path_;
 };
 
-// ChannelCore::Connect waits and tries again on EAGAIN; any other error says that nobody is there.
+// ChannelCore::Connect waits and retries on EAGAIN; any other error means that no server listens.
 TEST_F(SocketFileFactsTest, AFullBacklogAnswersANonBlockingConnectWithEagain) {
   UniqueFd listener = Socket();
   ASSERT_EQ(Do(::bind, listener, path_), 0);

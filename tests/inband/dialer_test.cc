@@ -131,7 +131,7 @@ TEST_F(DialerTest, OtherProcessesAreTurnedAway) {
   EXPECT_TRUE(WIFEXITED(status));
   EXPECT_EQ(0, WEXITSTATUS(status));
   EXPECT_EQ(nullptr, dialer->current());
-  // The target has seen nobody.
+  // The target has not seen a client.
   EXPECT_LT(::accept4(server_->fd().get(), nullptr, nullptr, SOCK_CLOEXEC), 0);
 }
 
@@ -182,7 +182,7 @@ TEST_F(DialerTest, ADescriptorOfAnotherProcessThatIsSlowToCloseHoldsNobodyUp) {
   EXPECT_EQ(0, status);
   slow.socket.Reset();  // Not the last reference: that one is in flight.
   go_on.set_value();
-  // Whoever comes next is served.
+  // The next client is served.
   const UniqueFd next = Dial(*dialer);
   const UniqueFd next_peer = Accept();
   WriteAll(next, "fine");

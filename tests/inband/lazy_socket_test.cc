@@ -51,7 +51,7 @@ TEST_F(LazySocketTest, TheSenderIsWokenWhenBytesAreTakenOutAndNotBefore) {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLOUT | EPOLLET;
   ASSERT_EQ(0, ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, sender_.get(), &event));
-  ASSERT_EQ(1, ::epoll_wait(epoll.get(), &event, 1, 0));  // There is room to begin with.
+  ASSERT_EQ(1, ::epoll_wait(epoll.get(), &event, 1, 0));  // At first there is room.
   for (const char* bytes : {"a", "bc"}) {
     WriteAll(sender_, bytes);
     EXPECT_EQ(bytes, Receive());

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who waits for a descriptor, and what ends the wait.
+// Waiters for a descriptor, and what ends their waits.
 #include "inband/received_fds.h"
 
 #include <gtest/gtest.h>

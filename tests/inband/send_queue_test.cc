@@ -125,7 +125,7 @@ TEST_F(SendQueueTest, WhatWasCheckedIsComparedAgainIfAnotherFileCameBetween) {
   ASSERT_TRUE(queue_.Check(SendQueue::Refer(fds), &checked).ok());
   ASSERT_TRUE(Push(Event()).ok());
   EXPECT_EQ(kExists, queue_.Push(std::move(fds), checked, &closing_).code());
-  // Nor does it count for another queue.
+  // It does not count for another queue either.
   SendQueue other(10, 4);
   fds = one(Dup(event));
   ASSERT_TRUE(other.Check(SendQueue::Refer(fds), &checked).ok());
@@ -154,7 +154,7 @@ TEST_F(SendQueueTest, WhatIsForgottenIsJudgedByItsKind) {
     Drain();
   }
   EXPECT_EQ(4u, queue_.remembered());
-  // The peer may have any eventfd under this name; nobody can tell any more.
+  // The peer may have any eventfd under this name; it cannot be told any more.
   EXPECT_EQ(kExists, Push(Dup(event)).code());
   // A file that is opened alike is as good; one that is not would be another.
   EXPECT_EQ(kExists, Push(Open(path, O_RDWR)).code());

@@ -74,7 +74,7 @@ TEST(AuthorizerTest, ASessionThatIsRefusedDoesNotExist) {
   TestServer server(WithOptions(options, &fd_server));
   server.service.exchange = TakeAndAnswer;
 
-  // Somebody who was let in before, and stays.
+  // A client that was let in before, and stays.
   refuse = false;
   auto friendly = server.Stub();
   test::ExchangeReply reply;

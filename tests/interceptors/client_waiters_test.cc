@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who waits at the client for a descriptor of a stream is told when there is nothing to wait for
+// A wait at the client for a descriptor of a stream ends when there is nothing to wait for
 // any more: the call was cancelled, or the server has ended it. No deadline is near in these tests.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -185,7 +185,7 @@ class InBandWaitersTest : public ClientWaitersTest {};
 
 INSTANTIATE_TEST_SUITE_P(Ways, InBandWaitersTest, ::testing::Values(Way::kInBand));
 
-// Nobody is there to connect to.
+// There is no server to connect to.
 TEST_P(InBandWaitersTest, CancellationReleasesThemBeforeTheCallHasReachedAServer) {
   server_.Stop();
   const auto channel = Channel();

@@ -195,7 +195,7 @@ TEST_P(CredentialsMatrixTest, AsOnAStockChannelAndWithDescriptors) {
         EXPECT_EQ(ours.status.error_message(), stock.status.error_message());
         EXPECT_EQ(ours.reply.status_text(), stock.reply.status_text());
         if (stock.status.ok()) {
-          // The oracle is no good if it lost them as well.
+          // The oracle proves nothing if it lost them as well.
           std::string expected;
           if (from_channel != FromChannel::kNothing) expected += "x-default=d;";
           if (from_call) expected += "x-own=o;";

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The test cases of Go's grpcfd, by name. Whoever ports a program from there finds the same
+// The test cases of Go's grpcfd, by name. Programs that are ported from there find the same
 // promises here.
 #include <fcntl.h>
 #include <gmock/gmock.h>

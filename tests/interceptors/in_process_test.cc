@@ -27,7 +27,7 @@ using testing_internal::SessionLog;
 using testing_internal::SetDeadline;
 using testing_internal::Text;
 
-// A server that nobody can reach but this process.
+// A server that only this process can reach.
 class Server {
  public:
   explicit Server(const FdServerOptions& options = {}) {

@@ -165,7 +165,7 @@ TEST_F(PortTest, ASocketFromSocketActivationIsAdopted) {
     const grpc::Status status = CallEcho("unix:" + path);
     EXPECT_TRUE(status.ok()) << status.error_message();
   }
-  // Whoever bound it removes the file.
+  // The process that bound it removes the file.
   struct stat st;
   EXPECT_EQ(0, lstat(path.c_str(), &st));
 }
@@ -275,7 +275,7 @@ TEST_F(PortTest, AClientThatIsTurnedAwayHoldsNobodyUp) {
       ASSERT_EQ(0, bind(client.get(), reinterpret_cast<sockaddr*>(&own), own_length));
     }
     ASSERT_EQ(0, connect(client.get(), reinterpret_cast<sockaddr*>(&address), length));
-    // As much as the server reads at once: it knows then that this is no hello.
+    // As much as the server reads at once: it then knows that this is not a hello.
     const std::string no_hello(internal::kHelloSize, 'P');
     const UniqueFd early = MemoryFile("early");
     const int numbers[] = {early.get(), slow.socket.get()};

@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who reads a descriptor off its socket: whoever asked for it. There is no reading thread to hand
-// it over, which is what makes a call with a descriptor cost little more than one without
+// The thread that asks for a descriptor reads the socket itself. There is no reading thread to
+// pass it on, so a call with a descriptor costs little more than one without
 // (docs/decisions/0002).
 //
 // Linked with --wrap=recvmsg,--wrap=recvmmsg: the library's own calls come here first. gRPC's, in

@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who waits for room to send is released when its call is over: a window that the peer leaves full
-// holds up no thread of a call that was cancelled, no shutdown, and no other call. No deadline is
+// A sender that waits for room is released when its call is over. A window that the peer leaves
+// full does not delay a thread of a cancelled call, a shutdown, or another call. No deadline is
 // near in these tests.
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -52,7 +52,7 @@ ChannelOptions SmallChannel(uint32_t window) {
   return options;
 }
 
-// Ends the test if it never comes: whoever sets it would be waited for.
+// Ends the test if it never comes: the test would wait for the thread that sets it.
 template <typename T>
 T Soon(std::future<T>* future) {
   if (future->wait_for(kSoon) != std::future_status::ready) {
@@ -179,7 +179,7 @@ TEST_P(BlockedClientTest, AStreamIsReleasedByACancellation) {
   EXPECT_TRUE(Soon(&full).ok());
 }
 
-// A call that is held back, at the head of the line, and cancelled. There is room for the next one.
+// A call that is held back, at the head of the line, and cancelled. The next one then has room.
 TEST_P(BlockedClientTest, ACancelledCallLeavesTheLine) {
   TestServer server(SmallServer(4));
   std::promise<void> served, over;

@@ -172,7 +172,7 @@ TEST(InodeHoldersTest, CountsForbiddenProcessesApart) {
     if (found->holders != std::vector<InodeHolder>{InodeHolder{::getpid(), memory.get()}}) {
       ::_exit(7);
     }
-    // Who names a process gets an error; who asks for all gets those that can be seen.
+    // A named process gives an error; a look at all returns those that can be seen.
     if (CountHolders(dev_ino, pids).status().code() != absl::StatusCode::kPermissionDenied) {
       ::_exit(8);
     }

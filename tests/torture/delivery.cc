@@ -202,7 +202,7 @@ void Row02(Row* row) {
           EXPECT_EQ(absl::StrCat("back ", i), Content(kept[i]));
         }
       }
-      // There is room again: it works.
+      // It works again, as there is room.
       EXPECT_TRUE(CallEcho(stub.get(), kCount, kCount).ok());
     }
   }

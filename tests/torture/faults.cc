@@ -145,7 +145,7 @@ grpc::Status CallStream(test::TestService::Stub* stub, const Late& late) {
     if (!stream->Write(request)) break;
     const std::string url = UrlOf(late.file, 2 * kDescriptors);
     auto fd = fds->RecvFd(url, absl::Now() + absl::Milliseconds(50));
-    // Who blocks in RecvFd of a synchronous stream does not see the call end: the status is read
+    // A thread in RecvFd of a synchronous stream does not see the call end: the status is read
     // below.
     while (absl::IsDeadlineExceeded(fd.status()) && !late.failed) {
       fd = fds->RecvFd(url, absl::Now() + absl::Milliseconds(50));

@@ -391,7 +391,7 @@ void Row17(Row* row) {
   cut.Expect(absl::Milliseconds(250));
   EXPECT_LT(load, 5) << "per cent of a core, for connections that say nothing";
 
-  // A flood of silence. At most 64 of it stay, and whoever has something to say gets in.
+  // A flood of silent connections. At most 64 of them stay, and an honest client gets in.
   const uint64_t flood = row->Count(10'000, 2000);
   std::atomic<bool> stop{false};
   Times legitimate;
@@ -425,7 +425,7 @@ void Row17(Row* row) {
   if (Failed()) return;
   legitimate.Expect(absl::Seconds(1));
 
-  // Who floods loses, not who came first: another user's silent connection, the oldest of all,
+  // The flooder loses, not the first to come: another user's silent connection, the oldest of all,
   // outlives a flood.
   if (row->NeedsRoot("a second uid")) {
     ASSERT_EQ(0, ::chmod(dir.path().c_str(), 0711));

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Rows 3, 5, 7, 19 and 24: peers that do not keep to the protocol, or claim to be somebody else.
+// Rows 3, 5, 7, 19 and 24: peers that break the protocol, or claim to be another client.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -404,7 +404,7 @@ void Row19(Row* row) {
   internal::TempDir dir;
   internal::TestServer server(dir.File("socket"));
   server.Start();
-  // What is no hello is handed on, with the bytes that were read; what may become one is kept.
+  // What is not a hello is handed on, with the bytes that were read; what may become one is kept.
   const auto expect_handed_on = [&](const std::string& bytes) {
     const UniqueFd connection = internal::Connect(server.address());
     ASSERT_TRUE(connection.valid());

@@ -142,7 +142,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
 // A channel without grpcfd, for clients that make frames and metadata themselves.
 std::shared_ptr<grpc::Channel> MakePlainChannel(const std::string& address);
 
-// Somebody who does nothing wrong: calls with descriptors both ways, one after another, on a
+// An honest client: calls with descriptors both ways, one after another, on a
 // session and a connection of its own. Every one of them must succeed.
 class Bystander {
  public:

@@ -1,8 +1,8 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who closes what is forwarded: a received descriptor's close may block, whoever is done with it
-// last. What forwarding does is in tests/interceptors/forward_test.cc.
+// Which thread closes what is forwarded: the close of a received descriptor may block, also at its
+// last holder. What forwarding does is in tests/interceptors/forward_test.cc.
 #include "fdchannel/calls/forwarding.h"
 
 #include <gmock/gmock.h>

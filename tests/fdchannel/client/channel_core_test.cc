@@ -52,7 +52,7 @@ class ChannelTest : public ::testing::Test {
  protected:
   ChannelTest() : path_(dir_.File("s")) {}
 
-  // A server that does not accept yet, and who waits there: nobody else finds room.
+  // A server that does not accept yet, with a full backlog.
   std::vector<UniqueFd> ServeWithFullBacklog() {
     BindOptions bind;
     bind.backlog = 1;
@@ -105,7 +105,7 @@ TEST_F(ChannelTest, ConnectsWithTheFirstCallThatNeedsIt) {
   auto call = std::make_shared<ClientCall>();
   ASSERT_TRUE(call->SendFd(MakeFile("x")).ok());
   server_->Start();
-  // One who came later was served: nobody of this channel's was in front of him.
+  // A later client was served: nothing of this channel's was in front of it.
   EXPECT_EQ(SayHello(server_->address(), HelloWith(MintToken())).reply->session_id, 1u);
   EXPECT_EQ(channel->session_id(), 0u);
   ASSERT_TRUE(StartCall(*CoreOf(*channel), call).ok());
@@ -550,7 +550,7 @@ TEST_F(ChannelTest, ReplyInPiecesAndReplyThatIsTooLong) {
   EXPECT_EQ(status, absl::OkStatus());
 }
 
-// MSG_CTRUNC: this process has no room for the session's socket.
+// MSG_CTRUNC: this process is at its limit, so the session's socket is lost.
 TEST_F(ChannelTest, NoDescriptorLeftForTheSession) {
   TestServer& server = Serve();
   auto channel = MakeChannel(path_);

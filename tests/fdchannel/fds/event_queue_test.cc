@@ -40,7 +40,7 @@ bool IsReadable(int fd, int timeout_ms = 0) {
   return ::poll(&polled, 1, timeout_ms) == 1;
 }
 
-// What a wrapped callback is called with, and how often it was called.
+// The argument of a wrapped callback, and how often it was called.
 struct Log {
   std::vector<std::string> contents;
   std::vector<absl::StatusCode> errors;

@@ -94,7 +94,7 @@ TEST(PeerCredentialsTest, OfAnotherProcessAndItsEnd) {
   EXPECT_EQ(wait_status, 0);
   EXPECT_EQ(peer->HasExited(), peer->pidfd.valid());
 
-  // Reaped: uid and gid stay known, and the pid names nobody any more.
+  // Reaped: uid and gid stay known, and the pid no longer names a process.
   const absl::StatusOr<PeerCredentials> late = GetPeerCredentials(accepted, PidfdMode::kWanted);
   ASSERT_TRUE(late.ok()) << late.status();
   EXPECT_EQ(late->uid, ::geteuid());
@@ -139,7 +139,7 @@ TEST(PeerCredentialsTest, RefusesAConnectedDatagramSocket) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
 }
 
-// A look-up that fails for want of a descriptor is no licence to go on without.
+// A look-up that fails for want of a descriptor must not be ignored.
 TEST(PeerCredentialsTest, NoRoomForAPidfdIsAnError) {
   const SocketPair pair = MakePair(SOCK_STREAM);
   const bool has_pidfd = KernelHasPeerPidfd();

@@ -142,7 +142,7 @@ TEST_F(BindTest, WithoutModeTheUmaskDecides) {
   EXPECT_EQ(ModeOf(path_), 0750u);
 }
 
-// Whoever connects first finds the mode that was asked for: it is complete before listen(2).
+// The first client finds the mode that was asked for: it is complete before listen(2).
 TEST_F(BindTest, ModeIsCompleteBeforeAnybodyCanConnect) {
   std::vector<mode_t> seen;
   std::function<void()> look = [&] {
@@ -226,7 +226,7 @@ TEST_F(BindTest, LiveServerIsLeftAlone) {
   EXPECT_TRUE(Answers(address_));
 }
 
-// connect(2) says EAGAIN then, which is no sign of death.
+// connect(2) says EAGAIN then, which is not a sign of death.
 TEST_F(BindTest, LiveServerWithAFullBacklogIsLeftAlone) {
   BindOptions options;
   options.backlog = 1;
@@ -312,7 +312,7 @@ TEST_F(BindTest, SymbolicLinksAreNotFollowed) {
   EXPECT_THAT(dir_.List(), ElementsAre("s", "target"));
 }
 
-// The lock file's name may be a link that somebody has put there: it is not followed, and what it
+// The lock file's name may be a link that another user put there: it is not followed, and what it
 // names not touched.
 TEST_F(BindTest, LinkInPlaceOfTheLockFileIsRefused) {
   const std::string target = dir_.File("victim");
@@ -342,7 +342,7 @@ TEST_F(BindTest, LockFileOfAnotherUserIsIgnored) {
     EXPECT_FALSE(taken->held());
   }
   EXPECT_THAT(dir_.List(), ElementsAre("s.grpcfd-lock")) << "it is left alone";
-  // Nor one that others may lock, a link of theirs to a file of this user's.
+  // The same for one that others may lock: their link to a file of this user's.
   ASSERT_EQ(::fchmod(lock.get(), 0644), 0);
   auto socket = BoundSocket::Bind(address_, {});
   EXPECT_TRUE(socket.ok()) << socket.status();

@@ -51,7 +51,7 @@ class IdleCost {
       ::closedir(dir);
       return thread != 0;
     })) << thread_name;
-    // Opened beforehand, for when there is no descriptor to be had.
+    // Opened beforehand, for when no descriptor is left.
     status_.Reset(
         ::open(absl::StrCat("/proc/self/task/", thread, "/status").c_str(), O_RDONLY | O_CLOEXEC));
     EXPECT_TRUE(status_.valid());
@@ -397,7 +397,7 @@ TEST_F(ListenerTest, ConnectionsThatEndBeforeTheyAreKnownAreClosed) {
 
 // --- Descriptors where none belong ---
 
-// Sends bytes with the write end of a pipe; the read end says when nobody has it any more.
+// Sends bytes with the write end of a pipe; the read end tells when all copies are closed.
 UniqueFd SendPipe(BorrowedFd socket, const std::string& bytes) {
   int ends[2] = {-1, -1};
   EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
@@ -493,7 +493,7 @@ TEST_F(ListenerTest, DescriptorThatIsSlowToCloseHoldsNobodyUp) {
   slow.peer.Reset();  // Lets the close go on.
 }
 
-// Nor is anything of those who are honest to wait for it, not even in the same user's lane: a
+// Nothing of honest clients may wait for it either, not even in the same user's lane: a
 // number that is lost for each hello would be the end of the server.
 TEST_F(ListenerTest, HonestHellosLeaveNothingBehindACloseThatBlocks) {
   server_ = std::make_unique<TestServer>(path_, ServerLimits(), OldKernel());
@@ -761,7 +761,7 @@ TEST_F(ListenerTest, WithoutDescriptorsForASessionTheClientIsTold) {
   EXPECT_EQ(SayHello(server.address(), HelloWith(MintToken())).status(), HelloStatus::kOk);
 }
 
-// Whoever else has an adopted socket may shut it down. Then accept(2) has nothing for ever, and
+// Another holder of an adopted socket may shut it down. Then accept(2) has nothing for ever, and
 // epoll(7) reports the hang-up for ever.
 TEST_F(ListenerTest, ListeningSocketThatWasShutDownIsNoBusyLoop) {
   auto bound = BoundSocket::Bind(Address(path_), {});
@@ -823,7 +823,7 @@ TEST_F(ListenerTest, StopCutsAllThatHaveNotSaidWhatTheyAre) {
     EXPECT_TRUE(IsCut(silent));
     EXPECT_TRUE(IsCut(magic));
     EXPECT_TRUE(IsCut(partial));
-    // What has been handed on is its new owner's, and sessions go on.
+    // What was handed on belongs to its new owner, and sessions go on.
     WriteAll(other, "more");
     EXPECT_EQ(ReadSome(handed_on.connection, 4), "more");
     EXPECT_TRUE(server.core().FindSession(token, session.reply->session_id).ok());

@@ -25,7 +25,7 @@ using Answer = DescriptorInbox::Answer;
 DevIno File(uint64_t ino) { return DevIno{1, ino}; }
 InodeUrl Url(uint64_t ino, uint32_t index) { return InodeUrl(File(ino), index); }
 
-// Descriptor `index` of file `index`. It has no descriptor, which an inbox never looks at.
+// Descriptor `index` of file `index`. Its number is invalid: an inbox never uses the number.
 DescriptorInbox::Slot* Add(DescriptorInbox* inbox, uint32_t index) {
   return inbox->Add(index, File(index), FdFacts(), UniqueFd());
 }
@@ -108,7 +108,7 @@ TEST(DescriptorInboxTest, KeepsOrderWhateverTheOrderOfComing) {
     std::mt19937_64 random(seed);
     std::vector<uint32_t> order(kCount);
     for (uint32_t i = 0; i < kCount; ++i) order[i] = i;
-    // Nearly in order, as several senders make it; or not at all.
+    // Nearly in order, as with several senders; or in any order.
     const uint32_t reach = seed % 2 == 0 ? 8 : kCount;
     for (uint32_t i = 0; i + 1 < kCount; ++i) {
       std::swap(order[i], order[i + random() % std::min(reach, kCount - i)]);

@@ -8,7 +8,7 @@
 // runs. Its fd() is a real socket that is readable and hung up whenever the fake is, so that a real
 // Poller can watch it.
 //
-// It is no kinder than the kernel: it delivers batches, keeps what came before a hang-up, and
+// It is not kinder than the kernel: it delivers batches, keeps what came before a hang-up, and
 // forgets no Wake(). It fails the test when two threads read at once.
 #ifndef GRPCFD_TESTS_FDCHANNEL_SESSION_FAKE_FRAME_SOCKET_H_
 #define GRPCFD_TESTS_FDCHANNEL_SESSION_FAKE_FRAME_SOCKET_H_

@@ -55,7 +55,7 @@ class Peer {
     ++socket_->unread;
     return room;
   }
-  // Frames of `n`, until there is no room for another one.
+  // Sends frames of `n` until there is no room for another one.
   uint64_t SendAll(size_t n = 1) {
     uint64_t sent = 0;
     while (Send(n) == Room::kYes) sent += n;

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A descriptor whose last close blocks for as long as the test likes: what a hostile peer sends to
-// stop whoever closes it.
+// stop the thread that closes it.
 #ifndef GRPCFD_TESTS_FDCHANNEL_SESSION_LINGERING_SOCKET_H_
 #define GRPCFD_TESTS_FDCHANNEL_SESSION_LINGERING_SOCKET_H_
 

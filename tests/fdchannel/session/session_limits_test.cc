@@ -270,7 +270,7 @@ TEST_F(SessionTest, CreditForWhatIsUnreadDoesNotWidenTheWindow) {
   EXPECT_TRUE(absl::IsResourceExhausted(late)) << late;
   EXPECT_THAT(late.message(), HasSubstr("has not read 8 descriptors"));
   EXPECT_EQ(ToSessionStats(server_->counters()).sends_refused_window, 1u);
-  // Reading three makes room for three, and nobody has to say so.
+  // Reading three makes room for three, without credit from the peer.
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(ReadRaw().has_value());
   for (uint32_t i = 8; i < 11; ++i) EXPECT_TRUE(send(i));
   EXPECT_FALSE(send(11));

@@ -34,7 +34,7 @@ namespace {
 
 using Random = std::mt19937_64;
 
-// Nobody who waits this long in a schedule has an excuse.
+// A wait that takes this long in a schedule is a fault.
 constexpr absl::Duration kForever = absl::Seconds(30);
 constexpr size_t kCalls = 4;
 constexpr size_t kFdsPerCall = 6;
@@ -127,7 +127,7 @@ class Schedule {
     AwaitCallbacks();
     workers_done_ = true;
     peer.join();
-    // What still waits is nobody's who was promised anything; the end of the calls releases it.
+    // The remaining waits were not promised anything; the end of the calls releases them.
     for (auto& call : calls_) session_->End(call->inbox.get(), false);
     EXPECT_LT(absl::Now() - start, kForever / 2);
     Finish();
@@ -270,7 +270,7 @@ class Schedule {
 
   void SendSome(Random* random, bool async) {
     std::vector<int> fds(1 + Pick(random, 4), stage_->files[0].get());
-    // A call that may be disturbed, or one that nobody knows.
+    // A call that may be disturbed, or an unknown one.
     const bool may_end = Pick(random, 2) == 0;
     const CallKey call{may_end ? 1 : kNobodys, 0};
     // Some give up soon, and must not take those behind them along.

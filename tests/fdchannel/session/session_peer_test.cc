@@ -168,7 +168,7 @@ TEST_F(SessionTest, NoPeerHoldsAThreadBeyondItsDeadline) {
   WaitOptions options;
   options.cancelled = &yes;
   EXPECT_TRUE(absl::IsCancelled(call.Take(url, options).status()));
-  // Nor the poller, which serves others too.
+  // The poller, which serves others too, does not stay either.
   server_->Sweep();
   Flush(poller_.get());
 }

@@ -165,7 +165,7 @@ TEST_F(SessionTest, HolesArePartOfTheCount) {
   EXPECT_EQ(Content(*call.Take(UrlWithoutIndex(files[2]))), "file 2");
   EXPECT_TRUE(absl::IsFailedPrecondition(call.Take(UrlWithoutIndex(files[2])).status()));
 
-  // One of the announced is lost: nobody can tell it from the holes.
+  // One of the announced is lost: it cannot be told from the holes.
   SendFile(2, 5, files[0]);
   Call lossy(server_, 2, 6, /*open_ended=*/false, /*holes=*/4);
   EXPECT_TRUE(absl::IsUnavailable(lossy.Take(Url(files[0], 1), Within(kLong)).status()));
@@ -203,7 +203,7 @@ TEST_F(SessionTest, ArrivedListsWhatCameAndWasNotTaken) {
 
 // --- Waiting ---
 
-// The socket is asked again for somebody who comes while another thread sleeps on it.
+// The socket is read again for a waiter that comes while another thread sleeps on it.
 TEST_F(SessionTest, SaysAtOnceWhatIsLostWhileAnotherWaits) {
   const auto wire = MakeFake();
   const UniqueFd file = MakeFile("x");
@@ -305,14 +305,14 @@ TEST_F(SessionTest, ACallbackMayUseTheSession) {
   EXPECT_TRUE(absl::IsFailedPrecondition(outcome.Get().status()));
 }
 
-// Somebody asynchronous comes during a look, for what is lost. The next look, which began after
+// An asynchronous waiter comes during a look, for what is lost. The next look, which began after
 // that and would tell, finds something, and its leader has what it came for.
 TEST_F(SessionTest, ALookThatFindsSomethingOwesAnotherOne) {
   const auto wire = MakeFake();
   const UniqueFd file = MakeFile("x");
   Call mine(server_, 1, 1), others(server_, 2, 1);
   Outcome<absl::StatusOr<UniqueFd>> lost;
-  wire->PushCredit(0);  // One frame for each look, as long as nobody else waits.
+  wire->PushCredit(0);  // One frame for each look, as long as no other thread waits.
   wire->AfterNextReceive([&] {
     server_->ReceiveAsync(others.inbox(), Url(file, 0), Session::Op::kTake, absl::InfiniteFuture(),
                           lost.Setter());

@@ -105,7 +105,7 @@ TEST_F(SessionTest, ASenderThatGivesUpLetsTheNextOneTry) {
       });
       ASSERT_TRUE(wire->AwaitWaiting(absl::Now() + kLong));
     }
-    // There is room for these two, but they stand behind the large one; and no credit ever comes.
+    // These two have room, but they stand behind the large one; and credit never comes.
     Outcome<absl::Status> last;
     server_->SendAsync({4, 0}, 0, {file.get()}, absl::Now() + kLong, last.Setter());
     EXPECT_TRUE(server_->Send({3, 0}, 0, some.subspan(0, 1), Within(kLong)).ok());
@@ -148,7 +148,7 @@ TEST_F(SessionTest, ACallThatIsOverReleasesItsSenders) {
         EXPECT_EQ(async.Get().code(), over);
       }
       if (cancel) {
-        // Who comes later does not wait either.
+        // A later one does not wait either.
         EXPECT_TRUE(absl::IsCancelled(server_->Send({1, 0}, 5, {file.get()}, WaitOptions())));
       }
       EXPECT_FALSE(other.ready());
@@ -246,7 +246,7 @@ TEST_F(FullSocketTest, AnAsynchronousSenderWaitsForRoom) {
   EXPECT_TRUE(second.Get().ok());
 }
 
-// Several frames, and room for a part of them. The rest waits, and nobody gets in between.
+// Several frames, and room for a part of them. The rest waits, and no other sender gets in between.
 TEST_F(FullSocketTest, ALargeSetWaitsForRoomMidway) {
   const UniqueFd file = MakeFile("x");
   const uint64_t filled = Fill(file, /*max_fds_per_call=*/600);

@@ -257,7 +257,7 @@ TEST(FrameTest, EveryUnknownTypeIsRefused) {
   }
 }
 
-// Whatever is accepted is exactly what the encoder would have written: no byte is ignored.
+// Everything that is accepted is exactly what the encoder would have written: no byte is ignored.
 void ExpectCanonical(const FrameBuffer& buffer) {
   const absl::StatusOr<Frame> frame = DecodeFrame(buffer);
   if (frame.ok()) {

@@ -190,7 +190,7 @@ TEST(HelloTest, HelloAndReplyAreNotTakenForEachOther) {
   EXPECT_THAT(Refusal(DecodeHelloReply(Encode(MakeHello()))), HasSubstr("got 8e4752504346440a"));
 }
 
-// Whatever is accepted is what the encoder would have written, and a reserved byte is never
+// Everything that is accepted is what the encoder would have written, and a reserved byte is never
 // accepted.
 TEST(HelloTest, EverySingleByteMutation) {
   const Ranges meaningful = {{10, 14}, {16, 44}};

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Reads the worked example out of fdchannel/wire/PROTOCOL.md and compares it, both ways, with the
-// encoders and decoders. Whoever changes the wire format without the document, or the document
+// encoders and decoders. A change of the wire format without the document, or of the document
 // without the code, meets this test.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -21,7 +21,7 @@ int main() {
   }
   printf("/dev/null is %s\n", url->ToString().c_str());
   const absl::StatusOr<grpcfd::InodeUrl> parsed = grpcfd::InodeUrl::Parse(url->ToString());
-  // A device is no socket; that this is refused shows that the fdchannel is linked.
+  // A device is not a socket; that this is refused shows that the fdchannel is linked.
   const bool refused = !grpcfd::GetPeerCredentials(file, grpcfd::PidfdMode::kNone).ok();
   return parsed.ok() && *parsed == *url && refused ? 0 : 1;
 }

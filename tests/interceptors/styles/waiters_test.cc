@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whoever waits for a descriptor, in every API style, at both ends: a late one wakes it, and so
+// Waits for a descriptor, in every API style, at both ends: a late descriptor ends them, and so
 // does whatever makes waiting pointless.
 #include <gtest/gtest.h>
 
