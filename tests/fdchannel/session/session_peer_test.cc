@@ -168,7 +168,7 @@ TEST_F(SessionTest, NoPeerHoldsAThreadBeyondItsDeadline) {
   WaitOptions options;
   options.cancelled = &yes;
   EXPECT_TRUE(absl::IsCancelled(call.Take(url, options).status()));
-  // The poller, which serves others too, does not stay either.
+  // This peer does not keep the poller either, which serves others too.
   server_->Sweep();
   Flush(poller_.get());
 }
