@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // CallQueue: the descriptors that a client's call is to send, and those that it keeps for another
-// attempt. It owns them until it is released, and as long as somebody sends them by number.
+// attempt. It owns them until it is released, and as long as an attempt sends them by number.
 #ifndef GRPCFD_FDCHANNEL_CALLS_CALL_QUEUE_H_
 #define GRPCFD_FDCHANNEL_CALLS_CALL_QUEUE_H_
 

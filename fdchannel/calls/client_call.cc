@@ -392,8 +392,8 @@ absl::StatusOr<std::shared_ptr<SessionTransport>> ClientCall::BeginAttempt(
   }
   std::shared_ptr<SessionTransport> transport;
   if (start_.per_attempt || own_transport_.has_value()) {
-    // Whoever cancels the call may still be about to tell the last session so, with the transport
-    // of that one.
+    // A thread that cancels the call may still be about to tell the last session so, with the
+    // transport of that one.
     transport = std::make_shared<SessionTransport>(session, key_, session->policy());
   } else {
     own_transport_.emplace(session, key_, session->policy());

@@ -77,7 +77,7 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   // FailStart was given after that.
   absl::Status Preload(const std::vector<UniqueFd>& fds, const std::vector<InodeUrl>& urls);
 
-  // --- For whoever makes the call ---
+  // --- For the code that makes the call ---
 
   using Start = ClientCallStart;
   // Whether any descriptors are queued, and the URLs of those.

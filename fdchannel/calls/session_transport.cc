@@ -48,7 +48,7 @@ absl::Status SessionTransport::SendAll(const IndexedFds& fds, const WaitOptions&
 
 void SessionTransport::SendLater(IndexedFd fd, absl::Time deadline, StatusCallback done) {
   const uint32_t index = *fd.url.index();
-  // The session waits with the number; whoever holds the callback holds the descriptor.
+  // The session waits with the number; the callback owns the descriptor.
   auto sending = std::make_shared<ReapedFd>(std::move(fd.fd));
   session_->SendAsync(key(), index, {sending->get()}, deadline,
                       [sending, done = std::move(done)](absl::Status status) {

@@ -87,7 +87,7 @@ class HeldFile {
   const DevIno& id() const { return id_; }
   uid_t owner() const { return owner_; }
 
-  // What connect(2) says: 0 and EAGAIN if somebody listens, ECONNREFUSED if nobody does (any more,
+  // What connect(2) says: 0 and EAGAIN if a server listens, ECONNREFUSED if none does (any more,
   // or yet), anything else if it cannot be told. Through the handle, as in
   // kernel_facts_test.cc, AHandleOfASocketFileIsGoodForConnecting; by `path` where there is no
   // /proc, and the answer counts only if the path still names this file then.
@@ -306,7 +306,7 @@ void BoundSocket::SetRights(PassRights pass_rights) {
 void BoundSocket::Close() {
   if (!fd_.valid()) return;
   if (!path_.empty()) {
-    // From here on nobody listens at the file that this socket made, whoever holds a duplicate of
+    // From here on nobody listens at the file that this socket made, even with a duplicate of
     // the descriptor. An inode number is used again, so the same one may be a living server's.
     ::shutdown(fd_.get(), SHUT_RDWR);
     auto now = SocketFile(path_);

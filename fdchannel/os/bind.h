@@ -56,7 +56,7 @@ class BoundSocket {
   // Adopts a socket that is bound and listening already (socket activation, sd_listen_fds(3)). Its
   // file is not ours to remove. INVALID_ARGUMENT if it is not a listening unix stream socket. Made
   // non-blocking and close-on-exec.
-  // SO_PASSRIGHTS is set on the socket itself, so it holds for whoever shares it.
+  // SO_PASSRIGHTS is set on the socket itself, so it holds for all who share it.
   static absl::StatusOr<BoundSocket> Adopt(UniqueFd socket,
                                            PassRights pass_rights = PassRights::kOff);
 

@@ -25,7 +25,7 @@ struct alignas(cmsghdr) ControlBuffer {
 };
 
 // From <linux/socket.h> (Linux 6.5), which glibc 2.36 does not have: a pidfd of the sender,
-// installed in this process if somebody set SO_PASSPIDFD. An accepted socket inherits that from a
+// installed in this process if SO_PASSPIDFD is set. An accepted socket inherits that from a
 // listener that was handed in from outside.
 constexpr int kScmPidfd = 4;
 

@@ -58,7 +58,7 @@ IoResult SendMessage(BorrowedFd socket, absl::Span<const char> data, absl::Span<
 
 // Has bytes that the peer of a unix stream socket sends with MSG_OOB come in their place among the
 // others. One that is passed over is dropped within the recvmsg(2) that passes it, and descriptors
-// with it (af_unix.c, manage_oob): nobody sees them, and their close can block whoever receives.
+// with it (af_unix.c, manage_oob): nobody sees them, and their close can block the receiver.
 void TakeOutOfBandInline(BorrowedFd socket);
 
 // One received message.

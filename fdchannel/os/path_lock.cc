@@ -19,7 +19,7 @@ bool IsAboutTheFile(int error) {
   return error == EACCES || error == EPERM || error == ELOOP || error == EISDIR || error == ENXIO;
 }
 
-// Whether the file that cannot be opened is somebody else's. One that cannot even be looked at is
+// Whether the file that cannot be opened is another user's. One that cannot even be looked at is
 // (FUSE shows its files to nobody but their user).
 bool IsAnothers(const std::string& path, uid_t user) {
   struct stat st;
@@ -46,7 +46,7 @@ absl::StatusOr<PathLock> PathLock::Take(const std::string& path, uid_t user) {
     ::unlink(lock.path_.c_str());
     return lock;
   }
-  // Whoever held it when it was opened here may have removed it since.
+  // Its holder may have removed it since it was opened here.
   if (!locked || ::lstat(lock.path_.c_str(), &named) != 0 || held.st_ino != named.st_ino ||
       held.st_dev != named.st_dev) {
     return absl::UnavailableError(absl::StrCat("another process is binding it and has ", lock.path_,

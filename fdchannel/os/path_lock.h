@@ -35,7 +35,7 @@ class PathLock {
   static absl::StatusOr<PathLock> Take(const std::string& path, uid_t user = ::geteuid());
 
   PathLock(PathLock&&) = default;
-  // Removes the file while it is still locked: whoever opened it before sees that it is gone.
+  // Removes the file while it is still locked: a process that opened it sees that it is gone.
   ~PathLock();
 
   bool held() const { return fd_.valid(); }

@@ -100,7 +100,7 @@ class Reaper {
 
   Reaper(std::shared_ptr<Pool> pool, uid_t uid) : pool_(std::move(pool)), uid_(uid) {}
   static void Run(const std::shared_ptr<State>& state);
-  // Waits until somebody is ready. False if the thread is to leave.
+  // Waits until a user has work. False if the thread is to leave.
   static bool AwaitWork(State* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex);
 
   const std::shared_ptr<Pool> pool_;
@@ -108,7 +108,7 @@ class Reaper {
 };
 
 // A descriptor that is passed on. One that was received is closed by a reaper, wherever it is
-// dropped: whoever is done with it last may be a poller's thread. Thread-compatible.
+// dropped: its last holder may be a poller's thread. Thread-compatible.
 class ReapedFd {
  public:
   ReapedFd() = default;

@@ -19,7 +19,7 @@ absl::StatusOr<Token> Token::Mint() {
   ssize_t got;
   do {
     // Up to 256 bytes come whole or not at all (getrandom(2)). GRND_NONBLOCK: early in the boot of
-    // a machine the pool is not seeded, and whoever makes a channel must not hang for that.
+    // a machine the pool is not seeded, and making a channel must not hang for that.
     got = ::getrandom(bytes.data(), bytes.size(), GRND_NONBLOCK);
   } while (got < 0 && errno == EINTR);
   if (got != static_cast<ssize_t>(bytes.size())) {

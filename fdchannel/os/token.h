@@ -6,7 +6,7 @@
 //
 // Why it exists: gRPC's peer() is the same text, "unix:", for every client of a unix socket, so a
 // call does not say which process made it. The client mints 128 random bits, says them in the hello
-// of its session and again in the metadata of its calls. Whoever cannot guess them cannot reach
+// of its session and again in the metadata of its calls. A peer that cannot guess them cannot reach
 // into another client's session.
 //
 // A counter, a pid or a time would not do: a token must not be guessable. If the kernel has no

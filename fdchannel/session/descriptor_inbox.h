@@ -65,7 +65,7 @@ class DescriptorInbox {
     kCancelled,
     kNotSent,   // The peer sent fewer, and can send no more.
     kCallOver,  // The peer has ended the call without it.
-    kLeftOut,   // By whoever forwarded the call.
+    kLeftOut,   // By the process that forwarded it.
     kLost,      // It was announced, and is not in the socket.
     kNoSuchFile,
   };

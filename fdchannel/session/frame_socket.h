@@ -76,7 +76,7 @@ class SeqpacketSocket final : public FrameSocket {
 
  private:
   const UniqueFd socket_;
-  // Made when somebody first has to wait, which most sessions never do.
+  // Made for the first wait, which most sessions never need.
   UniqueFd wake_;
 };
 

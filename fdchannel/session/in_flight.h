@@ -22,7 +22,7 @@
 //
 // How it is counted: SIOCOUTQ says how many frames the peer has not read (unread_frames.h). Asking
 // is a system call, so a session takes its share in steps, and asks when a step is used up. What
-// others have read meanwhile is found out when somebody is short: once for all, at most every
+// others have read meanwhile is found out when a session is short: once for all, at most every
 // millisecond.
 //
 // Locks: InFlightBudget's, then InFlight's. Both are leaves below the session's, but for the
@@ -76,7 +76,7 @@ class InFlight {
   void Sent(size_t n);
   // `n` of what was reserved will not be sent.
   void Return(size_t n);
-  // The peer may have read: lets others have what it no longer needs, if somebody waits for it.
+  // The peer may have read: lets others have what it no longer needs, if a session waits for it.
   void MayHaveRoom();
 
   // Descriptors that may be unread, as far as is known; Look() asks the kernel.

@@ -34,7 +34,7 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
   std::weak_ptr<Session> weak = session;
   std::function<void()> on_room;
   if (session->config_.poller != nullptr) {
-    // Not posted: a poller that has stopped would run it here, under somebody's locks.
+    // Not posted: a poller that has stopped would run it here, under the caller's locks.
     on_room = [weak_poller = std::weak_ptr<Poller>(session->config_.poller), weak] {
       auto poller = weak_poller.lock();
       if (poller == nullptr) return;
@@ -334,7 +334,7 @@ void Session::SweepIfQuiet(uint64_t number) {
   if (leader_.number() == number || !dead_.ok()) {
     Drain(&closes);
   } else if (!leader_.led()) {
-    // Somebody has looked since. What is there now is fresh, and its reader is likely on the way.
+    // Another thread has looked since. What is there now is new, and its reader likely on the way.
     Watch(/*for_input=*/true);
   }
   Upkeep(&closes);
@@ -368,7 +368,7 @@ void Session::OnPollerEvent(uint32_t events) {
     leader_.WatchAgain();
     Drain(&closes);
   } else {
-    // Nobody asks for what came. Somebody will, in a moment, and read it without help; if not, the
+    // Nobody asks for what came. A call soon will, and reads it without help; if not, the
     // sweep does. Until then nothing tells what else comes, so nothing is owed from here on.
     ScheduleSweep();
     Watch(/*for_input=*/false);

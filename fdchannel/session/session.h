@@ -14,9 +14,9 @@
 // The methods are in session.cc (its life, and that of its calls), session_wait.cc (waiters),
 // session_receive.cc (looks at the socket) and session_send.cc.
 //
-// Why there is no reading thread: a descriptor is nearly always there when somebody asks for it,
+// Why there is no reading thread: a descriptor is nearly always there when a call asks for it,
 // because it was sent before the RPC that names it. A thread that reads ahead only adds a switch
-// (measured: docs/decisions/0002). So whoever asks reads the socket itself:
+// (measured: docs/decisions/0002). So the thread that asks reads the socket itself:
 //  1. It looks in the inbox, under the lock. If the descriptor is there, it takes it.
 //  2. If nobody leads, it leads: it unlocks, receives a batch, owns every descriptor, locks, and
 //     sorts the batch to the calls.
@@ -123,7 +123,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // by now is NOT_FOUND.
   void Complete(DescriptorInbox* inbox);
   // The URLs, by index, of what the peer has sent so far and nobody has taken. Reads the socket to
-  // its end first, or has whoever leads do it, and waits no longer than that look takes.
+  // its end first, or has the leader do it, and waits no longer than that look takes.
   // UNAVAILABLE if something that was announced is lost; otherwise the call's own failure, if it
   // has one.
   absl::StatusOr<std::vector<InodeUrl>> Arrived(DescriptorInbox* inbox);
@@ -187,7 +187,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead);
 
   // session_receive.cc. Pump is one look of the leader; Drain looks until the socket is empty or
-  // the session dead, and returns false if somebody else leads.
+  // the session dead, and returns false if another thread leads.
   bool TryReceive(Waiter* waiter, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   PumpResult Pump(size_t max_frames, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Drain(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -121,7 +121,7 @@ void Session::ProgressSenders() {
     Finish(window_.front(), absl::OkStatus());
   }
   if (!window_.blocked_on_write()) return;
-  // Somebody must look for room to write now. A leader that is not waiting will.
+  // A thread must look for room to write now. A leader that is not waiting will.
   if (leader_.waits()) {
     leader_.Wake();
   } else if (!leader_.led()) {
@@ -298,7 +298,7 @@ void Session::EnlistAsync(const std::shared_ptr<Waiter>& waiter, absl::Time dead
   waiter->self = waiter;
   Enlist(waiter.get());
   if (deadline != absl::InfiniteFuture()) SetTimer(waiter, deadline);
-  // If somebody leads it will see to this waiter too; if not, look once, and then let the poller
+  // If there is a leader it serves this waiter too; if not, look once, and then let the poller
   // watch.
   Drain(closes);
 }

@@ -14,7 +14,7 @@ SocketLeader::Left SocketLeader::PassLead() {
   }
   led_ = false;
   if (async_.empty()) return watch_again_ ? Left::kWatch : Left::kNothing;
-  // Somebody asynchronous may have come during the last look, and wait for what is lost: the socket
+  // An asynchronous waiter may have come during the last look, for what is lost: the socket
   // will not tell.
   return look_owed_ ? Left::kWatchAndLook : Left::kWatch;
 }
