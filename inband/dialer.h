@@ -9,7 +9,7 @@
 // what it does, handshakes, reconnects and backoff included, and the relay stands in
 // between.
 //
-// The relay lends this process's identity (SO_PEERCRED at the target) to whoever connects
+// The relay lends this process's identity (SO_PEERCRED at the target) to all who connect
 // to it. So its address is random, and it serves only connections from this very process.
 #ifndef GRPCFD_INBAND_DIALER_H_
 #define GRPCFD_INBAND_DIALER_H_
