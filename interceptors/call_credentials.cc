@@ -177,7 +177,7 @@ class InTurn final : public std::enable_shared_from_this<InTurn> {
   FdReceiver::FdCallback done_;
   size_t next_ = 0;
   absl::StatusOr<UniqueFd> fd_;
-  // Of the callback and who asked, whoever comes second goes on.
+  // Of the callback and the asking thread, the second one goes on.
   std::atomic<bool> second_{false};
 };
 

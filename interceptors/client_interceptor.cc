@@ -160,7 +160,7 @@ class DeferredStart final : public Interceptor {
     std::string urls;
     grpc_call* core_call = nullptr;
     InterceptorBatchMethods* methods = nullptr;
-    // The call is being held back; it was cancelled; somebody has let it go. The order of the first
+    // The call is being held back; it was cancelled; it was let go. The order of the first
     // two matters: whichever of Intercept and Cancel comes second sees what the other has set.
     std::atomic<bool> armed{false};
     std::atomic<bool> cancelled{false};
