@@ -35,9 +35,9 @@ absl::StatusOr<grpcfd::UniqueFd> ReopenReadOnly(grpcfd::BorrowedFd file);
 absl::StatusOr<grpcfd::UniqueFd> MakeMemoryFile(const std::string& name,
                                                 const std::string& content);
 
-// Forbids every later change of a memory file, by anybody: fcntl(2), F_ADD_SEALS. Whoever receives
-// a memory file asks IsSealed before trusting its content or mapping it, for the sender still has
-// it.
+// Forbids every later change of a memory file, by anybody: fcntl(2), F_ADD_SEALS. A receiver of a
+// memory file calls IsSealed before trusting its content or mapping it, because the sender still
+// has it.
 absl::Status Seal(grpcfd::BorrowedFd memory_file);
 bool IsSealed(grpcfd::BorrowedFd memory_file);
 
