@@ -50,7 +50,7 @@ class FdAwaiter {
   bool await_suspend(std::coroutine_handle<> coroutine) {
     receiver_.RecvFdAsync(*url_, deadline_, [this, coroutine](absl::StatusOr<UniqueFd> fd) {
       result_ = std::move(fd);
-      // Whoever comes second goes on. After this the coroutine, and this object with it, may be
+      // The second to come goes on. After this the coroutine, and this object with it, may be
       // gone unless it came first.
       if (second_.exchange(true, std::memory_order_acq_rel)) coroutine.resume();
     });

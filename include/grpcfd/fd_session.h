@@ -109,8 +109,8 @@ class FdSession {
   //   UNAVAILABLE         the session has ended
   virtual absl::StatusOr<UniqueFd> DupFd(const InodeUrl& url) = 0;
 
-  // Cuts the session. What it still holds is closed at both ends, whoever waits for a descriptor
-  // gets UNAVAILABLE with `reason`, of which the peer sees the first 40 bytes. The gRPC connection
+  // Cuts the session. What it still holds is closed at both ends. Waits for a descriptor fail with
+  // UNAVAILABLE and `reason`; the peer sees the first 40 bytes of it. The gRPC connection
   // lives on; the client's next call with descriptors makes a new session, unless authorize_session
   // refuses it.
   virtual void Close(const std::string& reason) = 0;

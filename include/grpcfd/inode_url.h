@@ -30,7 +30,7 @@
 
 namespace grpcfd {
 
-// What fstat(2) calls st_dev and st_ino: names a file on this host, while somebody holds it open.
+// What fstat(2) calls st_dev and st_ino: names a file on this host, while it is held open.
 struct DevIno {
   uint64_t dev = 0;
   uint64_t ino = 0;

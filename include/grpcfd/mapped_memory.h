@@ -87,8 +87,8 @@ class MappedMemory {
 
   // Ends the writing: unmaps, adds F_SEAL_WRITE and F_SEAL_SEAL, and gives the descriptor up to be
   // sent (and mapped, with Map). Only of memory from Create().
-  //   FAILED_PRECONDITION  it is not from Create(), was shared already, or somebody else has it
-  //                        mapped for writing
+  //   FAILED_PRECONDITION  it is not from Create(), was shared already, or is also mapped for
+  //                        writing elsewhere
   absl::StatusOr<UniqueFd> Freeze() &&;
 
   // A descriptor to send while this side goes on writing; the receiver maps it with frozen = false.

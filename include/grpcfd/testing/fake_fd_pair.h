@@ -3,7 +3,7 @@
 //
 // FakeFdPair: the two ends of one call's descriptors, in memory.
 //
-// Why it exists: a unit test of a handler needs somebody at the other end, not a server. What one
+// Why it exists: a unit test of a handler needs another end of the call, not a server. What one
 // end sends the other receives, as real descriptors of the same open file, with the rules and the
 // status codes of a real call:
 //     grpcfd::FakeFdPair call;
