@@ -62,3 +62,8 @@ grpcfd_grpc_compiles(_has default_engine "an event engine that a program can hol
 if(_has)
   list(APPEND GRPCFD_GRPC_DEFINITIONS GRPCFD_GRPC_DEFAULT_ENGINE=1)
 endif()
+
+grpcfd_grpc_compiles(_has gpr_log "a log of its own")
+if(NOT _has)
+  list(APPEND GRPCFD_GRPC_DEFINITIONS GRPCFD_GRPC_LOG_BY_ABSL=1)
+endif()

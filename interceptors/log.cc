@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "interceptors/log.h"
 
-#include <grpc/support/log.h>
-
 #include <array>
 #include <chrono>
 #include <memory>
@@ -11,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "fdchannel/os/mutex.h"
+#include "interceptors/grpc/grpc_log.h"
 
 namespace grpcfd {
 namespace internal {
@@ -37,12 +36,6 @@ struct Logger {
   std::array<Reason, static_cast<size_t>(LogReason::kCount)> reasons ABSL_GUARDED_BY(mutex);
 };
 
-void WriteToGrpcLog(LogLevel level, const std::string& text) {
-  gpr_log(__FILE__, __LINE__,
-          level == LogLevel::kError ? GPR_LOG_SEVERITY_ERROR : GPR_LOG_SEVERITY_INFO, "grpcfd: %s",
-          text.c_str());
-}
-
 }  // namespace
 
 void Log(LogReason reason, LogLevel level, const std::string& text) {
@@ -66,7 +59,7 @@ void Log(LogReason reason, LogLevel level, const std::string& text) {
   if (sink != nullptr) {
     (*sink)(level, line);
   } else {
-    WriteToGrpcLog(level, line);
+    WriteToGrpcLog(level == LogLevel::kError, line);
   }
 }
 

@@ -11,6 +11,9 @@
 #define GRPCFD_INTERCEPTORS_GRPC_ATTEMPT_PLUGIN_H_
 
 #include <grpc/grpc_security.h>
+#if __has_include(<grpc/credentials.h>)
+#include <grpc/credentials.h>  // Newer gRPC has the plugins there.
+#endif
 
 #include <functional>
 #include <memory>
