@@ -305,8 +305,10 @@ TEST_F(InBandTest, OptionsThatMakeNoSenseAreErrors) {
   listen.wire = PortWire::kInBand;
   listen.in_band = none;
   listen.bind_status = &bound;
+  testing_internal::FunctionService service;
   grpc::ServerBuilder builder;
   AddListeningPort(&builder, server.address() + "2", grpc::InsecureServerCredentials(), listen);
+  builder.RegisterService(&service);  // Without one gRPC does not get as far as the port.
   EXPECT_EQ(nullptr, builder.BuildAndStart());
   EXPECT_EQ(absl::StatusCode::kInvalidArgument, bound.code()) << bound;
 }
