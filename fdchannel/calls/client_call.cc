@@ -100,13 +100,14 @@ absl::StatusOr<InodeUrl> ClientCall::Send(BorrowedFd fd, UniqueFd* adopted) {
   if (KeptAreTooMany()) queue_.Release(&given_up);
   const bool kept = keeps();
   const BorrowedFd sending(owned.get());
+  UniqueFd* const given = kept ? nullptr : &owned;
   if (kept) {
     queue_.Insert(IndexedFd{url, std::move(owned)});
     queue_.BeginUse();
   }
   const WaitOptions options = Until(absl::InfiniteFuture());
   lock.Unlock();
-  absl::Status status = transport->Send(url, sending, kept ? nullptr : &owned, options);
+  absl::Status status = transport->Send(url, sending, given, options);
   lock.Lock();
   if (kept) queue_.EndUse(&given_up);
   if (status.ok() || (kept && BroughtAnyway(transport.get(), status))) return url;
@@ -218,7 +219,7 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
     MutexLock lock(&mutex_);
     if (QueuesWhileStarting()) {
       // The first attempt takes it along.
-      queue_.Insert(std::move(fd));
+      queue_.Insert(IndexedFd{fd.url, std::move(fd.fd)});
     } else if (auto started = Started(absl::InfiniteFuture()); !started.ok()) {
       forward_failure_ = started.status();
     } else {
@@ -244,8 +245,9 @@ void ClientCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
                         done = std::move(done)](const absl::Status& status) {
                          if (auto self = weak.lock(); self != nullptr && !status.ok()) {
                            MutexLock lock(&self->mutex_);
-                           if (!kept || !self->BroughtAnyway(transport.get(), status))
+                           if (!kept || !self->BroughtAnyway(transport.get(), status)) {
                              self->forward_failure_.Update(status);
+                           }
                          }
                          done();
                        });

@@ -52,13 +52,13 @@ absl::Status CheckLimits(const SessionLimits& limits) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<ChannelCore>> ChannelCore::Create(SocketAddress address,
+absl::StatusOr<std::shared_ptr<ChannelCore>> ChannelCore::Create(const SocketAddress& address,
                                                                  const FdChannelOptions& options) {
   const absl::Status limits = CheckLimits(options.limits);
   if (!limits.ok()) return limits;
   auto token = Token::Mint();
   if (!token.ok()) return token.status();
-  return std::make_shared<ChannelCore>(std::move(address), *token, options);
+  return std::make_shared<ChannelCore>(address, *token, options);
 }
 
 absl::StatusOr<std::shared_ptr<ChannelCore>> ChannelCore::CreateInProcess(
@@ -542,7 +542,7 @@ absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::Create(const std::string& 
                                                              const FdChannelOptions& options) {
   auto address = internal::SocketAddress::Parse(target);
   if (!address.ok()) return address.status();
-  auto core = internal::ChannelCore::Create(*std::move(address), options);
+  auto core = internal::ChannelCore::Create(*address, options);
   if (!core.ok()) return core.status();
   return std::shared_ptr<FdChannel>(new FdChannel(*std::move(core)));
 }

@@ -45,7 +45,7 @@ namespace internal {
 class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
  public:
   // With a new token. INVALID_ARGUMENT if the limits contradict each other.
-  static absl::StatusOr<std::shared_ptr<ChannelCore>> Create(SocketAddress address,
+  static absl::StatusOr<std::shared_ptr<ChannelCore>> Create(const SocketAddress& address,
                                                              const FdChannelOptions& options);
   // The same, to a server of this process.
   static absl::StatusOr<std::shared_ptr<ChannelCore>> CreateInProcess(
