@@ -60,8 +60,8 @@ void InBandPeer::ReceiveAsync(const DevIno& dev_ino, ReceivedFds::Caller* caller
 }
 
 void InBandPeer::Close(FdVector fds) {
-  if (!fds.empty())
-    thread_->reaper->Lane(credentials.uid)->Close(std::move(fds), /*after=*/nullptr);
+  if (fds.empty()) return;
+  thread_->reaper->Lane(credentials.uid)->Close(std::move(fds), /*after=*/nullptr);
 }
 
 void InBandPeer::SetLimit(size_t max_fds) {

@@ -47,7 +47,7 @@ absl::Status Credentials::AdmitCalls(const void* call, const FlatCredentials& fl
     // A factory has started it, or put it aside to be started. Otherwise there is none on this
     // channel.
     if (fd_call->begun()) continue;
-    const absl::Status why = absl::FailedPreconditionError(
+    absl::Status why = absl::FailedPreconditionError(
         "the call was to bring or to get descriptors, but its channel cannot carry them: it was "
         "not made by grpcfd::CreateCustomChannel and has no grpcfd::MakeClientInterceptorFactory");
     const bool has_queued = fd_call->has_queued();

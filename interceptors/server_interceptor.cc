@@ -221,8 +221,9 @@ class InBandCall final : public CallState {
       const absl::Status decision =
           authorize(CallDescription{info_->method(), &(*peer)->credentials, /*fd_count=*/0});
       lock.Lock();
-      if (!decision.ok())
+      if (!decision.ok()) {
         return RefusedByAuthorizer(info_->method(), (*peer)->credentials, decision);
+      }
     }
     if (call_ == nullptr) {
       call_ = std::make_shared<ServerCall>(

@@ -250,7 +250,7 @@ absl::Status Arrivals::Admit(const Frame& frame, const ReceivedMessage& message,
         config_.peer, config_.local.window, CallName(frame.call), count));
   }
   if (config_.quota == nullptr) return absl::OkStatus();
-  const absl::Status charged = config_.quota->Charge(count);
+  absl::Status charged = config_.quota->Charge(count);
   if (charged.ok()) return charged;
   *why = Counter::kFdsRefusedQuota;
   return absl::Status(charged.code(),

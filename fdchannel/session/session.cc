@@ -213,7 +213,9 @@ void Session::Complete(DescriptorInbox* inbox) {
     // One look from now on tells what was sent. One that is under way began too early.
     Waiter* waiter = inbox->waiters()->front();
     const bool anybody = waiter != nullptr;
-    for (; waiter != nullptr; waiter = inbox->waiters()->Next(waiter)) leader_.AskAgain(waiter);
+    for (; waiter != nullptr; waiter = WaiterList<&Waiter::in_inbox>::Next(waiter)) {
+      leader_.AskAgain(waiter);
+    }
     if (anybody) {
       leader_.OweLook();
       Drain(&closes);

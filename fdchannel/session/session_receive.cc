@@ -263,7 +263,7 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
   }
   switch (frame.type) {
     case FrameType::kCredit: {
-      const absl::Status credited = window_.Credit(frame.credit_total);
+      absl::Status credited = window_.Credit(frame.credit_total);
       if (credited.ok()) ProgressSenders();
       return credited;
     }

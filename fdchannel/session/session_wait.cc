@@ -81,7 +81,7 @@ bool Session::ProgressScoped(Waiter* waiter, bool drained) {
 
 void Session::ProgressCall(DescriptorInbox* inbox) {
   for (Waiter* waiter = inbox->waiters()->front(); waiter != nullptr;) {
-    Waiter* const next = inbox->waiters()->Next(waiter);
+    Waiter* const next = WaiterList<&Waiter::in_inbox>::Next(waiter);
     // A look at the socket is about its end, not about what comes.
     const bool settled = waiter->kind == Waiter::Kind::kInspect
                              ? !inbox->failure().ok()
