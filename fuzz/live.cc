@@ -22,6 +22,7 @@
 #include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/reaper.h"
 #include "fdchannel/os/socket_address.h"
+#include "fdchannel/server/listener.h"
 #include "fdchannel/server/server_core.h"
 #include "fdchannel/session/frame_socket.h"
 #include "fdchannel/session/session.h"

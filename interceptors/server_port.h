@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "fdchannel/os/mutex.h"
+#include "fdchannel/server/listener.h"
 #include "fdchannel/server/server_core.h"
 #include "grpcfd/server.h"
 #include "inband/relay.h"

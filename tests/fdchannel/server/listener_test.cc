@@ -18,6 +18,7 @@
 #include <set>
 #include <thread>
 
+#include "fdchannel/server/listener.h"
 #include "fdchannel/server/server_core.h"
 #include "grpcfd/testing/fd_leak_checker.h"
 #include "tests/fdchannel/server/server_test_util.h"

@@ -34,6 +34,7 @@
 #include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/os/socket_address.h"
+#include "fdchannel/server/listener.h"
 #include "fdchannel/server/server_core.h"
 #include "fdchannel/wire/call_metadata.h"
 #include "fdchannel/wire/hello.h"
