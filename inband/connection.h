@@ -35,6 +35,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "fdchannel/os/cmsg.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
 #include "fdchannel/session/counters.h"
@@ -93,6 +94,8 @@ class InBandPeer : public std::enable_shared_from_this<InBandPeer> {
   const PeerCredentials credentials;
   // Why its calls must not use descriptors.
   const absl::Status refusal;
+  // The name of the connection, if it has one. Written before the first call.
+  ConnectionId connection;
 
  private:
   const std::shared_ptr<RelayThread> thread_;

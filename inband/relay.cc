@@ -172,6 +172,7 @@ std::shared_ptr<InBandPeer> Relay::Add(Newcomer one) {
     thread = threads_[next_thread_++ % threads_.size()];
     peer = std::make_shared<InBandPeer>(thread, options_, Share(connections_.size() + 1),
                                         std::move(one.credentials), std::move(one.refusal));
+    peer->connection = one.connection;
     connection = std::make_shared<Connection>(thread, peer, std::move(one.sockets), options_,
                                               [weak = weak_from_this(), name = one.name] {
                                                 if (auto self = weak.lock()) self->Remove(name);

@@ -64,6 +64,7 @@ class Relay : public std::enable_shared_from_this<Relay> {
     // As InBandPeer's.
     PeerCredentials credentials;
     absl::Status refusal;
+    ConnectionId connection;
   };
   // Relays between its two sockets. What has arrived is there when this returns. Null after Stop().
   std::shared_ptr<InBandPeer> Add(Newcomer one);

@@ -23,14 +23,16 @@ absl::Status RequestSent() {
 // What an attempt leaves behind; to be ended without the lock.
 struct ClientCall::FormerAttempt {
   std::shared_ptr<CallTransport> transport;
+  // The session that the call has left. Its peer may drop what came for the call; not if attempts
+  // may share a session: it would then also drop what the next one brings.
+  std::shared_ptr<Session> left;
 
   FormerAttempt() = default;
   FormerAttempt(const FormerAttempt&) = delete;
   FormerAttempt& operator=(const FormerAttempt&) = delete;
-  // Not "sent": the peer would then also drop what the next attempt brings, as they share the
-  // call's id.
   ~FormerAttempt() {
-    if (transport != nullptr) transport->End(/*sent=*/false);
+    if (transport != nullptr) transport->End(/*sent=*/left != nullptr);
+    if (left != nullptr) left->TellDiscards();
   }
 };
 
@@ -61,7 +63,9 @@ absl::StatusOr<InodeUrl> ClientCall::Enqueue(const DevIno& dev_ino, UniqueFd fd)
   return url;
 }
 
-bool ClientCall::keeps() const { return start_.per_attempt && !queue_.released(); }
+bool ClientCall::keeps() const {
+  return (start_.per_attempt || until_landed_) && !queue_.released();
+}
 
 bool ClientCall::QueuesWhileStarting() const {
   return phase_ == Phase::kStarting && (keeps() || start_.by_connection);
@@ -372,7 +376,7 @@ void ClientCall::Begun(const CallMetadata& said, IndexedFds* given_up) {
   said_ = said;
   phase_ = Phase::kStarted;
   // The descriptors are in the socket. Closing may block, so the caller does it without the lock.
-  if (!start_.per_attempt) queue_.Release(given_up);
+  if (!keeps()) queue_.Release(given_up);
   started_.NotifyAll();
 }
 
@@ -392,6 +396,12 @@ absl::StatusOr<std::shared_ptr<SessionTransport>> ClientCall::BeginAttempt(
   } else {
     key_.id = call_id;
   }
+  attempt_waits_ = false;
+  return GoBy(session, former);
+}
+
+std::shared_ptr<SessionTransport> ClientCall::GoBy(const std::shared_ptr<Session>& session,
+                                                   FormerAttempt* former) {
   std::shared_ptr<SessionTransport> transport;
   if (start_.per_attempt || own_transport_.has_value()) {
     // A thread that cancels the call may still be about to tell the last session so, with the
@@ -401,8 +411,14 @@ absl::StatusOr<std::shared_ptr<SessionTransport>> ClientCall::BeginAttempt(
     own_transport_.emplace(session, key_, session->policy());
     transport = std::shared_ptr<SessionTransport>(std::shared_ptr<void>(), &*own_transport_);
   }
+  if (session->resends()) {
+    transport->SetOwner(weak_from_this());
+    // A call that is made once, and brings nothing any more, has nothing to keep.
+    until_landed_ =
+        session->keeps() && !start_.per_attempt && (!queue_.empty() || start_.client_streams);
+  }
+  session_ = session.get();
   former->transport = std::exchange(transport_, transport);
-  attempt_waits_ = false;
   // A server announces nothing beforehand, and the client cannot know that it has sent its last.
   transport->Attach(/*announced=*/0, /*open_ended=*/true);
   return transport;
@@ -523,6 +539,64 @@ void ClientCall::WaitingAttempt::OnSent(absl::Status sent) {
   if (!sent.ok()) return done(std::move(sent));
   if (!more.empty()) return Send(Indices(std::move(more)), std::move(numbers));
   done(Metadata());
+}
+
+// --- Where the call is ---
+
+void ClientCall::OnLanded() {
+  IndexedFds given_up;  // Outlives the lock.
+  FdVector fds;
+  std::shared_ptr<Reaper> reaper;
+  {
+    MutexLock lock(&mutex_);
+    if (!until_landed_) return;  // Attempts keep theirs for each other.
+    queue_.Release(&given_up);
+    reaper = transport_->reaper();
+  }
+  // Not in place, although they are the program's own: this is a thread that others wait for.
+  for (IndexedFd& one : given_up) fds.push_back(one.fd.Take());
+  if (!fds.empty()) reaper->Close(std::move(fds), /*after=*/nullptr);
+}
+
+void ClientCall::SendAgain(const std::shared_ptr<Session>& session, const CallKey& key) {
+  std::vector<int> numbers;
+  std::vector<uint32_t> indices;
+  absl::Time deadline;
+  ResendOutcome at_once = ResendOutcome::kSent;
+  bool send = false;
+  {
+    FormerAttempt former;  // Outlives the lock.
+    MutexLock lock(&mutex_);
+    const bool gone = queue_.released() && indices_.used() != 0;
+    if (phase_ != Phase::kStarted || !(key == key_) || given_up_ || gone) {
+      at_once = ResendOutcome::kGone;
+    } else {
+      // The same session, if the server had to close them before the RPC came.
+      if (session_ != session.get()) {
+        if (!start_.per_attempt) {
+          former.left =
+              static_cast<SessionTransport*>(transport_.get())->session().shared_from_this();
+        }
+        GoBy(session, &former);
+      }
+      indices = IndicesOf(queue_.fds());
+      numbers = NumbersOf(queue_.fds());
+      deadline = Limit(absl::InfiniteFuture());
+      send = !numbers.empty();
+      if (send) queue_.BeginUse();
+    }
+  }
+  if (!send) return session->AnswerResend(key, at_once);
+  session->SendAsync(key, Indices(std::move(indices)), std::move(numbers), deadline,
+                     [self = shared_from_this(), session, key](const absl::Status& sent) {
+                       IndexedFds given_up;  // Outlives the lock.
+                       {
+                         MutexLock lock(&self->mutex_);
+                         self->queue_.EndUse(&given_up);
+                       }
+                       session->AnswerResend(
+                           key, sent.ok() ? ResendOutcome::kSent : ResendOutcome::kGone);
+                     });
 }
 
 absl::Status ClientCall::InspectQueue(
@@ -679,7 +753,7 @@ void ClientCall::ReceiveFdAsync(const InodeUrl& url, absl::Time deadline, FdCall
       status = absl::FailedPreconditionError("the call has not started yet");
     } else if (auto started = Started(deadline); started.ok()) {
       transport = *std::move(started);
-      may_be_replaced = start_.per_attempt || start_.by_connection;
+      may_be_replaced = start_.per_attempt || start_.by_connection || session_->keeps();
       limit = Limit(deadline);
     } else {
       status = started.status();

@@ -13,6 +13,10 @@
 // is started with Start::per_attempt keeps its descriptors, those sent while it runs too, and sends
 // all of them anew with each attempt, under that attempt's number; until gRPC can make no other one
 // (Commit).
+//
+// Which connection gRPC picks for a call is not known when its descriptors are sent. So a call that
+// goes by a session keeps them for that as well, until a server says that it has the call
+// (OnLanded), or asks for them by another session (SendAgain). docs/decisions/0025.
 #ifndef GRPCFD_FDCHANNEL_CALLS_CLIENT_CALL_H_
 #define GRPCFD_FDCHANNEL_CALLS_CLIENT_CALL_H_
 
@@ -54,7 +58,9 @@ struct ClientCallStart {
 };
 
 // Thread-safe. The call ends, and what was not taken is closed, when the last reference goes.
-class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> {
+//
+// Long because each private method says by an annotation which lock it needs.
+class ClientCall : public Call, public InboxOwner, public std::enable_shared_from_this<ClientCall> {
  public:
   ClientCall() = default;
   ~ClientCall() override;
@@ -136,6 +142,11 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   // The call's context has gone: later attempts, and one that waits for room, are CANCELLED. No
   // attempt begins after this.
   void GiveUp();
+  // --- By a session: where the call is ---
+
+  void OnLanded() override;
+  void SendAgain(const std::shared_ptr<Session>& session, const CallKey& key) override;
+
   // Of the attempt that has started last; not bound() if there is none.
   CallMetadata metadata() const;
 
@@ -169,9 +180,13 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   absl::StatusOr<std::shared_ptr<SessionTransport>> BeginAttempt(
       const std::shared_ptr<Session>& session, uint64_t call_id, FormerAttempt* former)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The transport of `session` for this attempt, in place of the one before, which `former` ends.
+  std::shared_ptr<SessionTransport> GoBy(const std::shared_ptr<Session>& session,
+                                         FormerAttempt* former)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The call has started, and its RPC says this.
   void Begun(const CallMetadata& said, IndexedFds* given_up) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether what is sent is kept for another attempt.
+  // Whether what is sent is kept, for another attempt or another session.
   bool keeps() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool KeptAreTooMany() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether `transport` is still the one to receive from: not if another attempt has begun.
@@ -196,6 +211,9 @@ class ClientCall : public Call, public std::enable_shared_from_this<ClientCall> 
   // The latest attempt's descriptors wait for room.
   bool attempt_waits_ ABSL_GUARDED_BY(mutex_) = false;
   bool given_up_ ABSL_GUARDED_BY(mutex_) = false;
+  // A server may ask for the call by another session than this one, which transport_ goes by.
+  bool until_landed_ ABSL_GUARDED_BY(mutex_) = false;
+  const Session* session_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // By connection: something was sent with it.
   bool sent_ ABSL_GUARDED_BY(mutex_) = false;
 };

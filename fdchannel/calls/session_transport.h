@@ -30,7 +30,8 @@ class SessionTransport final : public CallTransport {
   SessionTransport(std::shared_ptr<Session> session, CallKey key,
                    std::shared_ptr<const ReceivePolicy> policy)
       : session_(std::move(session)), inbox_(key, std::move(policy)) {}
-  // As Session::Attach.
+  // As Session::Attach; SetOwner() before it.
+  void SetOwner(std::weak_ptr<InboxOwner> owner) { inbox_.SetOwner(std::move(owner)); }
   void Attach(uint32_t announced, bool open_ended, uint32_t holes = 0) {
     session_->Attach(&inbox_, announced, open_ended, holes);
   }

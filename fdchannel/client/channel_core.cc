@@ -2,18 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/client/channel_core.h"
 
-#include <errno.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <iterator>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "fdchannel/fds/own_credentials.h"
@@ -28,18 +23,9 @@ namespace {
 // The kernel has no event for "a server has bound the path".
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(5);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
-// It has none for "the backlog has room again" either: connect(2) just says EAGAIN. The server is
-// there, so this interval does not grow: in a storm of connects room is taken again at once, and a
-// client that asks seldom would never find any.
-constexpr absl::Duration kBacklogInterval = absl::Milliseconds(5);
-
-bool IsSessionSocket(const UniqueFd& fd) {
-  int domain = 0, type = 0;
-  socklen_t size = sizeof(int);
-  return ::getsockopt(fd.get(), SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 &&
-         ::getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX &&
-         type == SOCK_SEQPACKET;
-}
+// How long gRPC may take to begin a connection that it was asked for. Then a session is opened for
+// none: the server asks for what lands elsewhere.
+constexpr absl::Duration kConnectionPatience = absl::Seconds(1);
 
 absl::Status CheckLimits(const SessionLimits& limits) {
   if (limits.max_fds_per_call != 0 && limits.session_window >= limits.max_fds_per_call) {
@@ -72,13 +58,11 @@ absl::StatusOr<std::shared_ptr<ChannelCore>> ChannelCore::CreateInProcess(
 
 ChannelCore::~ChannelCore() {
   std::list<std::shared_ptr<Pending>> pending;
-  bool connected_before = false;
   {
     MutexLock lock(&mutex_);
     pending.swap(pending_);
-    connected_before = poller_ != nullptr;
   }
-  if (connected_before) EndAttempt();
+  openers_.clear();
   for (auto& p : pending) {
     p->done(absl::UnavailableError("the channel was destroyed"), /*made=*/false);
   }
@@ -96,18 +80,72 @@ FdChannelStats ChannelCore::stats() const {
   stats.connect_attempts = connect_attempts_.load(std::memory_order_relaxed);
   stats.connect_failures = connect_failures_.load(std::memory_order_relaxed);
   stats.fds_in_flight_now = in_flight_->Look();
-  MutexLock lock(&mutex_);
-  if (session_ != nullptr) stats.fds_held_now = session_->held();
+  std::vector<std::shared_ptr<Session>> sessions;  // Dropped without the lock.
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& weak : sessions_) sessions.push_back(weak.lock());
+  }
+  for (const auto& session : sessions) {
+    if (session != nullptr) stats.fds_held_now += session->held();
+  }
   return stats;
 }
 
 std::shared_ptr<Session> ChannelCore::LivingSession() const {
   std::shared_ptr<Session> session;
-  {
-    MutexLock lock(&mutex_);
-    session = session_;
+  std::shared_ptr<Session> last;  // Dropped after the lock.
+  MutexLock lock(&mutex_);
+  if (session_ == nullptr) return nullptr;
+  if (session_->alive()) return session_;
+  for (auto it = named_.rbegin(); it != named_.rend(); ++it) {
+    if (it->session == nullptr || !it->session->alive() || !it->connection.alive()) continue;
+    session = it->session;
+    last = std::exchange(session_, session);
+    session_order_ = it->order;
+    break;
   }
-  return session != nullptr && session->alive() ? session : nullptr;
+  return session;
+}
+
+void ChannelCore::AddConnection(const ConnectionId& id, int number) {
+  Named named;
+  named.connection.id = id;
+  named.connection.number = number;
+  if (address_.has_value() && address_->kind() == SocketAddress::Kind::kPath) {
+    auto handle = std::make_shared<UniqueFd>(::open(address_->name().c_str(), O_PATH | O_CLOEXEC));
+    if (handle->valid()) named.connection.handle = std::move(handle);
+  }
+  std::vector<Named> gone;
+  MutexLock lock(&mutex_);
+  named.order = ++last_order_;
+  const uint64_t order = named.order;
+  named_.push_back(std::move(named));
+  if (poller_ == nullptr) return Prune(&gone);
+  poller_->Post([weak = weak_from_this(), order] {
+    if (auto self = weak.lock()) self->OnConnection(order);
+  });
+}
+
+void ChannelCore::AddConnector(std::function<bool()> connector) {
+  MutexLock lock(&mutex_);
+  connectors_.push_back(std::move(connector));
+}
+
+void ChannelCore::Prune(std::vector<Named>* gone) {
+  const auto alive = std::stable_partition(named_.begin(), named_.end(),
+                                           [](const Named& n) { return n.connection.alive(); });
+  std::move(alive, named_.end(), std::back_inserter(*gone));
+  named_.erase(alive, named_.end());
+  const auto used = std::remove_if(sessions_.begin(), sessions_.end(),
+                                   [](const auto& session) { return session.expired(); });
+  sessions_.erase(used, sessions_.end());
+}
+
+ChannelCore::Named ChannelCore::Newest() {
+  std::vector<Named> gone;  // Dropped after the lock.
+  MutexLock lock(&mutex_);
+  Prune(&gone);
+  return named_.empty() ? Named{0, {}, nullptr} : named_.back();
 }
 
 absl::Status ChannelCore::EnsureThreads() {
@@ -187,7 +225,7 @@ void ChannelCore::Expire(const Pending* late) {
 void ChannelCore::Begin(bool first, bool after_failure) {
   if (after_failure) {
     if (!first) return;  // Under way, or soon.
-    attempt_deadline_ = absl::Now() + backoff_ + options_.connect_timeout;
+    attempt_deadline_ = MonotonicTime::Now() + (backoff_ + options_.connect_timeout);
     return RetryLater();
   }
   if (first) {
@@ -197,7 +235,7 @@ void ChannelCore::Begin(bool first, bool after_failure) {
   }
   // A call that came while others wait for the next attempt does not wait with them: it may want to
   // know at once.
-  attempt_deadline_ = absl::Now() + options_.connect_timeout;
+  attempt_deadline_ = MonotonicTime::Now() + options_.connect_timeout;
   Connect();
 }
 
@@ -210,56 +248,61 @@ void ChannelCore::Connect() {
       return;
     }
   }
-  connect_attempts_.fetch_add(1, std::memory_order_relaxed);
-  attempt_ = Attempt();
   if (!address_.has_value()) return ConnectInProcess();
-  attempt_.socket = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!attempt_.socket.valid()) {
-    return Failed(absl::ResourceExhaustedError(
-                      absl::StrCat("no socket to connect to ", name_, " with: ", strerror(errno),
-                                   "; raise this process's RLIMIT_NOFILE, or close some")),
-                  /*may_pass=*/false);
-  }
-  TakeOutOfBandInline(attempt_.socket);
-  sockaddr_un address;
-  const socklen_t length = address_->ToSockaddr(&address);
-  int result;
-  do {
-    result = ::connect(attempt_.socket.get(), reinterpret_cast<const sockaddr*>(&address), length);
-  } while (result != 0 && errno == EINTR);
-  if (result != 0) {
-    const int error = errno;
-    if (error == EAGAIN && absl::Now() + kBacklogInterval < attempt_deadline_) {
-      return RetryIn(kBacklogInterval);
-    }
-    return Failed(
-        absl::UnavailableError(absl::StrCat("cannot connect to ", name_, ": ", strerror(error))),
-        /*may_pass=*/true);
-  }
+  if (!openers_.empty()) return;  // Under way.
+  const Named newest = Newest();
+  if (newest.order == 0 && AwaitConnection()) return;
+  Open(newest.order, newest.connection);
+}
 
-  EncodeHello(OwnHello(), &attempt_.hello);
-  if (!SendHello()) return;
-  MutexLock lock(&mutex_);
-  auto id = poller_->Add(attempt_.socket, AttemptEvents(), [weak = weak_from_this()](uint32_t) {
-    if (auto self = weak.lock()) self->OnAttemptEvent();
-  });
-  if (!id.ok()) {
-    lock.Unlock();
-    // The status is replaced: the caller did nothing wrong, and a socket can be watched.
-    Failed(absl::ResourceExhaustedError(id.status().message()), /*may_pass=*/false);
-    lock.Lock();
-    return;
+bool ChannelCore::AwaitConnection() {
+  std::function<bool()> connector;
+  {
+    MutexLock lock(&mutex_);
+    // With several it is not known whose connection this call needs.
+    if (connectors_.size() == 1) connector = connectors_.front();
   }
-  attempt_.registration = *id;
-  attempt_.timer = poller_->RunAt(attempt_deadline_, [weak = weak_from_this()] {
-    if (auto self = weak.lock()) {
-      self->attempt_.timer = 0;
-      self->Failed(absl::UnavailableError(
-                       absl::StrCat(self->name_, " did not answer the hello within ",
-                                    absl::FormatDuration(self->options_.connect_timeout))),
-                   /*may_pass=*/true);
-    }
-  });
+  if (!connector || !connector()) return false;
+  // Made meanwhile, it has been posted. If not, this opens one for none. Other calls that come do
+  // not put it off.
+  const MonotonicTime now = MonotonicTime::Now();
+  if (connection_due_ < now) connection_due_ = now + kConnectionPatience;
+  RetryIn(connection_due_ - now, /*awaited=*/true);
+  return true;
+}
+
+void ChannelCore::OnConnection(uint64_t order) {
+  const Named newest = Newest();
+  if (openers_.count(newest.order) != 0) return;
+  bool wanted;
+  {
+    MutexLock lock(&mutex_);
+    if (retry_timer_ != 0) poller_->CancelTimer(std::exchange(retry_timer_, 0));
+    wanted = !pending_.empty();
+  }
+  connection_due_ = MonotonicTime();
+  // If gRPC has given it up already, the server's answer to a hello says more.
+  if (newest.order == order || (wanted && openers_.empty())) Open(newest.order, newest.connection);
+}
+
+void ChannelCore::Open(uint64_t order, const GrpcConnection& connection) {
+  SessionOpener::Config config{PollerOf(),        nullptr,    *address_,
+                               OwnHello(),        connection, options_.connect_timeout,
+                               &connect_attempts_};
+  {
+    MutexLock lock(&mutex_);
+    config.reaper = reaper_;
+  }
+  config.hello.connection = connection.id;
+  auto opener = std::make_shared<SessionOpener>(
+      std::move(config),
+      [weak = weak_from_this(), order](Handshake::Outcome outcome, const Handshake& handshake) {
+        if (auto self = weak.lock()) {
+          self->OnOpened(order, std::move(outcome), handshake.connection());
+        }
+      });
+  openers_[order] = opener;
+  opener->Start();
 }
 
 Hello ChannelCore::OwnHello() const {
@@ -270,153 +313,75 @@ Hello ChannelCore::OwnHello() const {
 }
 
 void ChannelCore::ConnectInProcess() {
+  connect_attempts_.fetch_add(1, std::memory_order_relaxed);
   const auto server = in_process_.lock();
   if (server == nullptr) {
     return Failed(absl::UnavailableError("the FdServer of the in-process channel is gone"),
                   /*may_pass=*/false);
   }
-  std::shared_ptr<Poller> poller;
-  {
-    MutexLock lock(&mutex_);
-    poller = poller_;
-  }
   const absl::Status asked = server->AnswerInProcess(
-      OwnHello(), [weak = weak_from_this(), poller](const HelloReply& reply, UniqueFd client_end) {
+      OwnHello(),
+      [weak = weak_from_this(), poller = PollerOf()](const HelloReply& reply, UniqueFd client_end) {
         auto socket = std::make_shared<UniqueFd>(std::move(client_end));
         poller->Post([weak, reply, socket] {
           auto self = weak.lock();
           if (self == nullptr) return;
-          if (socket->valid()) self->attempt_.fds.push_back(std::move(*socket));
-          self->Decide(reply);
+          FdVector fds;
+          if (socket->valid()) fds.push_back(std::move(*socket));
+          self->OnOpened(0, Handshake::Judge(self->name_, reply, &fds), std::nullopt);
         });
       });
   if (!asked.ok()) Failed(asked, /*may_pass=*/false);
 }
 
-uint32_t ChannelCore::AttemptEvents() const {
-  const bool unsent = attempt_.sent < attempt_.hello.size();
-  return EPOLLIN | EPOLLRDHUP | (unsent ? static_cast<uint32_t>(EPOLLOUT) : 0u);
+std::shared_ptr<Poller> ChannelCore::PollerOf() const {
+  MutexLock lock(&mutex_);
+  return poller_;
 }
 
-bool ChannelCore::SendHello() {
-  while (attempt_.sent < attempt_.hello.size()) {
-    const IoResult sent = SendMessage(
-        attempt_.socket, absl::MakeConstSpan(attempt_.hello).subspan(attempt_.sent), {});
-    if (sent.would_block()) return true;
-    if (!sent.ok()) {
-      Failed(absl::UnavailableError(
-                 absl::StrCat("cannot send a hello to ", name_, ": ", strerror(sent.error))),
-             /*may_pass=*/true);
-      return false;
+void ChannelCore::OnOpened(uint64_t order, Handshake::Outcome outcome,
+                           std::optional<BorrowedFd> connection) {
+  openers_.erase(order);
+  if (outcome.status.ok()) {
+    PeerCredentials server;
+    outcome.status = AuthorizeServer(connection, &server);
+    if (outcome.status.ok()) {
+      return Established(order, outcome.reply, std::move(outcome.session), std::move(server));
     }
-    attempt_.sent += sent.bytes;
+    outcome.may_pass = false;
   }
-  return true;
-}
-
-void ChannelCore::OnAttemptEvent() {
-  if (!attempt_.socket.valid()) return;
-  if (attempt_.sent < attempt_.hello.size()) {
-    if (!SendHello()) return;
+  // A server of version 1 knows no names.
+  const bool unnamed = order != 0 && outcome.reply.status == HelloStatus::kMalformed &&
+                       outcome.reply.version < kNamesVersion;
+  // gRPC has closed the connection meanwhile, and calls go by another one.
+  const bool replaced = order != 0 && Newest().order != order;
+  if (!unnamed && !(replaced && MonotonicTime::Now() < attempt_deadline_)) {
+    if (openers_.empty()) Failed(outcome.status, outcome.may_pass);
+    return;
+  }
+  connect_failures_.fetch_add(1, std::memory_order_relaxed);
+  bool wanted;
+  {
     MutexLock lock(&mutex_);
-    poller_->Modify(attempt_.registration, AttemptEvents());
+    wanted = !pending_.empty();
+    if (!wanted) connecting_ = false;
   }
-  OnReply();
+  if (!wanted || !openers_.empty()) return;
+  if (unnamed) {
+    Open(0, GrpcConnection());
+  } else {
+    RetryIn(kFirstBackoff, /*awaited=*/false);
+  }
 }
 
-void ChannelCore::OnReply() {
-  ReceivedMessage message;
-  const IoResult io = ReceiveMessage(attempt_.socket, attempt_.reply.data() + attempt_.received,
-                                     attempt_.reply.size() - attempt_.received, &message);
-  for (UniqueFd& fd : message.fds) attempt_.fds.push_back(std::move(fd));
-  if (!io.ok()) {
-    if (io.would_block()) return;
-    return Failed(
-        absl::UnavailableError(absl::StrCat(name_, " broke the hello off: ", strerror(io.error))),
-        /*may_pass=*/true);
-  }
-  // Not later: a server could send 253 with each byte.
-  if (attempt_.fds.size() > 1) {
-    return Failed(
-        absl::InternalError(absl::StrCat(name_, " answered the hello with ", attempt_.fds.size(),
-                                         " descriptors instead of one")),
-        /*may_pass=*/false);
-  }
-  if (message.control_truncated) {
-    return Failed(absl::ResourceExhaustedError(
-                      absl::StrCat("the socket of the session with ", name_,
-                                   " could not be received: this process is at its RLIMIT_NOFILE; "
-                                   "raise it, or close some descriptors")),
-                  /*may_pass=*/false);
-  }
-  if (message.size == 0) {
-    return Failed(
-        absl::UnavailableError(absl::StrCat(
-            name_,
-            " closed the connection during the hello: it is shutting down, or no grpcfd server")),
-        /*may_pass=*/true);
-  }
-  attempt_.received += message.size;
-  const size_t compared = std::min(attempt_.received, kMagicSize);
-  if (memcmp(attempt_.reply.data(), kHelloReplyMagic, compared) != 0) {
-    return Failed(
-        absl::FailedPreconditionError(absl::StrCat(
-            "the server at ", name_,
-            " is not a grpcfd server (grpcfd::AddListeningPort): it answers a hello with \"",
-            absl::CEscape(std::string(attempt_.reply.data(), compared)), "\"")),
-        /*may_pass=*/false);
-  }
-  if (attempt_.received < attempt_.reply.size()) return;
-
-  auto reply = DecodeHelloReply(attempt_.reply);
-  if (!reply.ok()) {
-    return Failed(
-        absl::Status(reply.status().code(), absl::StrCat(name_, ": ", reply.status().message())),
-        /*may_pass=*/false);
-  }
-  Decide(*reply);
-}
-
-void ChannelCore::Decide(const HelloReply& reply) {
-  if (reply.status != HelloStatus::kOk) {
-    // The server may not have noticed yet that the last session of this token is gone.
-    if (reply.status == HelloStatus::kTokenInUse && absl::Now() + backoff_ < attempt_deadline_) {
-      EndAttempt();
-      return RetryLater();
-    }
-    const absl::Status refused = HelloStatusToStatus(reply);
-    const absl::Status status(refused.code(), absl::StrCat(name_, ": ", refused.message()));
-    return Failed(status, /*may_pass=*/absl::IsUnavailable(status));
-  }
-  // Anything else would be taken for a session that cannot be used and never ends.
-  if (attempt_.fds.empty() || !IsSessionSocket(attempt_.fds[0])) {
-    return Failed(absl::InternalError(
-                      absl::StrCat(name_, " answered the hello ",
-                                   attempt_.fds.empty() ? "without" : "with something else than",
-                                   " the session's SOCK_SEQPACKET unix socket")),
-                  /*may_pass=*/false);
-  }
-  if (reply.version < kMinVersion || reply.version > kMaxVersion) {
-    return Failed(absl::InternalError(absl::StrCat(name_, " chose protocol version ", reply.version,
-                                                   ", which was not offered")),
-                  /*may_pass=*/false);
-  }
-  PeerCredentials server;
-  const absl::Status authorized = AuthorizeServer(&server);
-  if (!authorized.ok()) return Failed(authorized, /*may_pass=*/false);
-  UniqueFd socket = std::move(attempt_.fds[0]);
-  attempt_.fds.clear();
-  EndAttempt();
-  Established(reply, std::move(socket), std::move(server));
-}
-
-absl::Status ChannelCore::AuthorizeServer(PeerCredentials* server) const {
+absl::Status ChannelCore::AuthorizeServer(std::optional<BorrowedFd> connection,
+                                          PeerCredentials* server) const {
   // It costs a descriptor, so only if the program asks.
   if (!options_.authorize_session && !options_.on_session && !options_.on_session_end) {
     return absl::OkStatus();
   }
-  auto credentials = address_.has_value() ? GetPeerCredentials(attempt_.socket, PidfdMode::kWanted)
-                                          : GetOwnCredentials();
+  auto credentials = connection.has_value() ? GetPeerCredentials(*connection, PidfdMode::kWanted)
+                                            : GetOwnCredentials();
   if (!credentials.ok()) return credentials.status();
   *server = *std::move(credentials);
   if (!options_.authorize_session) return absl::OkStatus();
@@ -427,42 +392,38 @@ absl::Status ChannelCore::AuthorizeServer(PeerCredentials* server) const {
                    server->pid, ", uid ", server->uid, "): ", decision.message()));
 }
 
-void ChannelCore::EndAttempt() {
-  MutexLock lock(&mutex_);
-  if (attempt_.registration != 0) poller_->Remove(attempt_.registration);
-  if (attempt_.timer != 0) poller_->CancelTimer(attempt_.timer);
-  const std::shared_ptr<Reaper> reaper = reaper_;
-  lock.Unlock();
-  // What a server should not have sent, read or not: closing it may block.
-  if (attempt_.socket.valid()) attempt_.fds.push_back(std::move(attempt_.socket));
-  if (!attempt_.fds.empty()) reaper->Close(std::move(attempt_.fds), /*after=*/nullptr);
-  attempt_ = Attempt();
-  lock.Lock();
-}
-
 void ChannelCore::RetryLater() {
-  RetryIn(backoff_);
+  RetryIn(backoff_, /*awaited=*/false);
   backoff_ = std::min(backoff_ * 2, kMaxBackoff);
 }
 
-void ChannelCore::RetryIn(absl::Duration wait) {
-  const absl::Time when = absl::Now() + wait;
+void ChannelCore::RetryIn(absl::Duration wait, bool awaited) {
   MutexLock lock(&mutex_);
-  retry_timer_ = poller_->RunAt(when, [weak = weak_from_this()] {
-    if (auto self = weak.lock()) {
-      self->retry_timer_ = 0;
-      self->Connect();
-    }
+  if (retry_timer_ != 0) poller_->CancelTimer(retry_timer_);
+  retry_timer_ = poller_->RunAfter(wait, [weak = weak_from_this(), awaited] {
+    auto self = weak.lock();
+    if (self == nullptr) return;
+    self->retry_timer_ = 0;
+    if (!awaited) return self->Connect();
+    if (self->openers_.empty()) self->Open(0, GrpcConnection());
   });
 }
 
-void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCredentials server) {
+void ChannelCore::Established(uint64_t order, const HelloReply& reply, UniqueFd socket,
+                              PeerCredentials server) {
   Session::Config config;
   {
     MutexLock lock(&mutex_);
     config.role = Session::Role::kClient;
     config.id = reply.session_id;
     config.token = token_;
+    config.version = reply.version;
+    config.keeps = last_order_ != 0 || !connectors_.empty();
+    config.on_resend = [weak = weak_from_this()](const std::shared_ptr<Session>& session,
+                                                 const CallKey& call) {
+      if (auto self = weak.lock()) return self->OnResend(session, call);
+      session->AnswerResend(call, ResendOutcome::kGone);
+    };
     config.local = OwnLimits();
     config.remote = SendLimits(reply.limits, config.local);
     config.counters = session_counters_->Open();
@@ -484,21 +445,35 @@ void ChannelCore::Established(const HelloReply& reply, UniqueFd socket, PeerCred
   handle->Bind(session);
   if (options_.on_session) options_.on_session(handle);
   // The poller's thread goes on from where this leaves it, at once as a rule.
-  registry_->Attach(session, attempt_deadline_,
-                    [weak = weak_from_this(), session](const absl::Status& status) {
+  registry_->Attach(session, absl::Now() + options_.connect_timeout,
+                    [weak = weak_from_this(), order, session](const absl::Status& status) {
                       auto self = weak.lock();
                       if (self == nullptr) return;
-                      if (status.ok()) return self->Publish(session);
+                      if (status.ok()) return self->Publish(order, session);
                       self->Failed(status, /*may_pass=*/true);
                     });
 }
 
-void ChannelCore::Publish(const std::shared_ptr<Session>& session) {
+void ChannelCore::Publish(uint64_t order, const std::shared_ptr<Session>& made) {
   std::list<std::shared_ptr<Pending>> pending;
-  std::shared_ptr<Session> last;  // Dropped after the lock.
+  std::shared_ptr<Session> session;
+  std::shared_ptr<Session> last;  // These two are dropped after the lock.
+  std::vector<Named> gone;
   {
     MutexLock lock(&mutex_);
-    last = std::exchange(session_, session);
+    Prune(&gone);
+    sessions_.push_back(made);
+    for (Named& named : named_) {
+      if (named.order != order) continue;
+      named.session = made;
+      named.connection.handle = nullptr;
+    }
+    if (session_ == nullptr || !session_->alive() || order >= session_order_) {
+      last = std::exchange(session_, made);
+      session_order_ = order;
+    }
+    session = session_;
+    if (retry_timer_ != 0) poller_->CancelTimer(std::exchange(retry_timer_, 0));
     connecting_ = false;
     pending.swap(pending_);
     for (auto& p : pending) {
@@ -508,9 +483,22 @@ void ChannelCore::Publish(const std::shared_ptr<Session>& session) {
   for (auto& p : pending) p->done(session, /*made=*/true);
 }
 
+void ChannelCore::OnResend(const std::shared_ptr<Session>& session, const CallKey& call) {
+  std::vector<std::weak_ptr<Session>> sessions;
+  {
+    MutexLock lock(&mutex_);
+    sessions = sessions_;
+  }
+  for (const auto& weak : sessions) {
+    const std::shared_ptr<Session> one = weak.lock();
+    const auto owner = one != nullptr ? one->OwnerOf(call) : nullptr;
+    if (owner != nullptr) return owner->SendAgain(session, call);
+  }
+  session->AnswerResend(call, ResendOutcome::kGone);
+}
+
 void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
   connect_failures_.fetch_add(1, std::memory_order_relaxed);
-  EndAttempt();
   std::vector<std::shared_ptr<Pending>> given_up;
   bool retry = false;
   {
@@ -528,7 +516,7 @@ void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
     if (!retry) connecting_ = false;
   }
   if (retry) {
-    attempt_deadline_ = absl::Now() + backoff_ + options_.connect_timeout;
+    attempt_deadline_ = MonotonicTime::Now() + (backoff_ + options_.connect_timeout);
     RetryLater();
   }
   for (auto& p : given_up) p->done(status, /*made=*/false);

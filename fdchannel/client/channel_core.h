@@ -1,30 +1,39 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// ChannelCore: the inside of an FdChannel. It keeps one session with the server and makes a new one
-// when there is none. It does not know calls: they ask it for the session.
+// ChannelCore: the inside of an FdChannel. It keeps a session for each connection of gRPC's that it
+// is told of, one at least, and makes a new one when there is none. It does not know calls: they
+// ask it for the session.
+//
+// Which connection gRPC picks for a call is not known when its descriptors are sent. The newest is
+// the likeliest; where that is wrong, the server asks for them again (Session::AskToResend).
 //
 // It never connects on the calling thread. That thread may be gRPC's own, and a unix connect(2)
 // blocks while the server's backlog is full. A request that finds no session is put aside; the
-// poller connects, shakes hands and then completes the request.
+// poller has a session opened and then completes the request.
 #ifndef GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
 #define GRPCFD_FDCHANNEL_CLIENT_CHANNEL_CORE_H_
 
 #include <stdint.h>
 
-#include <array>
 #include <atomic>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "fdchannel/client/fd_registry.h"
-#include "fdchannel/os/cmsg.h"
+#include "fdchannel/client/handshake.h"
+#include "fdchannel/client/session_opener.h"
+#include "fdchannel/os/clock.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
@@ -71,6 +80,16 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   FdRegistry& registry() { return *registry_; }
   FdChannelStats stats() const;
 
+  // --- The connections that gRPC makes ---
+
+  // One is about to be made, with the socket `number`, which has the name of `id`. Once the channel
+  // is in use each gets a session at once; the last one, when it comes into use. Never blocks.
+  void AddConnection(const ConnectionId& id, int number);
+  // Has gRPC connect if it is idle, so that the first session is one for its connection; false if
+  // it does not connect now. Called on the poller's thread. A channel with several gRPC channels
+  // does without.
+  void AddConnector(std::function<bool()> connector);
+
   // The session that calls start on; null if there is none or it is dead.
   std::shared_ptr<Session> LivingSession() const;
   // A new id for a call in the sessions of this channel.
@@ -110,16 +129,12 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
     SessionCallback done;
     Poller::Id timer;
   };
-  // A connection that is shaking hands. Touched by the poller's thread only.
-  struct Attempt {
-    UniqueFd socket;
-    Poller::Id registration = 0;
-    Poller::Id timer = 0;
-    size_t sent = 0;
-    std::array<char, kHelloSize> hello{};
-    size_t received = 0;
-    std::array<char, kHelloReplySize> reply{};
-    FdVector fds;
+  // A connection of gRPC's, with its session once it has one. The higher `order`, the newer; 0 is
+  // the order of sessions for no connection.
+  struct Named {
+    uint64_t order;
+    GrpcConnection connection;
+    std::shared_ptr<Session> session;
   };
 
   ChannelCore(std::string name, std::optional<SocketAddress> address,
@@ -150,24 +165,31 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   // On the poller's thread.
   void Begin(bool first, bool after_failure);
   void Connect();
-  // Sends what is left of the hello, if the socket takes it. False if the attempt has failed.
-  bool SendHello();
-  uint32_t AttemptEvents() const;
-  void OnAttemptEvent();
-  void OnReply();
   void ConnectInProcess();
-  // The server's answer is whole, and what came with it is in attempt_.fds.
-  void Decide(const HelloReply& reply);
-  void EndAttempt();
+  void OnConnection(uint64_t order);
+  // Has gRPC make a connection to open a session for. False if none is to be expected.
+  bool AwaitConnection();
+  // The newest connection that is there; its order is 0 if there is none.
+  Named Newest();
+  void Open(uint64_t order, const GrpcConnection& connection);
+  // `connection`: who is at its other end is the server; none in-process.
+  void OnOpened(uint64_t order, Handshake::Outcome outcome, std::optional<BorrowedFd> connection);
   // Who the server is, if the program asks, and whether the program takes it.
-  absl::Status AuthorizeServer(PeerCredentials* server) const;
-  void Established(const HelloReply& reply, UniqueFd socket, PeerCredentials server);
+  absl::Status AuthorizeServer(std::optional<BorrowedFd> connection, PeerCredentials* server) const;
+  void Established(uint64_t order, const HelloReply& reply, UniqueFd socket,
+                   PeerCredentials server);
   // The session has all registered descriptors: calls may start on it.
-  void Publish(const std::shared_ptr<Session>& session);
+  void Publish(uint64_t order, const std::shared_ptr<Session>& session);
+  // Moves those whose connection has ended to `gone`, to be dropped without the lock.
+  void Prune(std::vector<Named>* gone) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The server of `session` has a call that it has not got the descriptors of.
+  void OnResend(const std::shared_ptr<Session>& session, const CallKey& call);
   void Failed(const absl::Status& status, bool may_pass);
   void Expire(const Pending* pending);
   void RetryLater();
-  void RetryIn(absl::Duration wait);
+  // Connects later; `awaited`: unless gRPC has made a connection until then, for none.
+  void RetryIn(absl::Duration wait, bool awaited);
+  std::shared_ptr<Poller> PollerOf() const;
 
   const std::string name_;
   // One of the two: where the server listens, or the server.
@@ -185,15 +207,24 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   std::atomic<uint64_t> connect_attempts_{0};
   std::atomic<uint64_t> connect_failures_{0};
   // Touched by the poller's thread only.
-  Attempt attempt_;
-  absl::Time attempt_deadline_ = absl::InfinitePast();
+  std::map<uint64_t, std::shared_ptr<SessionOpener>> openers_;  // By the order of the connection.
+  MonotonicTime attempt_deadline_;
+  MonotonicTime connection_due_;  // Until when gRPC's connection is waited for.
   absl::Duration backoff_ = absl::ZeroDuration();
   Poller::Id retry_timer_ = 0;  // 0 while nothing is waited for, or an attempt is under way.
 
   mutable Mutex mutex_;
   std::shared_ptr<Poller> poller_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
-  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  // What calls start on, and the order of its connection.
+  mutable std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
+  mutable uint64_t session_order_ ABSL_GUARDED_BY(mutex_) = 0;
+  // The newest last.
+  std::vector<Named> named_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_order_ ABSL_GUARDED_BY(mutex_) = 0;
+  // All that are alive or have calls.
+  std::vector<std::weak_ptr<Session>> sessions_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::function<bool()>> connectors_ ABSL_GUARDED_BY(mutex_);
   bool connecting_ ABSL_GUARDED_BY(mutex_) = false;
   std::list<std::shared_ptr<Pending>> pending_ ABSL_GUARDED_BY(mutex_);
 };

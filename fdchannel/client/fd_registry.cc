@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/client/fd_registry.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -19,8 +21,7 @@ absl::StatusOr<SessionFd> FdRegistry::Register(BorrowedFd fd, absl::Time deadlin
   const auto shared = std::make_shared<const UniqueFd>(*std::move(copy));
   const auto index = indices_->Next();
   if (!index.ok()) return index.status();
-  std::shared_ptr<Session> session;
-  uint64_t generation = 0;
+  std::vector<std::pair<uint64_t, std::shared_ptr<Session>>> sessions;
   {
     MutexLock lock(&mutex_);
     if (entries_.size() >= limit_) {
@@ -29,22 +30,28 @@ absl::StatusOr<SessionFd> FdRegistry::Register(BorrowedFd fd, absl::Time deadlin
                        " session-scoped descriptors: withdraw some, or raise the limit at both "
                        "ends"));
     }
-    if (attached_) session = session_.lock();
-    generation = generation_;
     Entry& entry = entries_[*index];
     entry.fd = shared;
-    entry.sending = session != nullptr;
+    for (auto& [number, attached] : sessions_) {
+      auto session = attached.complete ? attached.session.lock() : nullptr;
+      if (session == nullptr || !session->alive()) continue;
+      attached.sending.insert(*index);
+      ++entry.senders;
+      sessions.emplace_back(number, std::move(session));
+    }
   }
-  if (session != nullptr) {
+  absl::Status failure;
+  for (const auto& [number, session] : sessions) {
     WaitOptions options;
     options.deadline = deadline;
     const absl::Status sent = session->SendScoped(*index, shared->get(), options);
-    Sent(session, generation, *index, sent);
-    if (!sent.ok() && !absl::IsUnavailable(sent)) {
-      Withdraw(*index);
-      return sent;
-    }
+    Sent(number, *index, sent);
     // A dead session is not an error: the next one gets it.
+    if (!absl::IsUnavailable(sent)) failure.Update(sent);
+  }
+  if (!failure.ok()) {
+    Withdraw(*index);
+    return failure;
   }
   return SessionFd(InodeUrl::ForSession(*dev_ino, *index),
                    [weak = weak_from_this(), index = *index] {
@@ -52,55 +59,57 @@ absl::StatusOr<SessionFd> FdRegistry::Register(BorrowedFd fd, absl::Time deadlin
                    });
 }
 
+void FdRegistry::Remove(uint32_t index, Removal* removal) {
+  const auto it = entries_.find(index);
+  removal->index = index;
+  removal->entry = std::move(it->second);
+  entries_.erase(it);
+  for (auto& [number, attached] : sessions_) {
+    // Others may not have had room.
+    attached.failed.clear();
+    if (attached.sent.erase(index) == 0) continue;
+    if (auto session = attached.session.lock()) {
+      removal->holders.emplace_back(number, std::move(session));
+    }
+  }
+}
+
+void FdRegistry::Finish(const Removal& removal) {
+  for (const auto& [number, session] : removal.holders) {
+    session->WithdrawScoped(removal.index);
+    SendUnsent(session, number, absl::InfinitePast(), [](const absl::Status&) {});
+  }
+}
+
 void FdRegistry::Withdraw(uint32_t index) {
-  Entry withdrawn;  // Closed without the lock.
-  std::shared_ptr<Session> session;
-  uint64_t generation = 0;
-  bool attached = false;
+  Removal removal;  // Closed without the lock.
   {
     MutexLock lock(&mutex_);
     const auto it = entries_.find(index);
     if (it == entries_.end()) return;
-    if (it->second.sending) {
+    if (it->second.senders != 0) {
       it->second.withdrawn = true;
       return;
     }
-    withdrawn = std::move(it->second);
-    entries_.erase(it);
-    generation = generation_;
-    if (withdrawn.sent == generation) session = session_.lock();
-    attached = attached_;
-    // Others may not have had room.
-    for (auto& [other, entry] : entries_) entry.failed = 0;
+    Remove(index, &removal);
   }
-  if (session == nullptr) return;
-  session->WithdrawScoped(index);
-  if (attached) SendUnsent(session, generation, absl::InfinitePast(), [](const absl::Status&) {});
+  Finish(removal);
 }
 
 void FdRegistry::Attach(const std::shared_ptr<Session>& session, absl::Time deadline, Done done) {
-  uint64_t generation;
-  std::vector<Entry> withdrawn;  // Closed without the lock.
+  uint64_t number;
   {
     MutexLock lock(&mutex_);
-    generation = ++generation_;
-    session_ = session;
-    attached_ = false;
-    // What was being sent to the session before this one is not being sent to this one.
-    for (auto it = entries_.begin(); it != entries_.end();) {
-      it->second.sending = false;
-      if (it->second.withdrawn) {
-        withdrawn.push_back(std::move(it->second));
-        it = entries_.erase(it);
-      } else {
-        ++it;
-      }
+    for (auto it = sessions_.begin(); it != sessions_.end();) {
+      it = it->second.session.expired() ? sessions_.erase(it) : std::next(it);
     }
+    number = ++last_number_;
+    sessions_[number].session = session;
   }
-  SendUnsent(session, generation, deadline, std::move(done));
+  SendUnsent(session, number, deadline, std::move(done));
 }
 
-void FdRegistry::SendUnsent(const std::shared_ptr<Session>& session, uint64_t generation,
+void FdRegistry::SendUnsent(const std::shared_ptr<Session>& session, uint64_t number,
                             absl::Time deadline, Done done) {
   absl::Status status;
   while (!absl::IsUnavailable(status)) {
@@ -108,50 +117,50 @@ void FdRegistry::SendUnsent(const std::shared_ptr<Session>& session, uint64_t ge
     std::shared_ptr<const UniqueFd> fd;
     {
       MutexLock lock(&mutex_);
-      if (generation != generation_) break;  // A later session exists.
-      auto it = entries_.begin();
-      while (it != entries_.end() && (it->second.sent == generation || it->second.sending ||
-                                      it->second.failed == generation)) {
-        ++it;
-      }
+      Attached& attached = sessions_[number];
+      const auto it = std::find_if(entries_.begin(), entries_.end(), [&](const auto& entry) {
+        return !entry.second.withdrawn && attached.sent.count(entry.first) == 0 &&
+               attached.sending.count(entry.first) == 0 && attached.failed.count(entry.first) == 0;
+      });
       if (it == entries_.end()) {
         // In the same step as the look: what is registered from here on is sent by Register().
-        attached_ = true;
+        attached.complete = true;
         break;
       }
-      it->second.sending = true;
       index = it->first;
       fd = it->second.fd;
+      attached.sending.insert(index);
+      ++it->second.senders;
     }
     if (!session->TrySendScoped(index, fd->get(), &status)) {
       session->SendScopedAsync(index, fd->get(), deadline,
-                               [self = shared_from_this(), session, generation, deadline, index, fd,
+                               [self = shared_from_this(), session, number, deadline, index, fd,
                                 done = std::move(done)](absl::Status late) mutable {
-                                 self->Sent(session, generation, index, late);
+                                 self->Sent(number, index, late);
                                  if (absl::IsUnavailable(late)) return done(std::move(late));
-                                 self->SendUnsent(session, generation, deadline, std::move(done));
+                                 self->SendUnsent(session, number, deadline, std::move(done));
                                });
       return;
     }
-    Sent(session, generation, index, status);
+    Sent(number, index, status);
   }
   done(absl::IsUnavailable(status) ? std::move(status) : absl::OkStatus());
 }
 
-void FdRegistry::Sent(const std::shared_ptr<Session>& session, uint64_t generation, uint32_t index,
-                      const absl::Status& status) {
-  Entry withdrawn;  // Closed without the lock.
+void FdRegistry::Sent(uint64_t number, uint32_t index, const absl::Status& status) {
+  Removal removal;  // Closed without the lock.
   {
     MutexLock lock(&mutex_);
+    const auto attached = sessions_.find(number);
+    if (attached != sessions_.end()) {
+      attached->second.sending.erase(index);
+      (status.ok() ? attached->second.sent : attached->second.failed).insert(index);
+    }
     const auto it = entries_.find(index);
-    if (it == entries_.end() || generation != generation_) return;
-    it->second.sending = false;
-    (status.ok() ? it->second.sent : it->second.failed) = generation;
-    if (!it->second.withdrawn) return;
-    withdrawn = std::move(it->second);
-    entries_.erase(it);
+    if (it == entries_.end() || --it->second.senders != 0 || !it->second.withdrawn) return;
+    Remove(index, &removal);
   }
-  if (status.ok()) session->WithdrawScoped(index);
+  Finish(removal);
 }
 
 }  // namespace internal

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // FdRegistry: the session-scoped descriptors that a client channel has registered. It keeps them
-// for the channel's life and sends them to each new session before any call starts on it, under the
-// same indices. So a URL that a program made once stays valid when the server restarts.
+// for the channel's life and sends them to each of its sessions before any call starts on it, under
+// the same indices. So a URL that a program made once stays valid when the server restarts, and in
+// each process that shares the server's socket.
 //
 // Finding that nothing is left to send and publishing the session are one step under the lock. In
 // two steps, a descriptor that is registered in between would never be sent to the new session, and
@@ -16,6 +17,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -52,29 +56,41 @@ class FdRegistry : public std::enable_shared_from_this<FdRegistry> {
   using Done = std::function<void(absl::Status)>;
   struct Entry {
     std::shared_ptr<const UniqueFd> fd;  // Shared with who sends it.
-    uint64_t sent = 0;                   // Generation of the last session that has it.
-    uint64_t failed = 0;                 // Generation of the last session that did not take it.
-    bool sending = false;                // To the session of the present generation.
-    bool withdrawn = false;              // While it was being sent; the sender then withdraws it.
+    int senders = 0;                     // Sessions that it is being sent to.
+    bool withdrawn = false;              // Meanwhile; the last sender then withdraws it.
+  };
+  // A session of the channel's, by the order of coming.
+  struct Attached {
+    std::weak_ptr<Session> session;
+    // It has all but those that failed; what is registered later is sent at once.
+    bool complete = false;
+    std::set<uint32_t> sent;
+    std::set<uint32_t> sending;
+    std::set<uint32_t> failed;
+  };
+  // What goes when an entry does; to be done, and dropped, without the lock.
+  struct Removal {
+    uint32_t index = 0;
+    Entry entry;
+    std::vector<std::pair<uint64_t, std::shared_ptr<Session>>> holders;
   };
 
   void Withdraw(uint32_t index);
-  // Sends what the session of `generation` does not have, one after the other, and calls `done`.
-  void SendUnsent(const std::shared_ptr<Session>& session, uint64_t generation, absl::Time deadline,
+  void Remove(uint32_t index, Removal* removal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Finish(const Removal& removal);
+  // Sends what session `number` does not have, one after the other, and calls `done`.
+  void SendUnsent(const std::shared_ptr<Session>& session, uint64_t number, absl::Time deadline,
                   Done done);
   // After one was sent, or could not be.
-  void Sent(const std::shared_ptr<Session>& session, uint64_t generation, uint32_t index,
-            const absl::Status& status);
+  void Sent(uint64_t number, uint32_t index, const absl::Status& status);
 
   const uint32_t limit_;
   const std::shared_ptr<ScopedIndices> indices_;
 
   Mutex mutex_;
   std::map<uint32_t, Entry> entries_ ABSL_GUARDED_BY(mutex_);
-  // Counts the sessions. The last of them, and whether it has all but those that failed.
-  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::weak_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
-  bool attached_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t last_number_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<uint64_t, Attached> sessions_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace internal

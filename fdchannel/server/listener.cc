@@ -13,7 +13,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/time/clock.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/reaper.h"
+#include "fdchannel/server/connection_table.h"
 
 namespace grpcfd {
 namespace internal {
@@ -296,6 +298,7 @@ void Listener::OnBytes(HalfOpen* half_open) {
     case FirstBytes::kOther: {
       auto detached = Detach(half_open);
       Count(&core_->listener_counters_.handed_on);
+      ConnectionTable::Process().Add(detached->socket, IdOfPeer(detached->socket), core_.get());
       handler_(std::move(detached->socket), std::string(bytes.data(), bytes.size()),
                std::move(message.fds));
       return;

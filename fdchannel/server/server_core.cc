@@ -3,10 +3,12 @@
 #include "fdchannel/server/server_core.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "fdchannel/fds/own_credentials.h"
 #include "fdchannel/os/user_function.h"
+#include "fdchannel/server/connection_table.h"
 
 namespace grpcfd {
 namespace internal {
@@ -32,9 +35,38 @@ std::shared_ptr<const FdServerOptions> GuardedOptions(const FdServerOptions& opt
   return guarded;
 }
 
+// Unique beyond this process: not by luck, by 64 random bits.
+absl::StatusOr<uint64_t> MintSessionId() {
+  for (;;) {
+    auto bits = Token::Mint();
+    if (!bits.ok()) return bits.status();
+    uint64_t id;
+    memcpy(&id, bits->bytes().data(), sizeof(id));
+    if (id != 0) return id;  // Zero means no session.
+  }
+}
+
 std::string PeerName(const PeerCredentials& credentials) {
   return absl::StrCat("pid ", credentials.pid, ", uid ", credentials.uid);
 }
+
+// Who waits for a call to land: told of the session or of the time-out, whichever is first.
+struct Landing {
+  Mutex mutex;
+  ServerCore::EntryCallback done ABSL_GUARDED_BY(mutex);
+  std::shared_ptr<Session> asked ABSL_GUARDED_BY(mutex);
+
+  // Whom to call, once.
+  ServerCore::EntryCallback Take(std::shared_ptr<Session>* session) {
+    MutexLock lock(&mutex);
+    *session = std::move(asked);
+    return std::exchange(done, nullptr);
+  }
+  void Finish(absl::StatusOr<ServerCore::Entry> entry) {
+    std::shared_ptr<Session> session;
+    if (const ServerCore::EntryCallback callback = Take(&session)) callback(std::move(entry));
+  }
+};
 
 }  // namespace
 
@@ -106,16 +138,20 @@ void ServerCore::CloseClientLater(UniqueFd connection, FdVector fds) {
 }
 
 void ServerCore::ShutDown() {
-  absl::flat_hash_map<Token, Entry> sessions;
+  absl::flat_hash_map<uint64_t, Entry> sessions;
+  std::list<std::shared_ptr<Waiting>> waiting;
+  const absl::Status down = absl::UnavailableError("the server was shut down");
   {
     MutexLock lock(&mutex_);
     shut_down_ = true;
     sessions.swap(sessions_);
+    waiting.swap(waiting_);
+    for (const auto& one : waiting) poller_->CancelTimer(one->timer);
+    ids_.clear();
     dead_.clear();
   }
-  for (auto& [token, entry] : sessions) {
-    entry.session->Kill(CloseCode::kShutdown, absl::UnavailableError("the server was shut down"));
-  }
+  for (auto& [id, entry] : sessions) entry.session->Kill(CloseCode::kShutdown, down);
+  for (const auto& one : waiting) one->done(down);
 }
 
 size_t ServerCore::session_count() const {
@@ -151,13 +187,105 @@ absl::StatusOr<ServerCore::Entry> ServerCore::FindEntry(const Token& token,
                                                         uint64_t session_id) const {
   {
     MutexLock lock(&mutex_);
-    auto it = sessions_.find(token);
-    if (it != sessions_.end() && it->second.session->id() == session_id) return it->second;
+    auto it = sessions_.find(session_id);
+    if (it != sessions_.end() && it->second.session->token() == token) return it->second;
   }
   return absl::UnavailableError(absl::StrCat(
       "the call names session ", session_id,
       ", which is gone, and its descriptors with it (the client lost the session, or this "
       "server was restarted): a new call gets a new session"));
+}
+
+void ServerCore::AwaitEntry(const Token& token, const ConnectionId& id, absl::Duration timeout,
+                            EntryCallback done) {
+  const Owner owner(token, id);
+  absl::StatusOr<Entry> now = absl::UnavailableError("the server was shut down");
+  {
+    MutexLock lock(&mutex_);
+    const auto it = ids_.find(owner);
+    if (it != ids_.end() && sessions_[it->second].session->alive()) {
+      now = sessions_[it->second];
+    } else if (!shut_down_ && poller_ != nullptr) {
+      auto waiting = std::make_shared<Waiting>();
+      waiting->owner = owner;
+      waiting->done = std::move(done);
+      waiting->timer = poller_->RunAfter(
+          timeout, [weak = weak_from_this(), late = std::weak_ptr<Waiting>(waiting)] {
+            auto self = weak.lock();
+            auto expired = late.lock();
+            if (self == nullptr || expired == nullptr) return;
+            {
+              MutexLock inner(&self->mutex_);
+              self->waiting_.remove(expired);
+            }
+            expired->done(absl::UnavailableError(
+                "the call's descriptors went to another process, and the client opened no session "
+                "for the connection that the call came by: a new call brings them anew"));
+          });
+      waiting_.push_back(std::move(waiting));
+      return;
+    }
+  }
+  done(std::move(now));
+}
+
+void ServerCore::Land(const Token& token, const ConnectionId& id, const std::optional<Entry>& known,
+                      const CallKey& call, absl::Duration timeout, EntryCallback done) {
+  auto landing = std::make_shared<Landing>();
+  std::shared_ptr<Poller> poller;
+  {
+    MutexLock lock(&mutex_);
+    poller = poller_;
+  }
+  if (poller == nullptr) return done(absl::UnavailableError("the server does not listen"));
+  {
+    MutexLock lock(&landing->mutex);
+    landing->done = std::move(done);
+  }
+  const Poller::Id timer = poller->RunAfter(timeout, [landing, call] {
+    std::shared_ptr<Session> session;
+    const EntryCallback late = landing->Take(&session);
+    if (session != nullptr) session->GiveUpResend(call);
+    if (!late) return;
+    late(absl::UnavailableError(
+        "the call's descriptors went to another process, and the client did not send them again in "
+        "time: a new call brings them anew"));
+  });
+  EntryCallback ask = [landing, poller, timer, call](absl::StatusOr<Entry> entry) {
+    if (!entry.ok()) {
+      poller->CancelTimer(timer);
+      return landing->Finish(entry.status());
+    }
+    const std::shared_ptr<Session> session = entry->session;
+    {
+      MutexLock lock(&landing->mutex);
+      if (!landing->done) return;  // Too late.
+      landing->asked = session;
+    }
+    session->AskToResend(
+        call, [landing, poller, timer, entry = *std::move(entry)](const absl::Status& status) {
+          poller->CancelTimer(timer);
+          landing->Finish(status.ok() ? absl::StatusOr<Entry>(entry) : status);
+        });
+  };
+  if (known.has_value()) return ask(*known);
+  AwaitEntry(token, id, timeout, std::move(ask));
+}
+
+void ServerCore::Announce(const Owner& owner, const Entry& entry) {
+  std::list<std::shared_ptr<Waiting>> called;
+  {
+    MutexLock lock(&mutex_);
+    for (auto it = waiting_.begin(); it != waiting_.end();) {
+      const auto next = std::next(it);
+      if ((*it)->owner == owner) {
+        poller_->CancelTimer((*it)->timer);
+        called.splice(called.end(), waiting_, it);
+      }
+      it = next;
+    }
+  }
+  for (const auto& one : called) one->done(entry);
 }
 
 absl::Status ServerCore::AnswerInProcess(const Hello& hello, InProcessCallback done) {
@@ -188,6 +316,7 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
     reply.status = HelloStatus::kUnsupportedVersion;
     return reply;
   }
+  const Owner owner(hello.token, hello.connection);
   std::shared_ptr<Session> former;
   {
     MutexLock lock(&mutex_);
@@ -195,8 +324,14 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
       reply.status = HelloStatus::kShuttingDown;
       return reply;
     }
-    auto it = sessions_.find(hello.token);
-    if (it != sessions_.end()) former = it->second.session;
+    auto it = ids_.find(owner);
+    if (it != ids_.end()) former = sessions_[it->second].session;
+  }
+  // The client says a hello as soon as it knows of a connection, so it may come before that is
+  // accepted; then it says it again.
+  if (!hello.connection.zero() && !ConnectionTable::Process().Has(hello.connection, this)) {
+    reply.status = HelloStatus::kElsewhere;
+    return reply;
   }
   if (former != nullptr) {
     // Its hang-up may be in the socket, unread.
@@ -205,7 +340,7 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
       reply.status = HelloStatus::kTokenInUse;
       return reply;
     }
-    RemoveSession(hello.token, former->id());
+    RemoveSession(former->id());
   }
   if (options_->authorize_session && !options_->authorize_session(credentials).ok()) {
     reply.status = HelloStatus::kRefused;
@@ -222,9 +357,16 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
     reply.status = HelloStatus::kOutOfDescriptors;
     return reply;
   }
+  auto id = MintSessionId();
+  if (!id.ok()) {
+    reply.status = HelloStatus::kOutOfDescriptors;
+    return reply;
+  }
   Session::Config config;
   config.role = Session::Role::kServer;
+  config.id = *id;
   config.token = hello.token;
+  config.version = reply.version;
   config.local.max_fds_per_call = limits_.session.max_fds_per_call;
   config.local.window = limits_.session.session_window;
   config.local.max_session_fds = limits_.session.max_session_fds;
@@ -244,20 +386,24 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
       reply.status = HelloStatus::kShuttingDown;
       return reply;
     }
-    handle = AddSession(hello.token, std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
+    handle = AddSession(owner, std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
                         std::move(config), std::move(credentials), &reply);
   }
   *client_end = std::move(sockets->second);
   if (options_->on_session) options_->on_session(handle);
+  // Calls that came before it.
+  if (!hello.connection.zero()) {
+    auto entry = FindEntry(hello.token, reply.session_id);
+    if (entry.ok()) Announce(owner, *entry);
+  }
   return reply;
 }
 
-std::shared_ptr<SessionHandle> ServerCore::AddSession(const Token& token,
+std::shared_ptr<SessionHandle> ServerCore::AddSession(const Owner& owner,
                                                       std::unique_ptr<FrameSocket> socket,
                                                       Session::Config config,
                                                       PeerCredentials credentials,
                                                       HelloReply* reply) {
-  config.id = next_session_id_++;
   config.poller = poller_;
   config.reaper = reaper_->Lane(config.uid);
   reply->session_id = config.id;
@@ -266,58 +412,60 @@ std::shared_ptr<SessionHandle> ServerCore::AddSession(const Token& token,
   auto handle = std::make_shared<SessionHandle>(id, std::move(credentials),
                                                 std::make_shared<ScopedIndices>());
   auto session = Session::Create(std::move(socket), std::move(config),
-                                 [weak = weak_from_this(), options = options_, handle, token, id] {
-                                   if (auto self = weak.lock()) self->OnSessionDead(token, id);
+                                 [weak = weak_from_this(), options = options_, handle, id] {
+                                   if (auto self = weak.lock()) self->OnSessionDead(id);
                                    if (options->on_session_end) options->on_session_end(handle);
                                  });
   handle->Bind(session);
-  sessions_[token] = Entry{std::move(session), handle};
+  sessions_[id] = Entry{std::move(session), handle, owner.second};
+  ids_[owner] = id;
   return handle;
 }
 
-void ServerCore::OnSessionDead(const Token& token, uint64_t session_id) {
+void ServerCore::OnSessionDead(uint64_t session_id) {
   std::vector<Entry> removed;  // Outlives the lock.
   std::shared_ptr<Poller> poller;
   {
     MutexLock lock(&mutex_);
-    auto it = sessions_.find(token);
-    if (it == sessions_.end() || it->second.session->id() != session_id) return;
+    auto it = sessions_.find(session_id);
+    if (it == sessions_.end()) return;
     // A client may send descriptors, start the call and exit. The call comes by another socket; it
     // finds them for a moment.
     const uint64_t held = it->second.session->held();
     if (held == 0) {
-      removed.push_back(Take(token, session_id));
+      removed.push_back(Take(session_id));
       return;
     }
     poller = poller_;
     // Not at the expense of living sessions: what a user's dead ones hold counts as the user's.
     DeadOfUser& dead = dead_[it->second.handle->peer().uid];
-    dead.sessions.push_back(Dead{token, session_id, held});
+    dead.sessions.push_back(Dead{session_id, held});
     dead.held += held;
     while (dead.held > ledger_->most_per_uid() / 4 && dead.sessions.size() > 1) {
       const Dead oldest = dead.sessions.front();
       dead.sessions.pop_front();
       dead.held -= oldest.held;
-      removed.push_back(Take(oldest.token, oldest.session_id));
+      removed.push_back(Take(oldest.session_id));
     }
   }
-  poller->RunAt(absl::Now() + std::min(limits_.early_timeout, kLinger),
-                [weak = weak_from_this(), token, session_id] {
-                  if (auto self = weak.lock()) self->RemoveSession(token, session_id);
-                });
+  poller->RunAfter(std::min(limits_.early_timeout, kLinger), [weak = weak_from_this(), session_id] {
+    if (auto self = weak.lock()) self->RemoveSession(session_id);
+  });
 }
 
-void ServerCore::RemoveSession(const Token& token, uint64_t session_id) {
+void ServerCore::RemoveSession(uint64_t session_id) {
   Entry removed;  // Outlives the lock.
   MutexLock lock(&mutex_);
-  removed = Take(token, session_id);
+  removed = Take(session_id);
 }
 
-ServerCore::Entry ServerCore::Take(const Token& token, uint64_t session_id) {
-  auto it = sessions_.find(token);
-  if (it == sessions_.end() || it->second.session->id() != session_id) return Entry();
+ServerCore::Entry ServerCore::Take(uint64_t session_id) {
+  auto it = sessions_.find(session_id);
+  if (it == sessions_.end()) return Entry();
   Entry taken = std::move(it->second);
   sessions_.erase(it);
+  const auto id = ids_.find(Owner(taken.session->token(), taken.connection));
+  if (id != ids_.end() && id->second == session_id) ids_.erase(id);
   const auto dead = dead_.find(taken.handle->peer().uid);
   if (dead == dead_.end()) return taken;
   std::deque<Dead>& sessions = dead->second.sessions;

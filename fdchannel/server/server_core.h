@@ -11,14 +11,18 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <list>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
@@ -57,8 +61,21 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   struct Entry {
     std::shared_ptr<Session> session;
     std::shared_ptr<SessionHandle> handle;
+    ConnectionId connection;
   };
   absl::StatusOr<Entry> FindEntry(const Token& token, uint64_t session_id) const;
+
+  // The session that the client of this token has for its connection `id`, which is one of this
+  // server's. Waits for it for at most `timeout`, without a thread: the client learns of the
+  // connection before this server does, and says so at once. `done` is called on the poller's
+  // thread, or on this one if the outcome is at hand. UNAVAILABLE if it does not come.
+  using EntryCallback = std::function<void(absl::StatusOr<Entry>)>;
+  void AwaitEntry(const Token& token, const ConnectionId& id, absl::Duration timeout,
+                  EntryCallback done);
+  // The same, unless the session is known, and has the client send a call again by that session:
+  // all that it brings is there when `done` gets OK.
+  void Land(const Token& token, const ConnectionId& id, const std::optional<Entry>& known,
+            const CallKey& call, absl::Duration timeout, EntryCallback done);
 
   absl::Status AnswerInProcess(const Hello& hello, InProcessCallback done) override;
 
@@ -89,16 +106,20 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   // Makes a session for a hello. On success `*client_end` is to be sent with the reply. On the
   // poller's thread: calls the program's functions.
   HelloReply OpenSession(const Hello& hello, PeerCredentials credentials, UniqueFd* client_end);
+  // What a session is for: a client, and a connection of gRPC's, if any.
+  using Owner = std::pair<Token, ConnectionId>;
+  // Calls those who wait for it.
+  void Announce(const Owner& owner, const Entry& entry);
   // Its last step, under the lock.
-  std::shared_ptr<SessionHandle> AddSession(const Token& token, std::unique_ptr<FrameSocket> socket,
+  std::shared_ptr<SessionHandle> AddSession(const Owner& owner, std::unique_ptr<FrameSocket> socket,
                                             Session::Config config, PeerCredentials credentials,
                                             HelloReply* reply)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Forgets a session that has died, a while later if calls may still come for what it holds.
-  void OnSessionDead(const Token& token, uint64_t session_id);
-  void RemoveSession(const Token& token, uint64_t session_id);
+  void OnSessionDead(uint64_t session_id);
+  void RemoveSession(uint64_t session_id);
   // Null if it is gone already. To be dropped without the lock.
-  Entry Take(const Token& token, uint64_t session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Entry Take(uint64_t session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ServerLimits limits_;
   // Shared with the death notices of the sessions, which may come after the core's end. Its limits
@@ -119,13 +140,19 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<Poller> poller_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
-  uint64_t next_session_id_ ABSL_GUARDED_BY(mutex_) = 1;
-  absl::flat_hash_map<Token, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
+  // By id. Ids are random: a call that reaches another process must not find a session there.
+  absl::flat_hash_map<uint64_t, Entry> sessions_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<Owner, uint64_t> ids_ ABSL_GUARDED_BY(mutex_);
+  struct Waiting {
+    Owner owner;
+    EntryCallback done;
+    Poller::Id timer;
+  };
+  std::list<std::shared_ptr<Waiting>> waiting_ ABSL_GUARDED_BY(mutex_);
   // The dead ones of sessions_, of each user, oldest first, with what they held when they died.
   // Calls may have taken some since: what the program is slow to take counts as long as what no
   // call asks for.
   struct Dead {
-    Token token;
     uint64_t session_id;
     uint64_t held;
   };

@@ -18,6 +18,9 @@ namespace {
 // Ended calls that are remembered (as many again, for a while), to close what still comes for them
 // at once. One that is forgotten costs early_timeout, no more.
 constexpr size_t kEndedMemory = 64;
+// Calls that are remembered whose descriptors were closed before the RPC came. One that is
+// forgotten fails when it comes.
+constexpr size_t kExpiredMemory = 512;
 // Calls whose RPC has not come, refused ones included.
 constexpr size_t kMostEarly = 1024;
 
@@ -72,6 +75,17 @@ bool Arrivals::Detach(const DescriptorInbox* inbox) {
 
 bool Arrivals::EndedLately(const CallKey& call) const {
   return std::find(ended_.begin(), ended_.end(), call) != ended_.end();
+}
+
+bool Arrivals::HasExpired(const CallKey& call) const {
+  return std::find(expired_.begin(), expired_.end(), call) != expired_.end();
+}
+
+void Arrivals::Expect(const CallKey& call, DeferredCloses* closes) {
+  DescriptorInbox* const inbox = InboxFor(call, closes);
+  if (inbox != nullptr) inbox->MayRepeat();
+  const auto it = std::find(expired_.begin(), expired_.end(), call);
+  if (it != expired_.end()) expired_.erase(it);
 }
 
 void Arrivals::Empty(DescriptorInbox* inbox, Counter why, DeferredCloses* closes) {
@@ -179,7 +193,13 @@ bool Arrivals::MakeRoom(size_t n, const DescriptorInbox* keep, DeferredCloses* c
 
 void Arrivals::Expire(absl::Time now, DeferredCloses* closes) {
   for (std::list<EarlyCall>* list : {&early_, &refused_early_}) {
-    while (!list->empty() && list->front().deadline <= now) Drop(&list->front(), closes);
+    while (!list->empty() && list->front().deadline <= now) {
+      if (list == &early_) {
+        expired_.push_back(list->front().key());
+        KeepLatest(kExpiredMemory, &expired_);
+      }
+      Drop(&list->front(), closes);
+    }
   }
 }
 
@@ -214,7 +234,7 @@ absl::Status Arrivals::Deliver(const Frame& frame, ReceivedMessage* message,
 }
 
 absl::Status Arrivals::Validate(const Frame& frame, DescriptorInbox* inbox) const {
-  if (inbox->AboveAll(frame.first_index)) return absl::OkStatus();
+  if (inbox->may_repeat() || inbox->AboveAll(frame.first_index)) return absl::OkStatus();
   for (uint32_t i = 0; i < frame.fd_count; ++i) {
     if (inbox->Came(frame.first_index + i)) {
       return absl::InvalidArgumentError(absl::StrCat("descriptor ", frame.first_index + i, " of ",
@@ -266,6 +286,10 @@ void Arrivals::Store(const Frame& frame, ReceivedMessage* message, absl::Span<co
   // Early ones are judged when their call comes, and says by which policy.
   const bool judge = inbox->attached() && inbox->policy() != nullptr;
   for (size_t i = 0; i < count; ++i) {
+    if (inbox->may_repeat() && inbox->Came(frame.first_index + static_cast<uint32_t>(i))) {
+      closes->AddCharged(std::move(message->fds[i]));
+      continue;
+    }
     DescriptorInbox::Slot* const slot =
         inbox->Add(frame.first_index + static_cast<uint32_t>(i), seen[i].dev_ino, seen[i].facts,
                    std::move(message->fds[i]));

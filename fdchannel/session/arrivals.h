@@ -65,6 +65,11 @@ class Arrivals {
   // Forgets an inbox that ends. False if its call is another inbox's, or nobody's.
   bool Detach(const DescriptorInbox* inbox);
   bool EndedLately(const CallKey& call) const;
+  // Whether what came early for the call was closed, as its time was up before the RPC came.
+  bool HasExpired(const CallKey& call) const;
+  bool any_expired() const { return !expired_.empty(); }
+  // The client is asked for all of the call again, by this session.
+  void Expect(const CallKey& call, DeferredCloses* closes);
   // Takes the descriptors out of the inbox; `why` is what they count as.
   void Empty(DescriptorInbox* inbox, Counter why, DeferredCloses* closes);
   UniqueFd Take(DescriptorInbox* inbox, DescriptorInbox::Slot* slot);
@@ -135,6 +140,8 @@ class Arrivals {
   // Calls that ended here lately: what still comes for them is closed, not kept for 10 seconds. A
   // vector: an empty deque has half a kilobyte.
   std::vector<CallKey> ended_;
+  // Calls whose RPC may wait in gRPC for longer than early_timeout. The latest of them.
+  std::vector<CallKey> expired_;
   // What the peer has registered, and is charged for, apart from held_.
   ScopedTable scoped_;
 };

@@ -38,6 +38,7 @@ void DescriptorInbox::Inherit(DescriptorInbox* early) {
   forgotten_below_ = early->forgotten_below_;
   gone_below_ = early->gone_below_;
   gone_ = early->gone_;
+  may_repeat_ = early->may_repeat_;
   early->Clear();
   came_ = std::min(forgotten_below_, announced_);
   ForEach([this](const Slot* slot) {

@@ -33,6 +33,19 @@ namespace internal {
 // For messages: "call 17 attempt 2".
 std::string CallName(const CallKey& key);
 
+class Session;
+
+// A client's call, as the session that it goes by sees it. Thread-safe.
+class InboxOwner {
+ public:
+  virtual ~InboxOwner() = default;
+  // A server has the call: what was kept in case that it asks again need not be any more.
+  virtual void OnLanded() = 0;
+  // The server of `session` has the call, and not what it brought. Never blocks; ends with
+  // Session::AnswerResend.
+  virtual void SendAgain(const std::shared_ptr<Session>& session, const CallKey& key) = 0;
+};
+
 // Thread-compatible; guarded by the mutex of its session once it is attached. It must be ended
 // (Session::End) before it is destroyed.
 class DescriptorInbox {
@@ -80,12 +93,19 @@ class DescriptorInbox {
   DescriptorInbox(const DescriptorInbox&) = delete;
   DescriptorInbox& operator=(const DescriptorInbox&) = delete;
 
+  // Before it is attached.
+  void SetOwner(std::weak_ptr<InboxOwner> owner) { owner_ = std::move(owner); }
+  std::shared_ptr<InboxOwner> owner() const { return owner_.lock(); }
+
   const CallKey& key() const { return key_; }
   const ReceivePolicy* policy() const { return policy_.get(); }
   bool attached() const { return attached_; }
   bool ended() const { return ended_; }
   bool over() const { return over_; }
   bool sends_cancelled() const { return sends_cancelled_; }
+  // The client was asked for all of the call again: what has come already may come once more.
+  bool may_repeat() const { return may_repeat_; }
+  void MayRepeat() { may_repeat_ = true; }
   uint32_t announced() const { return announced_ - holes_; }
   // Why the call's descriptors cannot be had; OK if they can.
   const absl::Status& failure() const { return failure_; }
@@ -172,10 +192,12 @@ class DescriptorInbox {
 
   const CallKey key_;
   const std::shared_ptr<const ReceivePolicy> policy_;
+  std::weak_ptr<InboxOwner> owner_;
   bool attached_ = false;
   bool ended_ = false;
   bool cancelled_ = false;
   bool sends_cancelled_ = false;
+  bool may_repeat_ = false;
   bool open_ended_ = true;
   bool over_ = false;
   uint32_t announced_ = 0;

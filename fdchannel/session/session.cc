@@ -17,6 +17,8 @@ namespace {
 
 // How long frames that nobody waits for stay in the socket before a sweep looks at them.
 constexpr absl::Duration kSweepDelay = absl::Milliseconds(100);
+// The same at a client whose server may ask for a call again, or say that it has one.
+constexpr absl::Duration kClientSweepDelay = absl::Milliseconds(5);
 
 // Each call ends with it, and hardly any call asks: one for all of them.
 const absl::Status& CallHasEnded() {
@@ -88,9 +90,12 @@ Session::~Session() {
   FdVector fds;
   size_t charged = 0;
   std::vector<std::shared_ptr<Waiter>> waiters;
+  Landings::Outcome outcome;
   std::function<void()> on_dead;
   {
     MutexLock lock(&mutex_);
+    landings_.FailAll(absl::UnavailableError("the session was closed"));
+    outcome = landings_.TakeOutcome();
     on_dead.swap(on_dead_);
     charged = arrivals_.TakeRest(&fds);
     if (dead_.ok()) counters_->Add(Counter::kCutHere);
@@ -121,6 +126,13 @@ Session::~Session() {
       waiter->Call();
     }
   }
+  for (auto& [done, status] : outcome.answered) {
+    if (config_.poller == nullptr) {
+      done(std::move(status));
+    } else {
+      config_.poller->Post([done = std::move(done), status = std::move(status)] { done(status); });
+    }
+  }
   if (!on_dead) return;
   if (config_.poller != nullptr) {
     config_.poller->Post(std::move(on_dead));
@@ -140,6 +152,7 @@ void Session::Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ended
   DeferredCloses closes;
   MutexLock lock(&mutex_);
   arrivals_.Attach(inbox, announced, open_ended, holes, &closes);
+  NoteLanding(*inbox, open_ended);
   if (!closes.empty()) RunDeferred(&closes);
 }
 
@@ -265,8 +278,12 @@ void Session::RunDeferred(DeferredCloses* closes) {
     ScheduleSweep();
   }
   // The usual case. Letting go of the lock for nothing costs as much as taking it.
-  if (closes->empty() && finished_async_.empty() && dead_.ok()) return;
-  if (!dead_.ok()) arrivals_.ClearScoped(closes);
+  if (closes->empty() && finished_async_.empty() && landings_.quiet() && dead_.ok()) return;
+  if (!dead_.ok()) {
+    arrivals_.ClearScoped(closes);
+    landings_.FailAll(dead_);
+  }
+  Landings::Outcome outcome = landings_.TakeOutcome();
   std::vector<std::shared_ptr<Waiter>> finished;
   finished.swap(finished_async_);
   std::function<void()> on_dead;
@@ -296,6 +313,13 @@ void Session::RunDeferred(DeferredCloses* closes) {
       config_.poller->Post(std::move(on_dead));
     }
   }
+  if (!outcome.empty() && config_.poller != nullptr) {
+    config_.poller->Post([self = shared_from_this(), outcome = std::move(outcome)]() mutable {
+      self->RunOutcome(std::move(outcome));
+    });
+  } else {
+    RunOutcome(std::move(outcome));
+  }
   // What the program's functions have captured may use the session when it goes.
   finished.clear();
   on_dead = nullptr;
@@ -323,10 +347,10 @@ void Session::Watch(bool for_input) {
 
 void Session::ScheduleSweep() {
   if (config_.poller == nullptr || !leader_.ScheduleSweep()) return;
-  config_.poller->RunAt(absl::Now() + kSweepDelay,
-                        [weak = weak_from_this(), number = leader_.number()] {
-                          if (auto self = weak.lock()) self->SweepIfQuiet(number);
-                        });
+  config_.poller->RunAfter(keeps() ? kClientSweepDelay : kSweepDelay,
+                           [weak = weak_from_this(), number = leader_.number()] {
+                             if (auto self = weak.lock()) self->SweepIfQuiet(number);
+                           });
 }
 
 void Session::SweepIfQuiet(uint64_t number) {
@@ -354,9 +378,11 @@ void Session::Sweep() {
 
 void Session::Upkeep(DeferredCloses* closes) {
   arrivals_.Expire(absl::Now(), closes);
+  if (arrivals_.any_expired()) any_expired_.store(true, std::memory_order_release);
   SendWithdrawals();
   if (window_.short_in_flight()) ProgressSenders();
   if (arrivals_.has_early()) ScheduleSweep();
+  SendLandings();
   GiveCredit();
 }
 
@@ -365,7 +391,8 @@ void Session::OnPollerEvent(uint32_t events) {
   MutexLock lock(&mutex_);
   if (leader_.led()) {
     leader_.WatchAgain();  // It reads what there is; it need not reach the end, though.
-  } else if ((events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0 || leader_.waiters() != 0) {
+  } else if ((events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0 || leader_.waiters() != 0 ||
+             landings_.awaits_answers()) {
     if ((events & EPOLLOUT) != 0) ProgressSenders();
     leader_.WatchAgain();
     Drain(&closes);

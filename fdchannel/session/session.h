@@ -11,8 +11,9 @@
 //   CreditOwed       when the peer is told that it may send again
 //   SendWindow       how much may be sent, and who waits to send more
 //   SocketLeader     who reads the socket, and who waits for what it finds
+//   Landings         which calls are here, and which are to be sent again
 // The methods are in session.cc (its life, and that of its calls), session_wait.cc (waiters),
-// session_receive.cc (looks at the socket) and session_send.cc.
+// session_receive.cc (looks at the socket), session_send.cc and session_landing.cc.
 //
 // Why there is no reading thread: a descriptor is nearly always there when a call asks for it,
 // because it was sent before the RPC that names it. A thread that reads ahead only adds a switch
@@ -54,6 +55,7 @@
 #include "fdchannel/session/descriptor_inbox.h"
 #include "fdchannel/session/frame_socket.h"
 #include "fdchannel/session/in_flight.h"
+#include "fdchannel/session/landings.h"
 #include "fdchannel/session/send_window.h"
 #include "fdchannel/session/session_config.h"
 #include "fdchannel/session/socket_leader.h"
@@ -171,6 +173,27 @@ class Session : public std::enable_shared_from_this<Session> {
   // Takes back one whose sending is over. Never fails: what cannot be told now is told later.
   void WithdrawScoped(uint32_t index);
 
+  // --- Calls that reach another process than their descriptors. From kNamesVersion on ---
+
+  // Whether both ends speak that.
+  bool resends() const { return config_.version >= kNamesVersion; }
+  // Whether calls of this session may land elsewhere, and so keep what they sent until a server has
+  // them: not in-process, and not if gRPC's connections have no names.
+  bool keeps() const { return config_.keeps && resends(); }
+  // A server: whether what came for the call was closed because its RPC did not come for so long.
+  bool HasExpired(const CallKey& call) const;
+  // A server: has the client send a call again. `done` gets OK when all of it has come, and may be
+  // attached; UNAVAILABLE if the client has not kept it or the session dies; or why the call is not
+  // the client's to make. On the poller's thread; not after GiveUpResend().
+  void AskToResend(const CallKey& call, StatusCallback done);
+  void GiveUpResend(const CallKey& call);
+  // A client: what `call` brings was sent before this, or is gone.
+  void AnswerResend(const CallKey& call, ResendOutcome outcome);
+  // A client: tells the server at once which calls have ended, and need nothing there any more.
+  void TellDiscards();
+  // A client's call that goes by this session, alive or dead; null if there is none.
+  std::shared_ptr<InboxOwner> OwnerOf(const CallKey& call) const;
+
   // --- Upkeep ---
 
   // Cuts the session at once: tells the peer why, closes everything held, fails all waiters with
@@ -245,6 +268,14 @@ class Session : public std::enable_shared_from_this<Session> {
   void GiveCredit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PeerGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // session_landing.cc
+  absl::Status DeliverLanding(const Frame& frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendLandings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NoteLanding(const DescriptorInbox& inbox, bool open_ended)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellLanded();
+  void RunOutcome(Landings::Outcome outcome);
+
   // session.cc. RunDeferred does, without the lock, what must not be done under it. It is the last
   // thing in every method that delivers or finishes anything.
   void RunDeferred(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -274,6 +305,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Arrivals arrivals_ ABSL_GUARDED_BY(mutex_);
   CreditOwed owed_ ABSL_GUARDED_BY(mutex_);
   SendWindow window_ ABSL_GUARDED_BY(mutex_);
+  Landings landings_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Waiter>> finished_async_ ABSL_GUARDED_BY(mutex_);
   // Registered with the peer, or may be: up to its max_session_fds. Withdrawn ones count until the
   // peer was told.
@@ -283,6 +315,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool peer_gone_ ABSL_GUARDED_BY(mutex_) = false;
   // Neither dead nor that: each call asks, without the lock.
   std::atomic<bool> usable_{true};
+  std::atomic<bool> any_expired_{false};  // The same.
 };
 
 }  // namespace internal

@@ -21,11 +21,14 @@
 #include "fdchannel/session/counters.h"
 #include "fdchannel/session/descriptor_quota.h"
 #include "fdchannel/session/in_flight.h"
+#include "fdchannel/wire/frame.h"
 #include "fdchannel/wire/hello.h"
 #include "grpcfd/receive_policy.h"
 
 namespace grpcfd {
 namespace internal {
+
+class Session;
 
 enum class SessionRole { kClient, kServer };
 
@@ -33,6 +36,8 @@ struct SessionConfig {
   SessionRole role = SessionRole::kServer;
   uint64_t id = 0;
   Token token;
+  uint16_t version = kMinVersion;                    // Of the protocol.
+  bool keeps = false;                                // A client's: see Session::keeps().
   ReceiveLimits local;                               // What we hold of the peer's.
   ReceiveLimits remote;                              // What the peer holds of ours.
   absl::Duration early_timeout = absl::Seconds(10);  // For descriptors whose RPC never comes.
@@ -49,6 +54,9 @@ struct SessionConfig {
   // of it this session uses.
   std::shared_ptr<InFlightBudget> in_flight;
   uid_t uid = 0;
+  // A client's: the server asks for a call that it has not got. On the poller's thread; it ends
+  // with AnswerResend().
+  std::function<void(const std::shared_ptr<Session>& session, const CallKey& call)> on_resend;
 };
 
 struct WaitOptions {

@@ -279,6 +279,10 @@ absl::Status Session::Deliver(const Frame& frame, ReceivedMessage* message,
                                                    ") cut the session: ", frame.close_text)),
                Counter::kClosedByPeer);
       return absl::UnavailableError("closed by the peer");
+    case FrameType::kLanded:
+    case FrameType::kResend:
+    case FrameType::kResent:
+      return DeliverLanding(frame);
     case FrameType::kData:
       break;
   }

@@ -27,6 +27,7 @@ constexpr size_t kCodeAt = 20;
 constexpr size_t kPayloadAt = 24;
 
 static_assert(kPayloadAt + kMaxDiscardIds * sizeof(uint64_t) == kFrameSize, "payload");
+static_assert(kMaxLandedIds == kMaxDiscardIds, "both have ids");
 static_assert(kPayloadAt + kMaxWithdrawIndices * sizeof(uint32_t) == kFrameSize, "payload");
 static_assert(kPayloadAt + kMaxCloseText == kFrameSize, "payload");
 
@@ -83,24 +84,70 @@ absl::StatusOr<Frame> DecodeCredit(absl::Span<const char> message) {
   return frame;
 }
 
-absl::StatusOr<Frame> DecodeDiscard(absl::Span<const char> message) {
+// Call ids, as many as the frame says.
+absl::Status DecodeIds(absl::Span<const char> message, const char* type, uint32_t* count,
+                       std::array<uint64_t, kMaxDiscardIds>* ids) {
   const char* const in = message.data();
-  Frame frame;
-  frame.type = FrameType::kDiscard;
-  frame.discard_count = LoadLittleEndian<uint32_t>(in + kCodeAt);
-  if (frame.discard_count < 1 || frame.discard_count > kMaxDiscardIds) {
-    return Refuse(absl::StrCat("the count of a DISCARD frame must be 1 to ", kMaxDiscardIds,
-                               ", got ", frame.discard_count));
+  *count = LoadLittleEndian<uint32_t>(in + kCodeAt);
+  if (*count < 1 || *count > ids->size()) {
+    return Refuse(absl::StrCat("the count of a ", type, " frame must be 1 to ", ids->size(),
+                               ", got ", *count));
   }
-  for (uint32_t i = 0; i < frame.discard_count; ++i) {
-    frame.discard[i] = LoadLittleEndian<uint64_t>(in + kPayloadAt + i * sizeof(uint64_t));
-    if (frame.discard[i] == 0) {
-      return Refuse(absl::StrCat("call id ", i, " of a DISCARD frame must not be 0"));
+  for (uint32_t i = 0; i < *count; ++i) {
+    (*ids)[i] = LoadLittleEndian<uint64_t>(in + kPayloadAt + i * sizeof(uint64_t));
+    if ((*ids)[i] == 0) {
+      return Refuse(absl::StrCat("call id ", i, " of a ", type, " frame must not be 0"));
     }
   }
-  const size_t ids_end = kPayloadAt + frame.discard_count * sizeof(uint64_t);
-  absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "DISCARD");
-  if (zero.ok()) zero = RequireZero(message, ids_end, kFrameSize, "DISCARD");
+  const size_t ids_end = kPayloadAt + *count * sizeof(uint64_t);
+  absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, type);
+  if (zero.ok()) zero = RequireZero(message, ids_end, kFrameSize, type);
+  return zero;
+}
+
+void EncodeIds(absl::Span<const uint64_t> ids, char* bytes) {
+  StoreLittleEndian<uint32_t>(static_cast<uint32_t>(ids.size()), bytes + kCodeAt);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    StoreLittleEndian<uint64_t>(ids[i], bytes + kPayloadAt + i * sizeof(uint64_t));
+  }
+}
+
+absl::StatusOr<Frame> DecodeDiscard(absl::Span<const char> message) {
+  Frame frame;
+  frame.type = FrameType::kDiscard;
+  absl::Status status = DecodeIds(message, "DISCARD", &frame.discard_count, &frame.discard);
+  if (!status.ok()) return status;
+  return frame;
+}
+
+absl::StatusOr<Frame> DecodeLanded(absl::Span<const char> message) {
+  Frame frame;
+  frame.type = FrameType::kLanded;
+  absl::Status status = DecodeIds(message, "LANDED", &frame.landed_count, &frame.landed);
+  if (!status.ok()) return status;
+  return frame;
+}
+
+absl::StatusOr<Frame> DecodeResend(absl::Span<const char> message, FrameType type) {
+  const char* const in = message.data();
+  const bool answer = type == FrameType::kResent;
+  const char* const name = answer ? "RESENT" : "RESEND";
+  Frame frame;
+  frame.type = type;
+  frame.call.id = LoadLittleEndian<uint64_t>(in + kCallIdAt);
+  frame.call.attempt = LoadLittleEndian<uint32_t>(in + kAttemptAt);
+  if (frame.call.id == 0) {
+    return Refuse(absl::StrCat("the call id of a ", name, " frame must not be 0"));
+  }
+  const uint32_t code = LoadLittleEndian<uint32_t>(in + kCodeAt);
+  const uint32_t highest = answer ? static_cast<uint32_t>(ResendOutcome::kGone) : 0;
+  if (code > highest || (answer && code == 0)) {
+    return Refuse(absl::StrCat("the code of a ", name, " frame must be ", answer ? "1 to 2" : "0",
+                               ", got ", code));
+  }
+  frame.outcome = answer ? static_cast<ResendOutcome>(code) : ResendOutcome::kSent;
+  absl::Status zero = RequireZero(message, kFdCountAt, kCallIdAt, name);
+  if (zero.ok()) zero = RequireZero(message, kPayloadAt, kFrameSize, name);
   if (!zero.ok()) return zero;
   return frame;
 }
@@ -162,15 +209,19 @@ void EncodeFrame(const Frame& frame, FrameBuffer* out) {
     case FrameType::kCredit:
       StoreLittleEndian<uint64_t>(frame.credit_total, bytes + kPayloadAt);
       break;
-    case FrameType::kDiscard: {
-      const uint32_t count = std::min(frame.discard_count,
-                                      static_cast<uint32_t>(kMaxDiscardIds));  // Room, not policy.
-      StoreLittleEndian<uint32_t>(count, bytes + kCodeAt);
-      for (uint32_t i = 0; i < count; ++i) {
-        StoreLittleEndian<uint64_t>(frame.discard[i], bytes + kPayloadAt + i * sizeof(uint64_t));
-      }
+    case FrameType::kDiscard:  // subspan() cuts at the end of the array.
+      EncodeIds(absl::MakeConstSpan(frame.discard).subspan(0, frame.discard_count), bytes);
       break;
-    }
+    case FrameType::kLanded:
+      EncodeIds(absl::MakeConstSpan(frame.landed).subspan(0, frame.landed_count), bytes);
+      break;
+    case FrameType::kResent:
+      StoreLittleEndian<uint32_t>(static_cast<uint32_t>(frame.outcome), bytes + kCodeAt);
+      [[fallthrough]];
+    case FrameType::kResend:
+      StoreLittleEndian<uint64_t>(frame.call.id, bytes + kCallIdAt);
+      StoreLittleEndian<uint32_t>(frame.call.attempt, bytes + kAttemptAt);
+      break;
     case FrameType::kWithdraw: {
       const uint32_t count =
           std::min(frame.withdraw_count, static_cast<uint32_t>(kMaxWithdrawIndices));
@@ -211,8 +262,13 @@ absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message) {
       return DecodeClose(message);
     case FrameType::kWithdraw:
       return DecodeWithdraw(message);
+    case FrameType::kLanded:
+      return DecodeLanded(message);
+    case FrameType::kResend:
+    case FrameType::kResent:
+      return DecodeResend(message, static_cast<FrameType>(type));
   }
-  return Refuse(absl::StrCat("the type must be 1 to 5, got ", type));
+  return Refuse(absl::StrCat("the type must be 1 to 8, got ", type));
 }
 
 }  // namespace internal

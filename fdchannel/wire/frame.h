@@ -32,6 +32,7 @@ namespace internal {
 inline constexpr size_t kFrameSize = 64;
 inline constexpr size_t kMaxDiscardIds = 5;
 inline constexpr size_t kMaxWithdrawIndices = 10;
+inline constexpr size_t kMaxLandedIds = 5;
 inline constexpr size_t kMaxCloseText = 40;
 
 enum class FrameType : uint8_t {
@@ -41,6 +42,10 @@ enum class FrameType : uint8_t {
       3,       // Calls the sender has ended: what the receiver still holds for them can be closed.
   kClose = 4,  // The sender cuts the session, and says why.
   kWithdraw = 5,  // Session-scoped descriptors that the sender takes back.
+  // From version 2 on.
+  kLanded = 6,  // The server has these calls: the client need not keep what they brought.
+  kResend = 7,  // The server has a call that names a session which is not here.
+  kResent = 8,  // The client's answer: what the call brings came before this frame, or is gone.
 };
 
 // Why a session is cut. The numbers are wire format.
@@ -49,6 +54,12 @@ enum class CloseCode : uint32_t {
   kResourceExhausted = 2,
   kShutdown = 3,
   kRefused = 4,
+};
+
+// A client's answer to RESEND. The numbers are wire format.
+enum class ResendOutcome : uint32_t {
+  kSent = 1,
+  kGone = 2,  // The client does not have the call, or not what it brought, any more.
 };
 
 // A call, as both ends of a session name it. `id` is chosen by the client, unique within its token,
@@ -70,7 +81,7 @@ struct CallKey {
 // A decoded frame. Which fields count depends on `type`.
 struct Frame {
   FrameType type = FrameType::kData;
-  CallKey call;                                          // kData
+  CallKey call;                                          // kData, kResend, kResent
   uint32_t first_index = 0;                              // kData: index of the first descriptor
   uint16_t fd_count = 0;                                 // kData: 1 to 253
   uint64_t credit_total = 0;                             // kCredit
@@ -78,6 +89,9 @@ struct Frame {
   std::array<uint64_t, kMaxDiscardIds> discard{};        // kDiscard: call ids, all attempts
   uint32_t withdraw_count = 0;                           // kWithdraw: 1 to kMaxWithdrawIndices
   std::array<uint32_t, kMaxWithdrawIndices> withdraw{};  // kWithdraw: indices
+  uint32_t landed_count = 0;                             // kLanded: 1 to kMaxLandedIds
+  std::array<uint64_t, kMaxLandedIds> landed{};          // kLanded: call ids, of attempt 0
+  ResendOutcome outcome = ResendOutcome::kSent;          // kResent
   CloseCode close_code = CloseCode::kProtocolError;      // kClose
   std::string close_text;  // kClose: printable ASCII, at most kMaxCloseText bytes
 };
@@ -89,9 +103,9 @@ using FrameBuffer = std::array<char, kFrameSize>;
 void EncodeFrame(const Frame& frame, FrameBuffer* out);
 
 // Reads one message. INVALID_ARGUMENT, saying which field, what was expected and what came, if the
-// size is not kFrameSize, the type is unknown, a count is out of range, a call id to discard is 0,
-// an attempt comes without a call, first_index + fd_count does not fit 32 bits, or a byte that must
-// be zero is not.
+// size is not kFrameSize, the type is unknown, a count is out of range, a call id is 0 where there
+// must be one, an attempt comes without a call, first_index + fd_count does not fit 32 bits, or a
+// byte that must be zero is not.
 absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message);
 
 }  // namespace internal

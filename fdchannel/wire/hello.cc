@@ -22,7 +22,8 @@ constexpr size_t kTokenAt = 16;
 constexpr size_t kHelloMaxFdsAt = 32;
 constexpr size_t kHelloWindowAt = 36;
 constexpr size_t kHelloMaxSessionFdsAt = 40;
-constexpr size_t kHelloReservedAt = 44;
+constexpr size_t kConnectionAt = 44;
+constexpr size_t kHelloReservedAt = 60;
 
 constexpr size_t kVersionAt = 10;
 constexpr size_t kStatusAt = 12;
@@ -33,7 +34,7 @@ constexpr size_t kReplyWindowAt = 28;
 constexpr size_t kReplyMaxSessionFdsAt = 32;
 constexpr size_t kReplyReservedAt = 36;
 
-constexpr uint16_t kHighestStatus = static_cast<uint16_t>(HelloStatus::kOutOfDescriptors);
+constexpr uint16_t kHighestStatus = static_cast<uint16_t>(HelloStatus::kElsewhere);
 
 absl::Status Refuse(const char* name, const std::string& what) {
   return absl::InvalidArgumentError(
@@ -87,6 +88,7 @@ void EncodeHello(const Hello& hello, std::array<char, kHelloSize>* out) {
   StoreLittleEndian<uint32_t>(hello.limits.max_fds_per_call, bytes + kHelloMaxFdsAt);
   StoreLittleEndian<uint32_t>(hello.limits.window, bytes + kHelloWindowAt);
   StoreLittleEndian<uint32_t>(hello.limits.max_session_fds, bytes + kHelloMaxSessionFdsAt);
+  memcpy(bytes + kConnectionAt, hello.connection.bytes().data(), kTokenSize);
 }
 
 void EncodeHelloReply(const HelloReply& reply, std::array<char, kHelloReplySize>* out) {
@@ -125,8 +127,15 @@ absl::StatusOr<Hello> DecodeHello(absl::Span<const char> bytes) {
   hello.limits.window = LoadLittleEndian<uint32_t>(in + kHelloWindowAt);
   hello.limits.max_session_fds = LoadLittleEndian<uint32_t>(in + kHelloMaxSessionFdsAt);
   status = CheckLimits(hello.limits, kName);
-  if (status.ok()) status = RequireZero(bytes, kHelloReservedAt, kHelloSize, kName);
+  const bool names = hello.max_version >= kNamesVersion;
+  if (status.ok()) {
+    status = RequireZero(bytes, names ? kHelloReservedAt : kConnectionAt, kHelloSize, kName);
+  }
   if (!status.ok()) return status;
+  if (names) {
+    memcpy(token.data(), in + kConnectionAt, kTokenSize);
+    hello.connection = ConnectionId(token);
+  }
   return hello;
 }
 
@@ -210,6 +219,10 @@ absl::Status HelloStatusToStatus(const HelloReply& reply) {
       return absl::ResourceExhaustedError(
           "the server has no descriptors left for a session; raise its RLIMIT_NOFILE or try again "
           "later");
+    case HelloStatus::kElsewhere:
+      return absl::UnavailableError(
+          "the process that answers there has not got this channel's gRPC connection: another one, "
+          "that was restarted or shares the socket, has");
   }
   return absl::InternalError(absl::StrCat("unknown hello status ",
                                           static_cast<unsigned>(reply.status),

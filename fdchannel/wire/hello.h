@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/token.h"
 
 namespace grpcfd {
@@ -37,7 +38,10 @@ inline constexpr unsigned char kHelloReplyMagic[kMagicSize] = {0x8f, 'G', 'R', '
 
 // The versions of the protocol that this library speaks.
 inline constexpr uint16_t kMinVersion = 1;
-inline constexpr uint16_t kMaxVersion = 1;
+inline constexpr uint16_t kMaxVersion = 2;
+// From this version on a hello may name a gRPC connection, and the server may ask for what a call
+// brings once more.
+inline constexpr uint16_t kNamesVersion = 2;
 
 // What each side is prepared to hold of the other's descriptors.
 struct ReceiveLimits {
@@ -56,18 +60,22 @@ struct Hello {
   uint16_t max_version = kMaxVersion;
   Token token;
   ReceiveLimits limits;
+  // The gRPC connection that the session is for; zero if none. A server of version 1 calls a hello
+  // with one malformed.
+  ConnectionId connection;
 };
 
 // The server's answer. The numbers are wire format.
 enum class HelloStatus : uint16_t {
   kOk = 0,
   kUnsupportedVersion = 1,  // reply.version is the highest version the server speaks
-  kTokenInUse = 2,          // a living session has this token
+  kTokenInUse = 2,          // a living session has this token, and connection
   kTooManySessions = 3,     // of this uid, or in total
   kRefused = 4,             // the server does not serve this peer, or cannot tell who it is
   kMalformed = 5,           // the hello could not be read
   kShuttingDown = 6,
   kOutOfDescriptors = 7,  // the server could not make the session's socket
+  kElsewhere = 8,         // this process has no such connection, or does not have it yet
 };
 
 struct HelloReply {
@@ -87,8 +95,8 @@ void EncodeHello(const Hello& hello, std::array<char, kHelloSize>* out);
 void EncodeHelloReply(const HelloReply& reply, std::array<char, kHelloReplySize>* out);
 
 // INVALID_ARGUMENT, saying which field, what was expected and what came: wrong size, magic,
-// min_version > max_version or 0, a zero limit, an all-zero token, a reserved byte that is not
-// zero, an unknown status.
+// min_version > max_version or 0, a zero limit, an all-zero token, a connection from a client that
+// speaks version 1 only, a reserved byte that is not zero, an unknown status.
 absl::StatusOr<Hello> DecodeHello(absl::Span<const char> bytes);
 absl::StatusOr<HelloReply> DecodeHelloReply(absl::Span<const char> bytes);
 
@@ -96,8 +104,9 @@ absl::StatusOr<HelloReply> DecodeHelloReply(absl::Span<const char> bytes);
 uint16_t NegotiateVersion(uint16_t peer_min, uint16_t peer_max);
 
 // The status that a client reports for a reply other than kOk: UNAVAILABLE for kShuttingDown,
-// kTokenInUse; RESOURCE_EXHAUSTED for kTooManySessions, kOutOfDescriptors; PERMISSION_DENIED for
-// kRefused; FAILED_PRECONDITION for kUnsupportedVersion; INTERNAL for kMalformed. Says what to do.
+// kTokenInUse, kElsewhere; RESOURCE_EXHAUSTED for kTooManySessions, kOutOfDescriptors;
+// PERMISSION_DENIED for kRefused; FAILED_PRECONDITION for kUnsupportedVersion; INTERNAL for
+// kMalformed. Says what to do.
 absl::Status HelloStatusToStatus(const HelloReply& reply);
 
 }  // namespace internal

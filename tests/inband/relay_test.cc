@@ -327,7 +327,7 @@ TEST(RelayTest, AnUnreadDescriptorThatIsSlowToCloseHoldsNobodyUp) {
   slow.socket.Reset();  // Not the last reference: that one is in flight.
   auto inner = MakeInnerPair();
   ASSERT_TRUE(inner.ok()) << inner.status();
-  relay->Add({inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}});
+  relay->Add({inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}, {}});
   EXPECT_TRUE(IsCut(outer.first));
   EXPECT_TRUE(IsCut(inner->grpc_end));
   EXPECT_TRUE(Eventually([&] { return relay->Find(inner->name) == nullptr; }));
@@ -365,7 +365,7 @@ TEST(RelayTest, AnOutOfBandByteIsOneLikeTheOthers) {
   auto inner = MakeInnerPair();
   ASSERT_TRUE(inner.ok()) << inner.status();
   const auto added =
-      relay->Add({inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}});
+      relay->Add({inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}, {}});
   EXPECT_EQ("abc", ReadSome(inner->grpc_end, 3));
   // Kernels that pass descriptors with such a byte at all pass this one.
   ReceivedFds::Caller caller;
@@ -813,7 +813,7 @@ TEST(RelayTest, StoppedInFullSwingItLeavesNothing) {
     });
     relay->Stop();
     waiter.join();
-    EXPECT_EQ(nullptr, relay->Add({"late", {}, {}, {}, {}}));
+    EXPECT_EQ(nullptr, relay->Add({"late", {}, {}, {}, {}, {}}));
     for (const auto& c : connections) {
       EXPECT_EQ(absl::StatusCode::kUnavailable, c->Push(MakeFile("late")).code());
       // What gRPC had written before is not lost.

@@ -94,7 +94,7 @@ class RelayedConnection {
     grpc = std::move(inner->grpc_end);
     name = inner->name;
     in_band =
-        relay->Add({name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}});
+        relay->Add({name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}, {}});
   }
 
   // Without waiting.

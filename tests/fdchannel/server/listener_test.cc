@@ -135,7 +135,7 @@ TEST_F(ListenerTest, HelloGetsASession) {
   Answer answer = SayHello(server.address(), HelloWith(token));
   ASSERT_TRUE(answer.reply.ok()) << answer.reply.status();
   EXPECT_EQ(answer.reply->status, HelloStatus::kOk);
-  EXPECT_EQ(answer.reply->version, 1);
+  EXPECT_EQ(answer.reply->version, 2);
   EXPECT_NE(answer.reply->session_id, 0u);
   EXPECT_EQ(answer.reply->limits.max_fds_per_call, 16u);
   EXPECT_EQ(answer.reply->limits.window, 64u);
@@ -152,11 +152,15 @@ TEST_F(ListenerTest, HighestCommonVersionIsChosen) {
   TestServer& server = Serve();
   Hello hello = HelloWith(MintToken());
   hello.max_version = 9;
+  EXPECT_EQ(SayHello(server.address(), hello).reply->version, 2);
+  hello.token = MintToken();
+  hello.max_version = 1;
   EXPECT_EQ(SayHello(server.address(), hello).reply->version, 1);
-  hello.min_version = 2;
+  hello.min_version = 3;
+  hello.max_version = 9;
   const Answer answer = SayHello(server.address(), hello);
   EXPECT_EQ(answer.status(), HelloStatus::kUnsupportedVersion);
-  EXPECT_EQ(answer.reply->version, 1) << "the highest that the server speaks";
+  EXPECT_EQ(answer.reply->version, 2) << "the highest that the server speaks";
   EXPECT_THAT(answer.fds, IsEmpty());
 }
 

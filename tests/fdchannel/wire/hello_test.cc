@@ -138,6 +138,18 @@ TEST(HelloTest, RefusesVersionsThatMakeNoRange) {
   EXPECT_EQ(Refusal(DecodeHello(Encode(hello))), "");
 }
 
+TEST(HelloTest, ANameIsOfVersionTwo) {
+  Hello hello = MakeHello();
+  hello.min_version = hello.max_version = 1;
+  EXPECT_EQ(Refusal(DecodeHello(Encode(hello))), "");
+  hello.connection = MakeToken();
+  EXPECT_THAT(Refusal(DecodeHello(Encode(hello))), HasSubstr("byte 44 must be 0"));
+  hello.max_version = 2;
+  const absl::StatusOr<Hello> decoded = DecodeHello(Encode(hello));
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(decoded->connection, MakeToken());
+}
+
 TEST(HelloTest, RefusesZeroLimitsAndToken) {
   Hello hello = MakeHello();
   hello.limits.max_fds_per_call = 0;
@@ -166,8 +178,8 @@ TEST(HelloTest, RefusesAReplyThatMakesNoSession) {
   reply.version = kMaxVersion + 1;  // Was never offered.
   EXPECT_THAT(Refusal(DecodeHelloReply(Encode(reply))), HasSubstr("version"));
   reply = MakeReply();
-  reply.status = static_cast<HelloStatus>(8);
-  EXPECT_THAT(Refusal(DecodeHelloReply(Encode(reply))), HasSubstr("status must be 0 to 7, got 8"));
+  reply.status = static_cast<HelloStatus>(9);
+  EXPECT_THAT(Refusal(DecodeHelloReply(Encode(reply))), HasSubstr("status must be 0 to 8, got 9"));
 }
 
 TEST(HelloTest, EverySizeButOneIsRefused) {
@@ -193,7 +205,7 @@ TEST(HelloTest, HelloAndReplyAreNotTakenForEachOther) {
 // Everything that is accepted is what the encoder would have written, and a reserved byte is never
 // accepted.
 TEST(HelloTest, EverySingleByteMutation) {
-  const Ranges meaningful = {{10, 14}, {16, 44}};
+  const Ranges meaningful = {{10, 14}, {16, 60}};
   ForEachMutation(Encode(MakeHello()), [&](size_t position, const HelloBytes& mutated) {
     const absl::StatusOr<Hello> hello = DecodeHello(mutated);
     if (hello.ok()) {
@@ -213,7 +225,7 @@ TEST(HelloTest, EverySingleByteMutationOfAReply) {
     Ranges meaningful;
   };
   const Case cases[] = {
-      {MakeReply(), {{16, 36}}},  // One version and one status are right here.
+      {MakeReply(), {{10, 11}, {16, 36}}},  // Two versions and one status are right here.
       {MakeRefusal(HelloStatus::kTokenInUse), {{10, 14}}},
   };
   for (const Case& c : cases) {
@@ -261,13 +273,14 @@ TEST(HelloTest, OneByteTellsOtherProtocolsApart) {
 }
 
 TEST(HelloTest, NegotiatesTheHighestCommonVersion) {
-  static_assert(kMinVersion == 1 && kMaxVersion == 1, "add the new version's cases here");
+  static_assert(kMinVersion == 1 && kMaxVersion == 2, "add the new version's cases here");
   EXPECT_EQ(NegotiateVersion(1, 1), 1);
-  EXPECT_EQ(NegotiateVersion(1, 9), 1);
-  EXPECT_EQ(NegotiateVersion(2, 9), 0);
+  EXPECT_EQ(NegotiateVersion(1, 9), 2);
+  EXPECT_EQ(NegotiateVersion(2, 9), 2);
+  EXPECT_EQ(NegotiateVersion(3, 9), 0);
   EXPECT_EQ(NegotiateVersion(0, 1), 1);
   EXPECT_EQ(NegotiateVersion(0, 0), 0);
-  EXPECT_EQ(NegotiateVersion(1, 0xffff), 1);
+  EXPECT_EQ(NegotiateVersion(1, 0xffff), 2);
 }
 
 TEST(HelloTest, StatusesThatAClientReports) {
@@ -284,6 +297,7 @@ TEST(HelloTest, StatusesThatAClientReports) {
       {HelloStatus::kMalformed, absl::StatusCode::kInternal, "bug"},
       {HelloStatus::kShuttingDown, absl::StatusCode::kUnavailable, "shutting down"},
       {HelloStatus::kOutOfDescriptors, absl::StatusCode::kResourceExhausted, "RLIMIT_NOFILE"},
+      {HelloStatus::kElsewhere, absl::StatusCode::kUnavailable, "has not got"},
       {static_cast<HelloStatus>(99), absl::StatusCode::kInternal, "99"},
   };
   for (const Case& c : cases) {
