@@ -10,12 +10,14 @@
 #   GRPCFD_GRPC_DEFINITIONS  for what includes the headers of interceptors/grpc/
 
 # grpcfd_grpc_compiles(<variable> <name> <question>): whether cmake/grpc_<name>_check.cc compiles. <variable>_OUTPUT is what the
-# compiler said, if it was asked now.
+# compiler said, if it was asked now. LINK: and links.
 function(grpcfd_grpc_compiles variable name question)
   string(MAKE_C_IDENTIFIER "GRPCFD_GRPC_${name}_${GRPCFD_GRPC_VERSION}" _result)
   if(NOT DEFINED ${_result})
     message(CHECK_START "Checking whether gRPC ${GRPCFD_GRPC_VERSION} has ${question}")
-    set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)  # Compiling is the check: do not link.
+    if(NOT ARGN STREQUAL "LINK")
+      set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)  # Compiling is the check: do not link.
+    endif()
     try_compile(${_result}
       ${PROJECT_BINARY_DIR}/grpc_${name}_check
       ${PROJECT_SOURCE_DIR}/cmake/grpc_${name}_check.cc
@@ -61,6 +63,12 @@ endif()
 grpcfd_grpc_compiles(_has default_engine "an event engine that a program can hold")
 if(_has)
   list(APPEND GRPCFD_GRPC_DEFINITIONS GRPCFD_GRPC_DEFAULT_ENGINE=1)
+endif()
+
+# Exported, but in no public header.
+grpcfd_grpc_compiles(_has socket_mutator "socket mutators that a program can make" LINK)
+if(_has)
+  list(APPEND GRPCFD_GRPC_DEFINITIONS GRPCFD_GRPC_SOCKET_MUTATOR=1)
 endif()
 
 grpcfd_grpc_compiles(_has gpr_log "a log of its own")

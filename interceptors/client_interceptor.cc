@@ -30,6 +30,7 @@
 #include "fdchannel/calls/call_start.h"
 #include "fdchannel/client/channel_core.h"
 #include "fdchannel/fds/core_access.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/server/server_core.h"
 #include "grpcfd/client.h"
@@ -43,6 +44,7 @@
 #include "interceptors/grpc/core_calls.h"
 #include "interceptors/grpc/foreign_cast.h"
 #include "interceptors/grpc/private_access.h"
+#include "interceptors/grpc/socket_mutator.h"
 
 namespace grpcfd {
 namespace internal {
@@ -614,9 +616,38 @@ std::shared_ptr<grpc::Channel> CreateCustomChannel(
   }
   ClientInterceptorOptions interceptor = options.interceptor;
   if (internal::HasRetryPolicy(arguments)) interceptor.send_per_attempt = true;
+  grpc::ChannelArguments named = arguments;
+  std::shared_ptr<internal::ChannelCore> core;
+  if (fd_channel.ok() && options.name_connections) {
+    core = internal::CoreOf(**fd_channel);
+    NameConnections(*fd_channel, &named);
+  }
   interceptor_creators.push_back(internal::MakeSessionFactory(std::move(fd_channel), interceptor));
-  return grpc::experimental::CreateCustomChannelWithInterceptors(target, credentials, arguments,
-                                                                 std::move(interceptor_creators));
+  auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(
+      target, credentials, named, std::move(interceptor_creators));
+  if (core != nullptr) {
+    core->AddConnector([weak = std::weak_ptr<grpc::Channel>(channel)] {
+      const auto alive = weak.lock();
+      if (alive == nullptr) return false;
+      const grpc_connectivity_state state = alive->GetState(/*try_to_connect=*/true);
+      return state == GRPC_CHANNEL_IDLE || state == GRPC_CHANNEL_CONNECTING;
+    });
+  }
+  return channel;
+}
+
+void NameConnections(const std::shared_ptr<FdChannel>& fd_channel,
+                     grpc::ChannelArguments* arguments) {
+  // gRPC may keep what is called for longer than the channel.
+  internal::OnEachSocket(
+      arguments,
+      [weak = std::weak_ptr<internal::ChannelCore>(internal::CoreOf(*fd_channel))](int socket) {
+        const auto core = weak.lock();
+        if (core == nullptr) return;
+        const auto id = internal::ConnectionId::Mint();
+        if (id.ok() && internal::NameSocket(BorrowedFd(socket), *id))
+          core->AddConnection(*id, socket);
+      });
 }
 
 std::shared_ptr<grpc::Channel> InProcessChannel(

@@ -8,17 +8,22 @@
 #include <atomic>
 #include <iterator>
 #include <map>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "fdchannel/fds/core_access.h"
 #include "fdchannel/fds/refusing_transceiver.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/mutex.h"
+#include "fdchannel/server/connection_table.h"
 #include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/server.h"
 #include "inband/in_band_transport.h"
 #include "inband/relay.h"
 #include "interceptors/deadline.h"
+#include "interceptors/grpc/core_calls.h"
 #include "interceptors/grpc/foreign_cast.h"
 #include "interceptors/grpc/private_access.h"
 #include "interceptors/log.h"
@@ -44,6 +49,18 @@ absl::Status NoState() {
       "over a port that is not grpcfd's (TCP, say), or the server has no grpcfd interceptor");
 }
 
+absl::Status NoName() {
+  return absl::FailedPreconditionError(
+      "who calls is not known: the client's connection has no name of grpcfd's (a client without "
+      "grpcfd, or ChannelOptions::name_connections is off), or the call came over a port that is "
+      "not grpcfd's");
+}
+
+bool ClientStreams(const ServerRpcInfo& info) {
+  return info.type() == ServerRpcInfo::Type::CLIENT_STREAMING ||
+         info.type() == ServerRpcInfo::Type::BIDI_STREAMING;
+}
+
 absl::Status RefusedByAuthorizer(const char* method, const PeerCredentials& peer,
                                  const absl::Status& decision) {
   return absl::PermissionDeniedError(
@@ -59,6 +76,7 @@ class CallState : public Interceptor {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
       Metadata* metadata = methods->GetRecvInitialMetadata();
       if (metadata != nullptr) AddTo(metadata);
+      if (Land(methods)) return;
     }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_CLOSE)) Cancel();
     methods->Proceed();
@@ -118,6 +136,9 @@ class CallState : public Interceptor {
     metadata->insert(std::move(node));
   }
 
+  // Has the call wait for what decides about it. True if that needs no thread, and it goes on
+  // later.
+  virtual bool Land(InterceptorBatchMethods* /*methods*/) { return false; }
   // Whether the call came to this state's FdServer.
   virtual bool Belongs(grpc::ServerContextBase* context) = 0;
   virtual void Cancel() = 0;
@@ -141,6 +162,17 @@ class SessionCall final : public CallState {
     if (!asked_ && owner_.factory != nullptr) CountIfIgnored();
     (*call_)->End();
   }
+
+  // A call that names a session which is not here: its client may not have known that the call
+  // would come to this process. That is decided once the call's connection is known. Or the call
+  // waited in gRPC for so long that its descriptors were closed: then `entry` is its session.
+  struct Landing {
+    const ServerFactory* factory = nullptr;  // Outlives the calls of its server.
+    ServerRpcInfo* info = nullptr;           // Stays with the call.
+    CallMetadata said;
+    std::optional<ServerCore::Entry> entry;
+  };
+  void SetLanding(const Landing& landing) { landing_ = landing; }
 
   // To be told if the handler never asks for descriptors that came.
   struct Owner {
@@ -184,13 +216,74 @@ class SessionCall final : public CallState {
   void Cancel() override {
     if (call_.ok()) (*call_)->Cancel();
   }
+  bool Land(InterceptorBatchMethods* methods) override;
+  void Settle(absl::StatusOr<ServerCore::Entry> entry);
 
-  const absl::StatusOr<std::shared_ptr<ServerCall>> call_;
-  const std::shared_ptr<FdSession> session_;
+  // Written before the handler runs.
+  absl::StatusOr<std::shared_ptr<ServerCall>> call_;
+  std::shared_ptr<FdSession> session_;
   const bool bound_;
+  Landing landing_;
   std::atomic<bool> asked_{false};
   Owner owner_;
 };
+
+bool SessionCall::Land(InterceptorBatchMethods* methods) {
+  if (landing_.factory == nullptr) return false;
+  grpc::ServerContextBase* const context = landing_.info->server_context();
+  ConnectionId id;
+  if (!landing_.entry.has_value()) {
+    id = landing_.factory->ConnectionOf(context->peer());
+    if (id.zero()) return false;
+  }
+  ServerCore& core = *CoreOf(*landing_.factory->fd_server());
+  const absl::Duration timeout =
+      std::min(core.limits().hello_timeout, ToAbslTime(context->deadline()) - absl::Now());
+  const CallMetadata& said = landing_.said;
+  if (!synchronous()) {
+    core.Land(said.token, id, landing_.entry, said.key(), timeout,
+              [this, methods](absl::StatusOr<ServerCore::Entry> entry) {
+                // The program's functions follow.
+                RunOnGrpcThread([this, methods, entry = std::move(entry)] {
+                  Settle(entry);
+                  methods->Proceed();
+                });
+              });
+    return true;
+  }
+  // The handler's own thread: another one would have to run the handler.
+  struct Arrival {
+    Mutex mutex;
+    CondVar changed;
+    std::optional<absl::StatusOr<ServerCore::Entry>> entry ABSL_GUARDED_BY(mutex);
+  };
+  const auto arrival = std::make_shared<Arrival>();
+  core.Land(said.token, id, landing_.entry, said.key(), timeout,
+            [arrival](absl::StatusOr<ServerCore::Entry> entry) {
+              MutexLock lock(&arrival->mutex);
+              arrival->entry = std::move(entry);
+              arrival->changed.NotifyAll();
+            });
+  std::optional<absl::StatusOr<ServerCore::Entry>> entry;
+  {
+    MutexLock lock(&arrival->mutex);
+    while (!arrival->entry.has_value()) arrival->changed.Wait(&arrival->mutex);
+    entry = std::move(arrival->entry);
+  }
+  Settle(*std::move(entry));
+  return false;
+}
+
+void SessionCall::Settle(absl::StatusOr<ServerCore::Entry> entry) {
+  if (!entry.ok()) {
+    call_ = entry.status();
+    return;
+  }
+  ServerFactory::Served served =
+      landing_.factory->Serve(*std::move(entry), landing_.said, landing_.info);
+  call_ = std::move(served.call);
+  session_ = std::move(served.session);
+}
 
 // A call whose connection may carry descriptors itself. Nothing in its metadata says so: that is
 // looked up when the handler asks, so that calls without descriptors need not pay for it.
@@ -317,10 +410,7 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
   const auto range = metadata.equal_range(kCallMetadataKey);
   if (range.first == range.second && !in_band_) return nullptr;  // The plain call.
 
-  // Served in a way that lets RecvFd and SendFd wait. What is not known may be a generic service,
-  // and that is asynchronous.
-  const auto method = methods_.find(absl::string_view(info->method()));
-  const bool synchronous = method != methods_.end() && method->second == ApiType::SYNC;
+  const bool synchronous = IsSynchronous(*info);
   const auto refuse = [synchronous](absl::Status status, bool bound = true) {
     return new SessionCall(std::move(status), /*session=*/nullptr, synchronous, bound);
   };
@@ -340,36 +430,64 @@ Interceptor* ServerFactory::CreateServerInterceptor(ServerRpcInfo* info) {
         /*bound=*/false);
   }
   auto found = CoreOf(*fd_server_)->FindEntry(call->token, call->session_id);
-  if (!found.ok()) return refuse(found.status());
+  SessionCall* made;
+  if (found.ok() && call->count != 0 && found->session->HasExpired(call->key())) {
+    made = new SessionCall(absl::UnavailableError("the call's descriptors are not there yet"),
+                           /*session=*/nullptr, synchronous);
+    made->SetLanding({this, info, *call, *found});
+  } else if (found.ok()) {
+    Served served = Serve(*std::move(found), *call, info);
+    made = new SessionCall(std::move(served.call), std::move(served.session), synchronous);
+  } else {
+    made = new SessionCall(found.status(), /*session=*/nullptr, synchronous);
+    made->SetLanding({this, info, *call, std::nullopt});
+  }
+  const auto method = methods_.find(absl::string_view(info->method()));
+  made->SetOwner({this, method == methods_.end() ? "a generic method" : method->first.c_str(),
+                  call->count, ClientStreams(*info)});
+  return made;
+}
 
+ServerFactory::Served ServerFactory::Serve(ServerCore::Entry entry, const CallMetadata& said,
+                                           ServerRpcInfo* info) const {
+  const ServerCore& core = *CoreOf(*fd_server_);
   ServerCall::Config config;
-  config.key = call->key();
-  config.announced = call->count;
-  config.holes = call->holes;
-  config.client_streams = info->type() == ServerRpcInfo::Type::CLIENT_STREAMING ||
-                          info->type() == ServerRpcInfo::Type::BIDI_STREAMING;
+  config.key = said.key();
+  config.announced = said.count;
+  config.holes = said.holes;
+  config.client_streams = ClientStreams(*info);
   config.server_streams = info->type() == ServerRpcInfo::Type::SERVER_STREAMING ||
                           info->type() == ServerRpcInfo::Type::BIDI_STREAMING;
-  config.deadline = ToAbslTime(context->deadline());
-  config.recv_timeout = CoreOf(*fd_server_)->limits().session.recv_timeout;
-  config.never_block = !synchronous;
-  config.policy = CoreOf(*fd_server_)->PolicyFor(info->method());
-  auto server_call = std::make_shared<ServerCall>(std::move(found->session), config);
-  const CallAuthorizer& authorize = CoreOf(*fd_server_)->options().authorize_call;
-  if (authorize) {
-    const absl::Status decision =
-        authorize(CallDescription{info->method(), &found->handle->peer(), call->count});
-    if (!decision.ok()) {
-      // Closes what has come, and what is still to come as it comes.
-      server_call->End();
-      absl::Status refusal = RefusedByAuthorizer(info->method(), found->handle->peer(), decision);
-      return new SessionCall(std::move(refusal), std::move(found->handle), synchronous);
-    }
+  config.deadline = ToAbslTime(info->server_context()->deadline());
+  config.recv_timeout = core.limits().session.recv_timeout;
+  config.never_block = !IsSynchronous(*info);
+  config.policy = core.PolicyFor(info->method());
+  auto call = std::make_shared<ServerCall>(std::move(entry.session), config);
+  const CallAuthorizer& authorize = core.options().authorize_call;
+  if (!authorize) return {std::move(call), std::move(entry.handle)};
+  const absl::Status decision =
+      authorize(CallDescription{info->method(), &entry.handle->peer(), said.count});
+  if (decision.ok()) return {std::move(call), std::move(entry.handle)};
+  // Closes what has come, and what is still to come as it comes.
+  call->End();
+  return {RefusedByAuthorizer(info->method(), entry.handle->peer(), decision),
+          std::move(entry.handle)};
+}
+
+bool ServerFactory::IsSynchronous(const ServerRpcInfo& info) const {
+  // Served in a way that lets RecvFd and SendFd wait. What is not known may be a generic service,
+  // and that is asynchronous.
+  const auto method = methods_.find(absl::string_view(info.method()));
+  return method != methods_.end() && method->second == ApiType::SYNC;
+}
+
+ConnectionId ServerFactory::ConnectionOf(const std::string& peer) const {
+  ConnectionId id = IdInPeerName(peer);
+  if (in_band_) {
+    if (const auto relayed = FindPeer(peer)) id = relayed->connection;
   }
-  auto* const made = new SessionCall(std::move(server_call), std::move(found->handle), synchronous);
-  made->SetOwner({this, method == methods_.end() ? "a generic method" : method->first.c_str(),
-                  call->count, config.client_streams});
-  return made;
+  const bool here = !id.zero() && ConnectionTable::Process().Has(id, CoreOf(*fd_server_).get());
+  return here ? id : ConnectionId();
 }
 
 }  // namespace internal
@@ -382,8 +500,12 @@ absl::StatusOr<std::shared_ptr<FdSession>> SessionFromContext(grpc::ServerContex
 
 absl::StatusOr<PeerCredentials> PeerFromContext(grpc::ServerContextBase* context) {
   auto* state = internal::CallState::Find(context);
-  if (state == nullptr) return internal::NoState();
-  return state->Peer(context);
+  absl::StatusOr<PeerCredentials> peer = internal::NoName();
+  if (state != nullptr) peer = state->Peer(context);
+  if (peer.ok() || absl::IsResourceExhausted(peer.status())) return peer;
+  // A call that has no session here. What it said does not matter: the kernel knows the connection.
+  const internal::ConnectionId id = internal::IdInPeerName(context->peer());
+  return id.zero() ? std::move(peer) : internal::ConnectionTable::Process().Peer(id);
 }
 
 std::shared_ptr<FdTransceiver> FromContext(grpc::ServerContextBase* context) {

@@ -26,8 +26,11 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "fdchannel/calls/server_call.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/server/server_core.h"
+#include "fdchannel/wire/call_metadata.h"
 #include "grpcfd/fd_server.h"
+#include "grpcfd/fd_session.h"
 #include "grpcfd/fd_transceiver.h"
 
 namespace grpcfd {
@@ -55,6 +58,18 @@ class ServerFactory final : public grpc::experimental::ServerInterceptorFactoryI
   }
   void OwnPort(std::shared_ptr<ServerPort> port);
 
+  // What a call's handler gets, and why it gets nothing.
+  struct Served {
+    absl::StatusOr<std::shared_ptr<ServerCall>> call;
+    std::shared_ptr<FdSession> session;
+  };
+  // Ties a call that says this to its session.
+  Served Serve(ServerCore::Entry entry, const CallMetadata& said,
+               grpc::experimental::ServerRpcInfo* info) const;
+  bool IsSynchronous(const grpc::experimental::ServerRpcInfo& info) const;
+
+  // The id of the connection that gRPC calls `peer`, if it is one of this server's. Zero if not.
+  ConnectionId ConnectionOf(const std::string& peer) const;
   // The relayed connection that gRPC calls `peer`; null if there is none.
   std::shared_ptr<InBandPeer> FindPeer(const std::string& peer) const;
 

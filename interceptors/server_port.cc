@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "fdchannel/fds/core_access.h"
 #include "fdchannel/os/bind.h"
+#include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/socket_address.h"
 #include "fdchannel/os/token.h"
 #include "grpcfd/in_process.h"
@@ -192,6 +193,7 @@ void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes, F
   }
   auto inner = MakeInnerPair();
   auto peer = GetPeerCredentials(connection, PidfdMode::kWanted);
+  const ConnectionId id = IdOfPeer(connection);
   if (!inner.ok() || !peer.ok()) {
     fds.push_back(std::move(connection));  // What it has not read may block on close, too.
     return relay_->Discard(std::move(fds));
@@ -213,6 +215,7 @@ void ServerPort::HandOver(UniqueFd connection, const std::string& first_bytes, F
   one.arrived = std::move(fds);
   one.credentials = *std::move(peer);
   one.refusal = std::move(refusal);
+  one.connection = id;
   relay_->Add(std::move(one));
   GiveAway(std::move(inner->grpc_end), first_bytes);
 }

@@ -109,7 +109,22 @@ struct ChannelOptions {
   FdChannelOptions fd_channel_options;
   // For kFdChannel.
   ClientInterceptorOptions interceptor;
+  // Give each connection of the channel a name, as NameConnections does; for kFdChannel. Without
+  // names, calls with descriptors work only while one server process accepts at the target, and
+  // fail for a while when it is restarted (docs/guides/restarts.md). Channels with names share no
+  // connections with others.
+  bool name_connections = true;
 };
+
+// For programs that make their channels themselves: gives each connection that a channel with
+// `arguments` makes an abstract socket name of 128 random bits, so that descriptors land in the
+// process where the connection is, and servers can tell who calls (grpcfd::PeerFromContext).
+// ServerContext::peer() then says `unix-abstract:grpcfd-` and 32 hexadecimal digits. A socket
+// mutator that the program has set stays in force. Use the arguments for one channel. Does nothing
+// for connections that are not of unix sockets, where the kernel refuses the name, and with a gRPC
+// that has no socket mutators.
+void NameConnections(const std::shared_ptr<FdChannel>& fd_channel,
+                     grpc::ChannelArguments* arguments);
 
 // As grpc::CreateCustomChannel, with descriptors. `interceptor_creators` are the program's own, in
 // their order; grpcfd's comes after them. A target that is not a unix socket works as before for

@@ -64,10 +64,15 @@ std::shared_ptr<FdTransceiver> FromContext(grpc::ServerContextBase* context);
 // connected, at the time of its connect(2) (SO_PEERCRED, unix(7)), with a pidfd of the caller's own
 // where the kernel has it (SO_PEERPIDFD, Linux 6.5). The pid is also of that time: the process may
 // have ended, and another one may have its number. So check the pidfd (HasExited()) after reading
-// anything under /proc/<pid>. Only for calls that the client made with
-// grpcfd::FromContext, with descriptors or without: for others gRPC says no more than "unix:".
-// Answers for calls that authorize_call refused, too.
-//   FAILED_PRECONDITION, INVALID_ARGUMENT, UNAVAILABLE  as FromContext
+// anything under /proc/<pid>. SessionFromContext answers only for calls that the client made with
+// grpcfd::FromContext, with descriptors or without. PeerFromContext answers for all calls of a
+// client whose connections have names (ChannelOptions::name_connections): for those without a
+// session it asks the connection, which costs some system calls. That holds if all unix sockets of
+// the server are grpcfd's (SECURITY.md). Both answer for calls that authorize_call refused, too.
+//   FAILED_PRECONDITION  as FromContext; PeerFromContext: also if the connection has no name, or
+//                        several have the same one
+//   INVALID_ARGUMENT     as FromContext
+//   UNAVAILABLE          the session, or the connection, is gone
 //   RESOURCE_EXHAUSTED  PeerFromContext: this process is at RLIMIT_NOFILE
 absl::StatusOr<std::shared_ptr<FdSession>> SessionFromContext(grpc::ServerContextBase* context);
 absl::StatusOr<PeerCredentials> PeerFromContext(grpc::ServerContextBase* context);

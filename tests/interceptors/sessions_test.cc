@@ -181,11 +181,12 @@ TEST(SessionsTest, AHandlerKnowsItsPeer) {
   }
 }
 
-TEST(SessionsTest, APlainCallNamesNoPeer) {
+TEST(SessionsTest, APlainCallHasNoSessionAndItsConnectionSaysWhoCalls) {
   TestServer server;
-  absl::Status peer, session;
+  absl::StatusOr<PeerCredentials> peer;
+  absl::Status session;
   server.service.exchange = [&](grpc::ServerContext* context, auto*, auto*) {
-    peer = PeerFromContext(context).status();
+    peer = PeerFromContext(context);
     session = SessionFromContext(context).status();
     return grpc::Status::OK;
   };
@@ -193,7 +194,8 @@ TEST(SessionsTest, APlainCallNamesNoPeer) {
   SetDeadline(&context, 20);
   test::ExchangeReply reply;
   ASSERT_TRUE(server.Stub()->Exchange(&context, test::ExchangeRequest(), &reply).ok());
-  EXPECT_EQ(peer.code(), absl::StatusCode::kFailedPrecondition) << peer;
+  ASSERT_TRUE(peer.ok()) << peer.status();
+  EXPECT_EQ(peer->pid, getpid());
   EXPECT_EQ(session.code(), absl::StatusCode::kFailedPrecondition) << session;
 }
 
