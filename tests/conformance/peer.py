@@ -18,9 +18,9 @@ HELLO = struct.Struct("<8sHHHH16sIII20s")
 REPLY = struct.Struct("<8sHHHHQIII28s")
 FRAME = struct.Struct("<BBHIQII40s")
 METADATA = struct.Struct("<BBHIIIQ16sQ")
-DATA, CREDIT, DISCARD, CLOSE, WITHDRAW = 1, 2, 3, 4, 5
+DATA, CREDIT, DISCARD, CLOSE, WITHDRAW, LANDED, RESEND, RESENT = 1, 2, 3, 4, 5, 6, 7, 8
 PROTOCOL_ERROR = 1
-OK, UNSUPPORTED_VERSION, TOKEN_IN_USE, MALFORMED = 0, 1, 2, 5
+OK, UNSUPPORTED_VERSION, TOKEN_IN_USE, MALFORMED, ELSEWHERE = 0, 1, 2, 5, 8
 MAX_FDS = 253
 # How long a case waits for what must come. Far more than it takes: nothing is timed with it.
 PATIENCE = 20
@@ -35,8 +35,8 @@ def check(condition, what):
         raise Failed(what)
 
 
-def hello(token, versions=(1, 1), limits=(16, 64, 16), **other):
-    fields = dict(magic=HELLO_MAGIC, size=64, flags=0, reserved=bytes(20))
+def hello(token, versions=(1, 1), limits=(16, 64, 16), connection=bytes(16), **other):
+    fields = dict(magic=HELLO_MAGIC, size=64, flags=0, reserved=connection + bytes(4))
     fields.update(other)
     return HELLO.pack(
         fields["magic"], fields["size"], *versions, fields["flags"], token, *limits,
@@ -77,6 +77,10 @@ def withdraw(*indices, n=None):
         f"<{len(indices)}I", *indices))
 
 
+def landed(*ids):
+    return frame(LANDED, code=len(ids), payload=struct.pack(f"<{len(ids)}Q", *ids))
+
+
 def close(code, text=b""):
     return frame(CLOSE, code=code, payload=text)
 
@@ -94,12 +98,15 @@ class Got:
         (self.type, flags, self.count, self.first, self.call, self.attempt, self.code,
          self.payload) = FRAME.unpack(bytes_)
         check(flags == 0, f"flags are not 0: {bytes_.hex()}")
-        check(1 <= self.type <= 5, f"an unknown type: {bytes_.hex()}")
+        check(1 <= self.type <= 8, f"an unknown type: {bytes_.hex()}")
         check(len(fds) == (self.count if self.type == DATA else 0),
               f"{len(fds)} descriptors came with {bytes_.hex()}")
         if self.type == DATA:
             check(1 <= self.count <= MAX_FDS and self.code == 0 and not any(self.payload),
                   f"a malformed DATA frame: {bytes_.hex()}")
+        elif self.type in (RESEND, RESENT):
+            check(self.call and not any((self.count, self.first)) and not any(self.payload),
+                  f"a malformed frame: {bytes_.hex()}")
         else:
             check(not any((self.count, self.first, self.call, self.attempt)),
                   f"fields that are DATA's are not 0: {bytes_.hex()}")
@@ -114,7 +121,7 @@ class Got:
         return int.from_bytes(self.payload[:8], "little")
 
     def numbers(self, size):
-        """Of DISCARD (8) and WITHDRAW (4)."""
+        """Of DISCARD and LANDED (8), and of WITHDRAW (4)."""
         numbers = struct.unpack(f"<{40 // size}{'Q' if size == 8 else 'I'}", self.payload)
         check(1 <= self.code <= len(numbers) and not any(numbers[self.code:]),
               "a malformed list of numbers")

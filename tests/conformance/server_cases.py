@@ -64,10 +64,11 @@ class Client:
         peer.send(connection, data)
         return self.answer(connection)
 
-    def session(self, limits=(16, 64, 16), token=None):
+    def session(self, limits=(16, 64, 16), token=None, version=1):
         token = token or secrets.token_bytes(16)
-        version, status, session_id, theirs, fds = self.hello(peer.hello(token, limits=limits))
-        check((version, status) == (1, peer.OK), f"version {version}, status {status}")
+        chosen, status, session_id, theirs, fds = self.hello(
+            peer.hello(token, versions=(1, version), limits=limits))
+        check((chosen, status) == (version, peer.OK), f"version {chosen}, status {status}")
         return self.wrap(token, session_id, theirs, fds)
 
     @staticmethod
@@ -421,3 +422,56 @@ def shutdown(client):
     session = client.session()
     client.program.ask("shutdown")
     session.expect_cut(code=3)
+
+
+@case("S23", "Connection")
+def connections(client):
+    """A hello for a connection that the process has not got is answered ELSEWHERE"""
+    client.listen()
+    name, token = secrets.token_bytes(16), secrets.token_bytes(16)
+    answer = client.hello(peer.hello(token, versions=(1, 2), connection=name))
+    check(answer and answer[:2] == (2, peer.ELSEWHERE), f"{answer}")
+    # Version 1 knows no names.
+    answer = client.hello(peer.hello(token, versions=(1, 1), connection=name))
+    check(answer and answer[1] == peer.MALFORMED, f"{answer}")
+    # Nothing of that keeps the token.
+    client.session(token=token, version=2).end()
+
+
+@case("S24", "LANDED")
+def landed(client):
+    """The server says soon which calls with descriptors it has; not to a client of version 1"""
+    client.listen()
+    session = client.session(version=2)
+    urls = client.send(session, ["a"], 7)
+    client.serve(session, 7, 1)
+    check(session.frame(peer.LANDED).numbers(8) == (7,), "another call has landed")
+    client.take(7, urls, "a")
+    old = client.session()
+    urls = client.send(old, ["b"], 8)
+    client.serve(old, 8, 1)
+    client.take(8, urls, "b")
+    client.program.ask("end", 8)
+    client.program.ask("shutdown")
+    old.expect_cut(code=3)
+
+
+@case("S25", "RESEND and RESENT")
+def resent(client):
+    """A RESENT that nobody asked for is ignored; LANDED, RESEND, and all three before version 2, are
+    protocol errors"""
+    client.listen()
+    answer = peer.frame(peer.RESENT, call=3, code=1)
+    session = client.session(version=2)
+    session.send(answer)
+    urls = client.send(session, ["a"], 1)
+    client.serve(session, 1, 1)
+    client.take(1, urls, "a")
+    for wrong in (peer.landed(1), peer.frame(peer.RESEND, call=1),
+                  peer.frame(peer.RESENT, call=3, code=3), peer.frame(peer.RESENT, call=0, code=1)):
+        session = client.session(version=2)
+        session.send(wrong)
+        session.expect_cut(code=peer.PROTOCOL_ERROR)
+    session = client.session()
+    session.send(answer)
+    session.expect_cut(code=peer.PROTOCOL_ERROR)
