@@ -80,6 +80,7 @@ struct ClientInterceptorOptions {
 //   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> creators;
 //   creators.push_back(std::make_unique<MyTracing>());
 //   creators.push_back(grpcfd::MakeClientInterceptorFactory(fd_channel));
+//   grpcfd::NameConnections(fd_channel, &args);
 //   auto channel = grpc::experimental::CreateCustomChannelWithInterceptors(
 //       target, creds, args, std::move(creators));
 //

@@ -36,8 +36,8 @@ mutation 'quota of a uid' 12 fdchannel/server/quota.cc \
   'if \(user->held \+ n > per_uid\) \{' \
   'if (user->held + n > 4 * per_uid) {'
 mutation 'token' 24 fdchannel/server/server_core.cc \
-  'auto it = sessions_\.find\(token\);\n    if \(it != sessions_\.end\(\) && it->second\.session->id\(\) == session_id\) return it->second;' \
-  'for (const auto\& [any, entry] : sessions_) {\n      if (entry.session->id() == session_id) return entry;\n    }\n    (void)token;'
+  'if \(it != sessions_\.end\(\) && it->second\.session->token\(\) == token\) return it->second;' \
+  'if (it != sessions_.end()) return it->second;\n    (void)token;'
 
 # Applies mutation $1 in the tree $2. Fails unless it matches exactly once.
 apply() {
