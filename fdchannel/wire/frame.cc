@@ -47,41 +47,38 @@ absl::Status RequireZero(absl::Span<const char> message, size_t begin, size_t en
                              ToHex(message.subspan(at, 1))));
 }
 
-absl::StatusOr<Frame> DecodeData(absl::Span<const char> message) {
+absl::Status DecodeData(absl::Span<const char> message, Frame* frame) {
   const char* const in = message.data();
-  Frame frame;
-  frame.type = FrameType::kData;
-  frame.fd_count = LoadLittleEndian<uint16_t>(in + kFdCountAt);
-  frame.first_index = LoadLittleEndian<uint32_t>(in + kFirstIndexAt);
-  frame.call.id = LoadLittleEndian<uint64_t>(in + kCallIdAt);
-  frame.call.attempt = LoadLittleEndian<uint32_t>(in + kAttemptAt);
-  if (frame.fd_count < 1 || frame.fd_count > kMaxFdsPerMessage) {
+  frame->type = FrameType::kData;
+  frame->fd_count = LoadLittleEndian<uint16_t>(in + kFdCountAt);
+  frame->first_index = LoadLittleEndian<uint32_t>(in + kFirstIndexAt);
+  frame->call.id = LoadLittleEndian<uint64_t>(in + kCallIdAt);
+  frame->call.attempt = LoadLittleEndian<uint32_t>(in + kAttemptAt);
+  if (frame->fd_count < 1 || frame->fd_count > kMaxFdsPerMessage) {
     return Refuse(absl::StrCat("fd_count of a DATA frame must be 1 to ", kMaxFdsPerMessage,
-                               ", got ", frame.fd_count));
+                               ", got ", frame->fd_count));
   }
   constexpr uint32_t kMaxEnd = std::numeric_limits<uint32_t>::max();
-  if (frame.first_index > kMaxEnd - frame.fd_count) {
+  if (frame->first_index > kMaxEnd - frame->fd_count) {
     return Refuse(absl::StrCat("first_index + fd_count of a DATA frame must not exceed ", kMaxEnd,
-                               ", got ", frame.first_index, " + ", frame.fd_count));
+                               ", got ", frame->first_index, " + ", frame->fd_count));
   }
-  if (frame.call.id == 0 && frame.call.attempt != 0) {
-    return Refuse(
-        absl::StrCat("attempt of a DATA frame without a call must be 0, got ", frame.call.attempt));
+  if (frame->call.id == 0 && frame->call.attempt != 0) {
+    return Refuse(absl::StrCat("attempt of a DATA frame without a call must be 0, got ",
+                               frame->call.attempt));
   }
-  const absl::Status rest = RequireZero(message, kCodeAt, kFrameSize, "DATA");
-  if (!rest.ok()) return rest;
-  return frame;
+  if (FirstNonZero(message, kCodeAt, kFrameSize) == kFrameSize) return absl::OkStatus();
+  return RequireZero(message, kCodeAt, kFrameSize, "DATA");
 }
 
-absl::StatusOr<Frame> DecodeCredit(absl::Span<const char> message) {
+absl::Status DecodeCredit(absl::Span<const char> message, Frame* frame) {
   constexpr size_t kTotalEnd = kPayloadAt + sizeof(uint64_t);
   absl::Status zero = RequireZero(message, kFdCountAt, kPayloadAt, "CREDIT");
   if (zero.ok()) zero = RequireZero(message, kTotalEnd, kFrameSize, "CREDIT");
   if (!zero.ok()) return zero;
-  Frame frame;
-  frame.type = FrameType::kCredit;
-  frame.credit_total = LoadLittleEndian<uint64_t>(message.data() + kPayloadAt);
-  return frame;
+  frame->type = FrameType::kCredit;
+  frame->credit_total = LoadLittleEndian<uint64_t>(message.data() + kPayloadAt);
+  return absl::OkStatus();
 }
 
 // Call ids, as many as the frame says.
@@ -112,31 +109,24 @@ void EncodeIds(absl::Span<const uint64_t> ids, char* bytes) {
   }
 }
 
-absl::StatusOr<Frame> DecodeDiscard(absl::Span<const char> message) {
-  Frame frame;
-  frame.type = FrameType::kDiscard;
-  absl::Status status = DecodeIds(message, "DISCARD", &frame.discard_count, &frame.discard);
-  if (!status.ok()) return status;
-  return frame;
+absl::Status DecodeDiscard(absl::Span<const char> message, Frame* frame) {
+  frame->type = FrameType::kDiscard;
+  return DecodeIds(message, "DISCARD", &frame->discard_count, &frame->discard);
 }
 
-absl::StatusOr<Frame> DecodeLanded(absl::Span<const char> message) {
-  Frame frame;
-  frame.type = FrameType::kLanded;
-  absl::Status status = DecodeIds(message, "LANDED", &frame.landed_count, &frame.landed);
-  if (!status.ok()) return status;
-  return frame;
+absl::Status DecodeLanded(absl::Span<const char> message, Frame* frame) {
+  frame->type = FrameType::kLanded;
+  return DecodeIds(message, "LANDED", &frame->landed_count, &frame->landed);
 }
 
-absl::StatusOr<Frame> DecodeResend(absl::Span<const char> message, FrameType type) {
+absl::Status DecodeResend(absl::Span<const char> message, FrameType type, Frame* frame) {
   const char* const in = message.data();
   const bool answer = type == FrameType::kResent;
   const char* const name = answer ? "RESENT" : "RESEND";
-  Frame frame;
-  frame.type = type;
-  frame.call.id = LoadLittleEndian<uint64_t>(in + kCallIdAt);
-  frame.call.attempt = LoadLittleEndian<uint32_t>(in + kAttemptAt);
-  if (frame.call.id == 0) {
+  frame->type = type;
+  frame->call.id = LoadLittleEndian<uint64_t>(in + kCallIdAt);
+  frame->call.attempt = LoadLittleEndian<uint32_t>(in + kAttemptAt);
+  if (frame->call.id == 0) {
     return Refuse(absl::StrCat("the call id of a ", name, " frame must not be 0"));
   }
   const uint32_t code = LoadLittleEndian<uint32_t>(in + kCodeAt);
@@ -145,41 +135,39 @@ absl::StatusOr<Frame> DecodeResend(absl::Span<const char> message, FrameType typ
     return Refuse(absl::StrCat("the code of a ", name, " frame must be ", answer ? "1 to 2" : "0",
                                ", got ", code));
   }
-  frame.outcome = answer ? static_cast<ResendOutcome>(code) : ResendOutcome::kSent;
+  frame->outcome = answer ? static_cast<ResendOutcome>(code) : ResendOutcome::kSent;
   absl::Status zero = RequireZero(message, kFdCountAt, kCallIdAt, name);
   if (zero.ok()) zero = RequireZero(message, kPayloadAt, kFrameSize, name);
   if (!zero.ok()) return zero;
-  return frame;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<Frame> DecodeWithdraw(absl::Span<const char> message) {
+absl::Status DecodeWithdraw(absl::Span<const char> message, Frame* frame) {
   const char* const in = message.data();
-  Frame frame;
-  frame.type = FrameType::kWithdraw;
-  frame.withdraw_count = LoadLittleEndian<uint32_t>(in + kCodeAt);
-  if (frame.withdraw_count < 1 || frame.withdraw_count > kMaxWithdrawIndices) {
+  frame->type = FrameType::kWithdraw;
+  frame->withdraw_count = LoadLittleEndian<uint32_t>(in + kCodeAt);
+  if (frame->withdraw_count < 1 || frame->withdraw_count > kMaxWithdrawIndices) {
     return Refuse(absl::StrCat("the count of a WITHDRAW frame must be 1 to ", kMaxWithdrawIndices,
-                               ", got ", frame.withdraw_count));
+                               ", got ", frame->withdraw_count));
   }
-  for (uint32_t i = 0; i < frame.withdraw_count; ++i) {
-    frame.withdraw[i] = LoadLittleEndian<uint32_t>(in + kPayloadAt + i * sizeof(uint32_t));
+  for (uint32_t i = 0; i < frame->withdraw_count; ++i) {
+    frame->withdraw[i] = LoadLittleEndian<uint32_t>(in + kPayloadAt + i * sizeof(uint32_t));
   }
-  const size_t end = kPayloadAt + frame.withdraw_count * sizeof(uint32_t);
+  const size_t end = kPayloadAt + frame->withdraw_count * sizeof(uint32_t);
   absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "WITHDRAW");
   if (zero.ok()) zero = RequireZero(message, end, kFrameSize, "WITHDRAW");
   if (!zero.ok()) return zero;
-  return frame;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<Frame> DecodeClose(absl::Span<const char> message) {
+absl::Status DecodeClose(absl::Span<const char> message, Frame* frame) {
   const absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "CLOSE");
   if (!zero.ok()) return zero;
   const uint32_t code = LoadLittleEndian<uint32_t>(message.data() + kCodeAt);
   if (code == 0) return Refuse("the code of a CLOSE frame must not be 0");
-  Frame frame;
-  frame.type = FrameType::kClose;
+  frame->type = FrameType::kClose;
   // Codes of later versions are kept as numbers: the session ends in any case.
-  frame.close_code = static_cast<CloseCode>(code);
+  frame->close_code = static_cast<CloseCode>(code);
   size_t end = kPayloadAt;
   while (end < kFrameSize && Printable(message[end])) ++end;
   const size_t bad = FirstNonZero(message, end, kFrameSize);
@@ -189,22 +177,31 @@ absl::StatusOr<Frame> DecodeClose(absl::Span<const char> message) {
                      "got 0x",
                      ToHex(message.subspan(bad, 1)), " at byte ", bad));
   }
-  frame.close_text.assign(message.data() + kPayloadAt, end - kPayloadAt);
-  return frame;
+  frame->close_text.assign(message.data() + kPayloadAt, end - kPayloadAt);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
+void EncodeData(const CallKey& call, uint32_t first_index, uint16_t fd_count, FrameBuffer* out) {
+  out->fill(0);
+  char* const bytes = out->data();
+  bytes[kTypeAt] = static_cast<char>(FrameType::kData);
+  StoreLittleEndian<uint16_t>(fd_count, bytes + kFdCountAt);
+  StoreLittleEndian<uint32_t>(first_index, bytes + kFirstIndexAt);
+  StoreLittleEndian<uint64_t>(call.id, bytes + kCallIdAt);
+  StoreLittleEndian<uint32_t>(call.attempt, bytes + kAttemptAt);
+}
+
 void EncodeFrame(const Frame& frame, FrameBuffer* out) {
+  if (frame.type == FrameType::kData) {
+    return EncodeData(frame.call, frame.first_index, frame.fd_count, out);
+  }
   out->fill(0);
   char* const bytes = out->data();
   bytes[kTypeAt] = static_cast<char>(frame.type);
   switch (frame.type) {
     case FrameType::kData:
-      StoreLittleEndian<uint16_t>(frame.fd_count, bytes + kFdCountAt);
-      StoreLittleEndian<uint32_t>(frame.first_index, bytes + kFirstIndexAt);
-      StoreLittleEndian<uint64_t>(frame.call.id, bytes + kCallIdAt);
-      StoreLittleEndian<uint32_t>(frame.call.attempt, bytes + kAttemptAt);
       break;
     case FrameType::kCredit:
       StoreLittleEndian<uint64_t>(frame.credit_total, bytes + kPayloadAt);
@@ -243,7 +240,7 @@ void EncodeFrame(const Frame& frame, FrameBuffer* out) {
   }
 }
 
-absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message) {
+absl::Status DecodeFrame(absl::Span<const char> message, Frame* frame) {
   if (message.size() != kFrameSize) {
     return Refuse(absl::StrCat("a frame has ", kFrameSize, " bytes, got ", message.size()));
   }
@@ -253,20 +250,20 @@ absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message) {
   const unsigned char type = static_cast<unsigned char>(message[kTypeAt]);
   switch (static_cast<FrameType>(type)) {
     case FrameType::kData:
-      return DecodeData(message);
+      return DecodeData(message, frame);
     case FrameType::kCredit:
-      return DecodeCredit(message);
+      return DecodeCredit(message, frame);
     case FrameType::kDiscard:
-      return DecodeDiscard(message);
+      return DecodeDiscard(message, frame);
     case FrameType::kClose:
-      return DecodeClose(message);
+      return DecodeClose(message, frame);
     case FrameType::kWithdraw:
-      return DecodeWithdraw(message);
+      return DecodeWithdraw(message, frame);
     case FrameType::kLanded:
-      return DecodeLanded(message);
+      return DecodeLanded(message, frame);
     case FrameType::kResend:
     case FrameType::kResent:
-      return DecodeResend(message, static_cast<FrameType>(type));
+      return DecodeResend(message, static_cast<FrameType>(type), frame);
   }
   return Refuse(absl::StrCat("the type must be 1 to 8, got ", type));
 }

@@ -101,12 +101,20 @@ using FrameBuffer = std::array<char, kFrameSize>;
 // Writes `frame`; fields that do not belong to its type are written as zero. `close_text` is cut to
 // kMaxCloseText, and bytes of it that are not printable ASCII become '?'.
 void EncodeFrame(const Frame& frame, FrameBuffer* out);
+// The same for a kData frame.
+void EncodeData(const CallKey& call, uint32_t first_index, uint16_t fd_count, FrameBuffer* out);
 
-// Reads one message. INVALID_ARGUMENT, saying which field, what was expected and what came, if the
-// size is not kFrameSize, the type is unknown, a count is out of range, a call id is 0 where there
-// must be one, an attempt comes without a call, first_index + fd_count does not fit 32 bits, or a
-// byte that must be zero is not.
-absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message);
+// Reads one message into a new frame. INVALID_ARGUMENT, saying which field, what was expected and
+// what came, if the size is not kFrameSize, the type is unknown, a count is out of range, a call id
+// is 0 where there must be one, an attempt comes without a call, first_index + fd_count does not
+// fit 32 bits, or a byte that must be zero is not; what is in the frame then means nothing.
+absl::Status DecodeFrame(absl::Span<const char> message, Frame* frame);
+inline absl::StatusOr<Frame> DecodeFrame(absl::Span<const char> message) {
+  Frame frame;
+  absl::Status status = DecodeFrame(message, &frame);
+  if (!status.ok()) return status;
+  return frame;
+}
 
 }  // namespace internal
 }  // namespace grpcfd

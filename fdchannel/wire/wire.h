@@ -4,13 +4,12 @@
 // Reading and writing of little-endian numbers at fixed offsets: what all encoders of PROTOCOL.md
 // share.
 //
-// The protocol has one byte order (D-Bus lets the sender
-// choose, and paid with CVE-2022-42012). Compilers turn the
-// loops below into single loads and stores where that is the
-// machine's own.
+// The protocol has one byte order (D-Bus lets the sender choose, and paid with CVE-2022-42012).
+// Where it is the machine's own, the functions below are single loads and stores.
 #ifndef GRPCFD_FDCHANNEL_WIRE_WIRE_H_
 #define GRPCFD_FDCHANNEL_WIRE_WIRE_H_
 
+#include <endian.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -29,20 +28,17 @@ namespace internal {
 template <typename T>
 inline void StoreLittleEndian(T value, char* out) {
   static_assert(std::is_unsigned<T>::value, "wire numbers are unsigned");
-  for (size_t i = 0; i < sizeof(T); ++i) {
-    out[i] = static_cast<char>(static_cast<unsigned char>(static_cast<uint64_t>(value) >> (8 * i)));
-  }
+  const uint64_t little = htole64(value);
+  memcpy(out, &little, sizeof(T));
 }
 
 // Reads what StoreLittleEndian wrote.
 template <typename T>
 inline T LoadLittleEndian(const char* in) {
   static_assert(std::is_unsigned<T>::value, "wire numbers are unsigned");
-  uint64_t value = 0;
-  for (size_t i = 0; i < sizeof(T); ++i) {
-    value |= static_cast<uint64_t>(static_cast<unsigned char>(in[i])) << (8 * i);
-  }
-  return static_cast<T>(value);
+  uint64_t little = 0;
+  memcpy(&little, in, sizeof(T));
+  return static_cast<T>(le64toh(little));
 }
 
 // The offset of the first byte in [begin, end) of `bytes` that is not zero, or `end`.
@@ -53,6 +49,11 @@ inline size_t FirstNonZero(absl::Span<const char> bytes, size_t begin, size_t en
     memcpy(&word, bytes.data() + begin, sizeof(word));
     if (word != 0) break;
     begin += sizeof(word);
+  }
+  uint32_t half;
+  if (end - begin >= sizeof(half)) {
+    memcpy(&half, bytes.data() + begin, sizeof(half));
+    if (half == 0) begin += sizeof(half);
   }
   while (begin < end && bytes[begin] == 0) ++begin;
   return begin;
