@@ -75,39 +75,49 @@ absl::string_view CutAt(absl::string_view* text, char separator, bool* found) {
   return head;
 }
 
-// Reads the decimal digits at the front of `*text`. False if there is none, or if they may be more
-// than 64 bits hold.
-bool CutDigits(absl::string_view* text, uint64_t* value) {
-  constexpr size_t kSafe = std::numeric_limits<uint64_t>::digits10;
+// Reads the decimal digits at `*at`, which a byte that is none ends. False if there is no digit, or
+// if they may be more than 64 bits hold.
+bool ReadDigits(const char** at, uint64_t* value) {
+  constexpr ptrdiff_t kSafe = std::numeric_limits<uint64_t>::digits10;
+  const char* const begin = *at;
+  const char* end = begin;
   uint64_t result = 0;
-  size_t size = 0;
-  for (; size < text->size(); ++size) {
-    const unsigned digit = static_cast<unsigned>((*text)[size]) - unsigned{'0'};
-    if (digit > 9) break;
+  for (unsigned digit; (digit = static_cast<unsigned>(*end) - unsigned{'0'}) <= 9; ++end) {
     result = result * 10 + digit;
   }
-  if (size == 0 || size > kSafe) return false;
-  text->remove_prefix(size);
+  *at = end;
   *value = result;
+  return end != begin && end - begin <= kSafe;
+}
+
+// Passes `text`, if it is at `*at`.
+template <size_t kSize>
+bool Pass(const char (&text)[kSize], const char* end, const char** at) {
+  constexpr size_t kLength = kSize - 1;
+  if (static_cast<size_t>(end - *at) < kLength || memcmp(*at, text, kLength) != 0) return false;
+  *at += kLength;
   return true;
 }
 
 // The form that ToString() writes, which is all that most programs ever see, in one pass: for each
 // descriptor of a call a URL is parsed. False, with nothing said about `url`, for all else.
-bool ParseUsual(absl::string_view url, DevIno* dev_ino, bool* of_session, uint64_t* index,
+bool ParseUsual(const std::string& url, DevIno* dev_ino, bool* of_session, uint64_t* index,
                 bool* has_index) {
-  if (!absl::ConsumePrefix(&url, kScheme) || !CutDigits(&url, &dev_ino->dev) ||
-      !absl::ConsumePrefix(&url, "/") || !CutDigits(&url, &dev_ino->ino)) {
+  // The string ends with a NUL, which ends digits too.
+  const char* at = url.c_str();
+  const char* const end = at + url.size();
+  if (!Pass(kScheme, end, &at) || !ReadDigits(&at, &dev_ino->dev) || !Pass("/", end, &at) ||
+      !ReadDigits(&at, &dev_ino->ino)) {
     return false;
   }
-  *has_index = !url.empty();
-  if (url.empty()) return true;
+  *has_index = at != end;
+  if (at == end) return true;
   *of_session = false;
-  if (!absl::ConsumePrefix(&url, "?fd=")) {
-    if (!absl::ConsumePrefix(&url, "?session=")) return false;
+  if (!Pass("?fd=", end, &at)) {
+    if (!Pass("?session=", end, &at)) return false;
     *of_session = true;
   }
-  return CutDigits(&url, index) && url.empty() && *index <= std::numeric_limits<uint32_t>::max();
+  return ReadDigits(&at, index) && at == end && *index <= std::numeric_limits<uint32_t>::max();
 }
 
 bool HasBadPercentEscape(absl::string_view text) {

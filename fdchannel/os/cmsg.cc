@@ -62,13 +62,15 @@ void AdoptAll(const msghdr& header, ReceivedMessage* message) {
     if (rights || pidfd) {
       const char* const payload = control + offset + CMSG_LEN(0);
       const size_t count = (length - CMSG_LEN(0)) / sizeof(int);
+      FdVector* const fds = &message->fds;
+      if (rights && fds->size() + count > fds->capacity()) fds->reserve(fds->size() + count);
       for (size_t i = 0; i < count; ++i) {
         int fd;
         memcpy(&fd, payload + i * sizeof(fd), sizeof(fd));
         UniqueFd owned = Adopt(fd);
         if (pidfd) continue;  // Not asked for: closed here.
         if (owned.valid()) {
-          message->fds.push_back(std::move(owned));
+          fds->push_back(std::move(owned));
         } else {
           message->control_truncated = true;  // Lost, as if the kernel had had no room.
         }
@@ -180,15 +182,15 @@ IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMess
 IoResult ReceiveMessages(BorrowedFd socket, char* data, size_t slot_size,
                          absl::Span<ReceivedMessage> messages) {
   IoResult result;
-  for (ReceivedMessage& message : messages) Clear(&message);
-  if (messages.empty()) {
-    result.error = EINVAL;
-    return result;
-  }
   if (messages.size() == 1) {
     // recvmmsg(2) with one slot does the same work and copies one more structure.
     result = ReceiveMessage(socket, data, slot_size, &messages[0]);
     if (result.ok()) result.bytes = 1;
+    return result;
+  }
+  for (ReceivedMessage& message : messages) Clear(&message);
+  if (messages.empty()) {
+    result.error = EINVAL;
     return result;
   }
   const size_t slots = std::min(messages.size(), kMaxBatch);
