@@ -37,19 +37,19 @@ void Arrivals::Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ende
         "send fewer",
         CallName(inbox->key()), config_.peer, inbox->announced(), config_.local.max_fds_per_call)));
   }
-  const auto [it, inserted] = calls_.try_emplace(inbox->key(), inbox);
-  if (inserted) return;
-  if (it->second->attached()) {
+  DescriptorInbox* const other = calls_.Enter(inbox);
+  if (other == nullptr) return;
+  if (other->attached()) {
     inbox->Fail(absl::FailedPreconditionError(
         absl::StrCat(CallName(inbox->key()),
                      " of this session is already being served: a call id names one call")));
     return;
   }
   // What is not attached came early.
-  auto* const early = static_cast<EarlyCall*>(it->second);
+  auto* const early = static_cast<EarlyCall*>(other);
   inbox->Inherit(early);
-  it->second = inbox;
-  Unlink(early);
+  Forget(early);
+  calls_.Enter(inbox);
   if (!inbox->failure().ok()) {
     Empty(inbox, Counter::kFdsRefusedCall, closes);
   } else if (inbox->policy() != nullptr) {
@@ -57,15 +57,8 @@ void Arrivals::Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ende
   }
 }
 
-DescriptorInbox* Arrivals::Find(const CallKey& call) const {
-  const auto it = calls_.find(call);
-  return it != calls_.end() ? it->second : nullptr;
-}
-
 bool Arrivals::Detach(const DescriptorInbox* inbox) {
-  const auto it = calls_.find(inbox->key());
-  if (it == calls_.end() || it->second != inbox) return false;
-  calls_.erase(it);
+  if (!calls_.Remove(inbox)) return false;
   if (config_.role == SessionRole::kServer) {
     ended_.push_back(inbox->key());
     KeepLatest(kEndedMemory, &ended_);
@@ -88,8 +81,7 @@ void Arrivals::Expect(const CallKey& call, DeferredCloses* closes) {
   if (it != expired_.end()) expired_.erase(it);
 }
 
-void Arrivals::Empty(DescriptorInbox* inbox, Counter why, DeferredCloses* closes) {
-  if (!inbox->holds_any()) return;
+void Arrivals::TakeAll(DescriptorInbox* inbox, Counter why, DeferredCloses* closes) {
   inbox->ForEach([&](DescriptorInbox::Slot* slot) {
     if (slot->gone()) return;
     closes->AddCharged(std::move(slot->fd));
@@ -139,12 +131,12 @@ DescriptorInbox* Arrivals::InboxFor(const CallKey& call, DeferredCloses* closes)
   early->next = first;
   if (first != nullptr) first->previous = early;
   first = early;
-  calls_.emplace(call, early);
+  calls_.Enter(early);
   return early;
 }
 
 void Arrivals::Forget(EarlyCall* early) {
-  calls_.erase(early->key());
+  calls_.Remove(early);
   Unlink(early);
 }
 
@@ -174,11 +166,9 @@ void Arrivals::Discard(absl::Span<const uint64_t> ids, DeferredCloses* closes) {
   }
 }
 
-bool Arrivals::MakeRoom(size_t n, const DescriptorInbox* keep, DeferredCloses* closes) {
+bool Arrivals::DropEarly(size_t n, const DescriptorInbox* keep, DeferredCloses* closes) {
   if (n > config_.local.window) return false;
-  // What waits to be closed is as good as closed, though still counted.
-  const auto fits = [&] { return held_ - closes->charged + n <= config_.local.window; };
-  for (auto it = early_.begin(); it != early_.end() && !fits();) {
+  for (auto it = early_.begin(); it != early_.end() && !Fits(n, *closes);) {
     EarlyCall* const early = &*it++;
     if (early == keep || !early->holds_any()) continue;
     Fail(early,
@@ -188,7 +178,7 @@ bool Arrivals::MakeRoom(size_t n, const DescriptorInbox* keep, DeferredCloses* c
              CallName(early->key()), config_.peer, config_.local.window)),
          Counter::kFdsRefusedWindow, closes);
   }
-  return fits();
+  return Fits(n, *closes);
 }
 
 void Arrivals::Expire(absl::Time now, DeferredCloses* closes) {
@@ -233,8 +223,7 @@ absl::Status Arrivals::Deliver(const Frame& frame, ReceivedMessage* message,
   return absl::OkStatus();
 }
 
-absl::Status Arrivals::Validate(const Frame& frame, DescriptorInbox* inbox) const {
-  if (inbox->may_repeat() || inbox->AboveAll(frame.first_index)) return absl::OkStatus();
+absl::Status Arrivals::ValidateEach(const Frame& frame, DescriptorInbox* inbox) const {
   for (uint32_t i = 0; i < frame.fd_count; ++i) {
     if (inbox->Came(frame.first_index + i)) {
       return absl::InvalidArgumentError(absl::StrCat("descriptor ", frame.first_index + i, " of ",
@@ -368,10 +357,10 @@ void Arrivals::Closed(size_t charged, size_t scoped) {
 }
 
 void Arrivals::FailAll(const absl::Status& status, DeferredCloses* closes) {
-  for (auto& [key, inbox] : calls_) {
+  calls_.ForEach([&](DescriptorInbox* inbox) {
     Empty(inbox, Counter::kFdsDiscarded, closes);
     inbox->Fail(status);
-  }
+  });
   for (std::list<EarlyCall>* list : {&early_, &refused_early_}) {
     while (!list->empty()) Forget(&list->front());
   }

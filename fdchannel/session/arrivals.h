@@ -24,6 +24,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "fdchannel/os/cmsg.h"
+#include "fdchannel/session/call_table.h"
 #include "fdchannel/session/counters.h"
 #include "fdchannel/session/deferred_closes.h"
 #include "fdchannel/session/descriptor_inbox.h"
@@ -61,7 +62,7 @@ class Arrivals {
   void Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes,
               DeferredCloses* closes);
   // The inbox of a call that has begun, or has descriptors here; null if there is none.
-  DescriptorInbox* Find(const CallKey& call) const;
+  DescriptorInbox* Find(const CallKey& call) const { return calls_.Find(call); }
   // Forgets an inbox that ends. False if its call is another inbox's, or nobody's.
   bool Detach(const DescriptorInbox* inbox);
   bool EndedLately(const CallKey& call) const;
@@ -71,7 +72,9 @@ class Arrivals {
   // The client is asked for all of the call again, by this session.
   void Expect(const CallKey& call, DeferredCloses* closes);
   // Takes the descriptors out of the inbox; `why` is what they count as.
-  void Empty(DescriptorInbox* inbox, Counter why, DeferredCloses* closes);
+  void Empty(DescriptorInbox* inbox, Counter why, DeferredCloses* closes) {
+    if (inbox->holds_any()) TakeAll(inbox, why, closes);
+  }
   UniqueFd Take(DescriptorInbox* inbox, DescriptorInbox::Slot* slot);
 
   // --- Frames ---
@@ -119,19 +122,31 @@ class Arrivals {
   void Forget(EarlyCall* early);
   void Drop(EarlyCall* early, DeferredCloses* closes);
   void Fail(DescriptorInbox* inbox, absl::Status status, Counter why, DeferredCloses* closes);
-  bool MakeRoom(size_t n, const DescriptorInbox* keep, DeferredCloses* closes);
+  bool MakeRoom(size_t n, const DescriptorInbox* keep, DeferredCloses* closes) {
+    return Fits(n, *closes) || DropEarly(n, keep, closes);
+  }
+  // What waits to be closed is as good as closed, though still counted.
+  bool Fits(size_t n, const DeferredCloses& closes) const {
+    return held_ - closes.charged + n <= config_.local.window;
+  }
+  bool DropEarly(size_t n, const DescriptorInbox* keep, DeferredCloses* closes);
   // DeliverData's steps.
-  absl::Status Validate(const Frame& frame, DescriptorInbox* inbox) const;
+  absl::Status Validate(const Frame& frame, DescriptorInbox* inbox) const {
+    const bool fine = inbox->AboveAll(frame.first_index) || inbox->may_repeat();
+    return fine ? absl::OkStatus() : ValidateEach(frame, inbox);
+  }
+  absl::Status ValidateEach(const Frame& frame, DescriptorInbox* inbox) const;
   absl::Status Admit(const Frame& frame, const ReceivedMessage& message, DescriptorInbox* inbox,
                      Counter* why, DeferredCloses* closes);
   void Store(const Frame& frame, ReceivedMessage* message, absl::Span<const Seen> seen,
              DescriptorInbox* inbox, DeferredCloses* closes);
+  void TakeAll(DescriptorInbox* inbox, Counter why, DeferredCloses* closes);
   void ApplyPolicy(DescriptorInbox* inbox, DescriptorInbox::Slot* slot, DeferredCloses* closes);
 
   const SessionConfig& config_;
   Counters& counters_;
   uint32_t held_ = 0;
-  absl::flat_hash_map<CallKey, DescriptorInbox*> calls_;
+  CallTable calls_;
   // Oldest first; they are in calls_ too. Apart: those whose descriptors were refused, kept to tell
   // their RPC why.
   std::list<EarlyCall> early_;

@@ -11,11 +11,8 @@ namespace grpcfd {
 namespace internal {
 namespace {
 
-// Slots that are remembered one by one, gone or not.
-constexpr size_t kRemembered = 64;
-// How many are forgotten at once, at least.
-constexpr uint32_t kForgottenAtOnce = 64;
-// And that many of those that move up then: each moves so often at most.
+// As many are forgotten at once as this part of those that move up then: each moves so often at
+// most.
 constexpr size_t kForgottenPart = 4;
 
 }  // namespace
@@ -39,6 +36,7 @@ void DescriptorInbox::Inherit(DescriptorInbox* early) {
   gone_below_ = early->gone_below_;
   gone_ = early->gone_;
   may_repeat_ = early->may_repeat_;
+  taken_ = early->taken_;
   early->Clear();
   came_ = std::min(forgotten_below_, announced_);
   ForEach([this](const Slot* slot) {
@@ -52,11 +50,7 @@ bool DescriptorInbox::LookSettles(const InodeUrl& url) const {
   return url.index().has_value() && *url.index() < announced_;
 }
 
-DescriptorInbox::Slot* DescriptorInbox::Find(uint32_t index) {
-  if (slots_.empty()) return nullptr;
-  // Nearly always they came in their order, and none is missing.
-  const uint32_t place = index - slots_.front().index;
-  if (place < slots_.size() && slots_[place].index == index) return &slots_[place];
+DescriptorInbox::Slot* DescriptorInbox::FindOutOfPlace(uint32_t index) {
   const auto it = std::lower_bound(slots_.begin(), slots_.end(), index,
                                    [](const Slot& slot, uint32_t i) { return slot.index < i; });
   if (it != slots_.end() && it->index == index) return &*it;
@@ -100,7 +94,7 @@ DescriptorInbox::Match DescriptorInbox::MatchFile(const InodeUrl& url) {
   return match;
 }
 
-DescriptorInbox::Finding DescriptorInbox::Seek(const InodeUrl& url, bool drained, bool alive) {
+DescriptorInbox::Finding DescriptorInbox::SeekOther(const InodeUrl& url, bool drained, bool alive) {
   if (!failure_.ok()) return {Answer::kFailed, nullptr};
   const Match match = url.index().has_value() ? MatchIndex(url) : MatchFile(url);
   return {Classify(match, url, drained, alive), match.slot};
@@ -201,22 +195,9 @@ std::vector<InodeUrl> DescriptorInbox::Untaken() {
 
 // --- What comes and goes ---
 
-DescriptorInbox::Slot* DescriptorInbox::Add(uint32_t index, const DevIno& dev_ino,
-                                            const FdFacts& facts, UniqueFd fd) {
-  if (index < announced_) ++came_;
-  Slot slot{index, /*taken=*/false, /*refused=*/false, dev_ino, facts, std::move(fd)};
-  if (AboveAll(index)) {
-    slots_.push_back(std::move(slot));
-    return &slots_.back();
-  }
+DescriptorInbox::Slot* DescriptorInbox::AddLate(Slot slot) {
+  const uint32_t index = slot.index;
   return &late_.emplace(index, std::move(slot)).first->second;
-}
-
-UniqueFd DescriptorInbox::Take(Slot* slot) {
-  UniqueFd fd = std::move(slot->fd);
-  slot->taken = true;
-  if (slots() > kRemembered) Tidy();
-  return fd;
 }
 
 // With several senders in one call a lower index may come after a higher one, so not past one that
@@ -237,8 +218,7 @@ void DescriptorInbox::SkipGone() {
   }
 }
 
-bool DescriptorInbox::Tidy() {
-  if (slots_.size() + late_.size() <= kRemembered) return true;
+bool DescriptorInbox::ForgetGone() {
   SkipGone();
   const uint32_t gone = gone_below_ - forgotten_below_;
   const bool full = slots_.size() + late_.size() > kMostSlots;
@@ -247,14 +227,16 @@ bool DescriptorInbox::Tidy() {
     slots_.erase(slots_.begin(), slots_.begin() + static_cast<ptrdiff_t>(gone_));
     forgotten_below_ = gone_below_;
     gone_ = 0;
+    taken_ -= std::min(taken_, gone);  // The policy's are among them.
   }
   return slots_.size() + late_.size() <= kMostSlots;
 }
 
 void DescriptorInbox::Clear() {
   slots_.clear();
-  late_.clear();
+  if (!late_.empty()) late_.clear();
   gone_ = 0;
+  taken_ = 0;
   gone_below_ = forgotten_below_;
 }
 

@@ -54,15 +54,21 @@ class DescriptorInbox {
   // forgotten from the lowest index up, so a peer that leaves one out could have them grow for
   // ever.
   static constexpr size_t kMostSlots = 1 << 16;
+  // Slots that are remembered one by one, gone or not.
+  static constexpr size_t kRemembered = 64;
+  // How many are forgotten at once, at least.
+  static constexpr uint32_t kForgottenAtOnce = 64;
 
   struct Slot {
     uint32_t index;
-    bool taken;
-    bool refused;  // By the policy: closed, never given out.
+    bool taken = false;
+    bool refused = false;  // By the policy: closed, never given out.
     DevIno dev_ino;
     FdFacts facts;
     UniqueFd fd;
 
+    Slot(uint32_t its_index, const DevIno& its_file, const FdFacts& its_facts, UniqueFd&& its_fd)
+        : index(its_index), dev_ino(its_file), facts(its_facts), fd(std::move(its_fd)) {}
     bool gone() const { return taken || refused; }
   };
 
@@ -133,10 +139,25 @@ class DescriptorInbox {
   // Whether finding the socket empty settles a waiter for `url`.
   bool LookSettles(const InodeUrl& url) const;
 
-  Slot* Find(uint32_t index);
+  Slot* Find(uint32_t index) {
+    if (slots_.empty()) return nullptr;
+    // Nearly always they came in their order, and none is missing.
+    const uint32_t place = index - slots_.front().index;
+    if (place < slots_.size() && slots_[place].index == index) return &slots_[place];
+    return FindOutOfPlace(index);
+  }
+  // The slot that a receive of `url` gets at once; null if Seek() has to tell.
+  Slot* Ready(const InodeUrl& url) {
+    if (!url.index().has_value() || !failure_.ok()) return nullptr;
+    Slot* const slot = Find(*url.index());
+    return slot != nullptr && !slot->gone() && slot->dev_ino == url.dev_ino() ? slot : nullptr;
+  }
   // What a receive of `url` finds. `drained`: the socket was found empty since it asked; `alive`:
   // the session is. The URL names a descriptor of the call.
-  Finding Seek(const InodeUrl& url, bool drained, bool alive);
+  Finding Seek(const InodeUrl& url, bool drained, bool alive) {
+    if (Slot* const slot = Ready(url); slot != nullptr) return {Answer::kHere, slot};
+    return SeekOther(url, drained, alive);
+  }
   // The error for an answer other than kHere, kWait and kDead.
   absl::Status Explain(const Finding& finding, const InodeUrl& url, const std::string& peer) const;
   // Whether a descriptor of this file has come.
@@ -151,18 +172,29 @@ class DescriptorInbox {
   bool Came(uint32_t index) { return index < forgotten_below_ || Find(index) != nullptr; }
   // Makes room for so many in one piece, if there are none yet.
   void Reserve(size_t count) {
-    if (slots_.empty()) slots_.reserve(count);
+    if (slots_.empty() && count > slots_.capacity()) slots_.reserve(count);
   }
   // Enters one that has not come before. The pointer is valid until the next change.
-  Slot* Add(uint32_t index, const DevIno& dev_ino, const FdFacts& facts, UniqueFd fd);
+  Slot* Add(uint32_t index, const DevIno& dev_ino, const FdFacts& facts, UniqueFd fd) {
+    if (index < announced_) ++came_;
+    if (AboveAll(index)) return &slots_.emplace_back(index, dev_ino, facts, std::move(fd));
+    return AddLate(Slot(index, dev_ino, facts, std::move(fd)));
+  }
   // Whether the call's policy refuses it.
   bool Refuses(const Slot& slot) const {
     return policy_ != nullptr && !Accepts(*policy_, slot.facts, slot.index);
   }
   // Takes the descriptor of `slot`, which has one. The slot may then be forgotten.
-  UniqueFd Take(Slot* slot);
+  UniqueFd Take(Slot* slot) {
+    slot->taken = true;
+    UniqueFd fd = std::move(slot->fd);
+    ++taken_;
+    // With fewer there is nothing to forget, unless the policy has refused some.
+    if (taken_ >= kForgottenAtOnce || policy_ != nullptr) Tidy();
+    return fd;
+  }
   // Forgets those at the low end that are gone, if they are many. False if too many are left.
-  bool Tidy();
+  bool Tidy() { return slots() <= kRemembered || ForgetGone(); }
   bool holds_any() const { return !slots_.empty(); }
   size_t slots() const { return slots_.size() + late_.size(); }
   // The lowest index that is not known to be gone: after a Tidy() that failed, one that was left
@@ -177,16 +209,21 @@ class DescriptorInbox {
   WaiterList<&Waiter::in_inbox>* waiters() { return &waiters_; }
 
  private:
+  friend class CallTable;
   struct Match {
     Slot* slot = nullptr;
     bool refused = false;
     bool taken = false;
     bool other_file = false;
   };
+  Slot* FindOutOfPlace(uint32_t index);
+  Finding SeekOther(const InodeUrl& url, bool drained, bool alive);
   Match MatchIndex(const InodeUrl& url);
   Match MatchFile(const InodeUrl& url);
   Answer Classify(const Match& match, const InodeUrl& url, bool drained, bool alive) const;
   Answer ClassifyMissing(const InodeUrl& url, bool drained) const;
+  Slot* AddLate(Slot slot);
+  bool ForgetGone();
   void SkipGone();
   bool open_ended() const { return open_ended_ && !over_; }
 
@@ -215,7 +252,9 @@ class DescriptorInbox {
   // time.
   uint32_t gone_below_ = 0;
   size_t gone_ = 0;
+  uint32_t taken_ = 0;  // Of slots_ and late_.
   WaiterList<&Waiter::in_inbox> waiters_;
+  DescriptorInbox* next_in_table_ = nullptr;  // CallTable's.
 };
 
 template <typename Visit>

@@ -1,16 +1,18 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The parts of a session, each alone: SendWindow, CreditOwed, SocketLeader, Arrivals.
+// The parts of a session, each alone: SendWindow, CreditOwed, SocketLeader, CallTable, Arrivals.
 // descriptor_inbox_test.cc has the inbox.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "fdchannel/session/arrivals.h"
+#include "fdchannel/session/call_table.h"
 #include "fdchannel/session/credit_owed.h"
 #include "fdchannel/session/send_window.h"
 #include "fdchannel/session/socket_leader.h"
@@ -250,6 +252,42 @@ TEST_F(SocketLeaderTest, ALookCostsTheSameHoweverManyWait) {
     leader_.Remove(waiter.get());
     waiter->self.reset();
   }
+}
+
+// --- CallTable ---
+
+TEST(CallTableTest, FindsEachOfMany) {
+  CallTable table;
+  std::vector<std::unique_ptr<DescriptorInbox>> inboxes;
+  for (uint64_t id = 1; id <= 100; ++id) {
+    for (uint32_t attempt = 0; attempt < 3; ++attempt) {
+      inboxes.push_back(std::make_unique<DescriptorInbox>(CallKey{id, attempt}));
+      EXPECT_EQ(table.Find(inboxes.back()->key()), nullptr);
+      EXPECT_EQ(table.Enter(inboxes.back().get()), nullptr);
+    }
+  }
+  for (const auto& inbox : inboxes) EXPECT_EQ(table.Find(inbox->key()), inbox.get());
+  std::set<const DescriptorInbox*> visited;
+  table.ForEach([&](DescriptorInbox* inbox) { EXPECT_TRUE(visited.insert(inbox).second); });
+  EXPECT_EQ(visited.size(), inboxes.size());
+  // Every other one goes, and takes no other with it.
+  for (size_t i = 0; i < inboxes.size(); i += 2) EXPECT_TRUE(table.Remove(inboxes[i].get()));
+  for (size_t i = 0; i < inboxes.size(); ++i) {
+    EXPECT_EQ(table.Find(inboxes[i]->key()), i % 2 == 0 ? nullptr : inboxes[i].get());
+  }
+}
+
+TEST(CallTableTest, ACallHasOneInbox) {
+  CallTable table;
+  DescriptorInbox first(CallKey{1, 0}), second(CallKey{1, 0});
+  EXPECT_EQ(table.Enter(&first), nullptr);
+  EXPECT_EQ(table.Enter(&second), &first);
+  EXPECT_FALSE(table.Remove(&second)) << "it is not in the table, and the other one stays";
+  EXPECT_EQ(table.Find(CallKey{1, 0}), &first);
+  EXPECT_TRUE(table.Remove(&first));
+  EXPECT_FALSE(table.Remove(&first));
+  EXPECT_EQ(table.Enter(&second), nullptr);
+  EXPECT_EQ(table.Find(CallKey{1, 0}), &second);
 }
 
 // --- Arrivals ---
