@@ -148,7 +148,7 @@ void FuzzSession(const uint8_t* data, size_t size) {
   auto session = Session::Create(
       std::make_unique<internal::SeqpacketSocket>(std::move(sockets->first)), config, nullptr);
   // A call that is being served, and one that is yet to come.
-  internal::CallInbox inbox(internal::CallKey{1, 0});
+  internal::DescriptorInbox inbox(internal::CallKey{1, 0});
   session->Attach(&inbox, 2, /*open_ended=*/false);
   const auto ignore = [](absl::StatusOr<UniqueFd>) {};
   for (int messages = 0; !input.empty() && messages < 32; ++messages) {

@@ -155,7 +155,7 @@ class PolicySessionTest : public ::testing::Test {
     EncodeFrame(frame, &buffer);
     ASSERT_TRUE(SendMessage(raw_, buffer, fds).ok());
   }
-  absl::StatusOr<UniqueFd> Take(CallInbox* inbox, const InodeUrl& url,
+  absl::StatusOr<UniqueFd> Take(DescriptorInbox* inbox, const InodeUrl& url,
                                 Session::Op op = Session::Op::kTake) {
     WaitOptions options;
     options.deadline = absl::Now() + kPatience;
@@ -176,7 +176,7 @@ TEST_F(PolicySessionTest, ARefusedDescriptorIsClosedAndTheOthersAreThere) {
   // Before the call and after its beginning: the policy is known at different times.
   for (const bool early : {true, false}) {
     const uint64_t id = early ? 1 : 2;
-    CallInbox inbox({id, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy::Strict()));
+    DescriptorInbox inbox({id, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy::Strict()));
     if (early) {
       SendFds(id, 0, {directory.get(), file.get(), directory.get()});
       session_->Sweep();
@@ -207,8 +207,8 @@ TEST_F(PolicySessionTest, SkipsTheRefusedWhenAnotherOpenOfTheFileIsFine) {
   const UniqueFd file = MakeFile("shared");
   const std::string path = absl::StrCat("/proc/self/fd/", file.get());
   const UniqueFd handle = OpenFile(path, O_PATH);
-  CallInbox inbox({1, 0},
-                  std::make_shared<ReceivePolicy>(ReceivePolicy().RefuseAccess({FdAccess::kPath})));
+  DescriptorInbox inbox(
+      {1, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy().RefuseAccess({FdAccess::kPath})));
   session_->Attach(&inbox, 2, /*open_ended=*/false);
   SendFds(1, 0, {handle.get(), file.get()});
   const auto taken = Take(&inbox, *FdToUrl(file));
@@ -221,7 +221,7 @@ TEST_F(PolicySessionTest, SkipsTheRefusedWhenAnotherOpenOfTheFileIsFine) {
 TEST_F(PolicySessionTest, ACallWithoutAPolicyOfItsOwnTakesAll) {
   const TempDir dir;
   const UniqueFd directory = OpenFile(dir.path(), O_PATH);
-  CallInbox inbox({1, 0});
+  DescriptorInbox inbox({1, 0});
   session_->Attach(&inbox, 1, /*open_ended=*/false);
   SendFds(1, 0, {directory.get()});
   EXPECT_TRUE(Take(&inbox, Url(directory, 0)).ok());
@@ -231,7 +231,7 @@ TEST_F(PolicySessionTest, ACallWithoutAPolicyOfItsOwnTakesAll) {
 TEST_F(PolicySessionTest, CreditIsGivenForWhatIsRefused) {
   const TempDir dir;
   const UniqueFd directory = OpenFile(dir.path(), O_PATH);
-  CallInbox inbox({1, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy::Strict()));
+  DescriptorInbox inbox({1, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy::Strict()));
   session_->Attach(&inbox, 0, /*open_ended=*/true);
   // A stream that sends nothing else: far more than the window, none of which anybody asks for.
   for (uint32_t i = 0; i < 1000; ++i) {
@@ -248,7 +248,7 @@ TEST_F(PolicySessionTest, CreditIsGivenForWhatIsRefused) {
 
 TEST_F(PolicySessionTest, AListThatCannotBeForgottenEndsTheCall) {
   const UniqueFd file = MakeFile("x");
-  CallInbox inbox({1, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy().MaxFds(0)));
+  DescriptorInbox inbox({1, 0}, std::make_shared<ReceivePolicy>(ReceivePolicy().MaxFds(0)));
   session_->Attach(&inbox, 0, /*open_ended=*/true);
   const std::vector<int> sixteen(16, file.get());
   // Index 0 never comes, so nothing after it may be forgotten.

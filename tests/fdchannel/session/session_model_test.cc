@@ -84,7 +84,7 @@ class Schedule {
       calls_.push_back(std::make_unique<Call>());
       Call& call = *calls_.back();
       call.number = c;
-      call.inbox = std::make_unique<CallInbox>(CallKey{c + 1, static_cast<uint32_t>(c % 2)});
+      call.inbox = std::make_unique<DescriptorInbox>(CallKey{c + 1, static_cast<uint32_t>(c % 2)});
       call.count = static_cast<uint32_t>(Pick(&random_, kFdsPerCall + 1));
       call.announced = static_cast<uint32_t>(Pick(&random_, static_cast<int>(call.count) + 1));
       call.disturbed = Pick(&random_, 3) == 0;
@@ -136,7 +136,7 @@ class Schedule {
  private:
   struct Call {
     size_t number = 0;
-    std::unique_ptr<CallInbox> inbox;
+    std::unique_ptr<DescriptorInbox> inbox;
     uint32_t count = 0;      // descriptors that come
     uint32_t announced = 0;  // of those, before the call
     bool disturbed = false;  // cancelled, or ended early

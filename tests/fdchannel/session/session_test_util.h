@@ -102,7 +102,7 @@ class Call {
   }
   ~Call() { End(); }
   void End(bool sent = false) { session_->End(&inbox_, sent); }
-  CallInbox* inbox() { return &inbox_; }
+  DescriptorInbox* inbox() { return &inbox_; }
 
   absl::StatusOr<UniqueFd> Take(const InodeUrl& url, const WaitOptions& options = Within(kLong)) {
     return session_->Receive(&inbox_, url, Session::Op::kTake, options);
@@ -113,7 +113,7 @@ class Call {
 
  private:
   const std::shared_ptr<Session> session_;
-  CallInbox inbox_;
+  DescriptorInbox inbox_;
 };
 
 class SessionTest : public ::testing::Test {
