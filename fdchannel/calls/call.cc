@@ -52,20 +52,9 @@ void Call::AskOnThisThread(std::function<bool()> cancelled) {
   cancelled_ = std::move(cancelled);
 }
 
-std::function<bool()> Call::AskedHere() const {
-  return cancelled_ && asking_thread_ == std::this_thread::get_id() ? cancelled_ : nullptr;
-}
-
 void Call::UnclaimIndex(uint32_t index) {
   MutexLock lock(&mutex_);
   indices_.UnclaimIndex(index);
-}
-
-WaitOptions Call::Until(absl::Time deadline) const {
-  WaitOptions options;
-  options.deadline = std::min(deadline, deadline_);
-  options.patience = recv_timeout_;
-  return options;
 }
 
 absl::Time Call::Limit(absl::Time deadline) const {
@@ -73,12 +62,9 @@ absl::Time Call::Limit(absl::Time deadline) const {
   return deadline == absl::InfiniteFuture() ? absl::Now() + recv_timeout_ : deadline;
 }
 
-absl::StatusOr<InodeUrl> Call::NextUrl(const DevIno& dev_ino) {
-  if (indices_.exhausted()) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "the call has used descriptor index %d, and there is none above it", kMaxIndex));
-  }
-  return InodeUrl(dev_ino, indices_.Take());
+absl::Status Call::NoIndexLeft() {
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "the call has used descriptor index %d, and there is none above it", kMaxIndex));
 }
 
 }  // namespace internal

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -102,13 +103,24 @@ class Call : public FdTransceiver {
                                            CallTransport::Op op) = 0;
 
   // Up to `deadline` or the call's; without either, recv_timeout_ from when the wait begins.
-  WaitOptions Until(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  WaitOptions Until(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    WaitOptions options;
+    options.deadline = std::min(deadline, deadline_);
+    options.patience = recv_timeout_;
+    return options;
+  }
   // The same as a point in time.
   absl::Time Limit(absl::Time deadline) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // What this thread may ask while it waits; empty if nothing.
-  std::function<bool()> AskedHere() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether this thread may ask cancelled_ while it waits.
+  bool AsksHere() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return cancelled_ && asking_thread_ == std::this_thread::get_id();
+  }
   // The next URL of the call for a descriptor of `dev_ino`. RESOURCE_EXHAUSTED if no index is left.
-  absl::StatusOr<InodeUrl> NextUrl(const DevIno& dev_ino) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<InodeUrl> NextUrl(const DevIno& dev_ino) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (indices_.exhausted()) return NoIndexLeft();
+    return InodeUrl(dev_ino, indices_.Take());
+  }
+  static absl::Status NoIndexLeft();
 
   mutable Mutex mutex_;
   absl::Time deadline_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();

@@ -37,8 +37,7 @@ struct ClientCall::FormerAttempt {
 };
 
 ClientCall::~ClientCall() {
-  // The last reference is gone, so no other thread is in here. The lock is for the analysis.
-  MutexLock lock(&mutex_);
+  // The last reference is gone: no other thread is in here, and no lock is needed.
   if (transport_ != nullptr) transport_->End(/*sent=*/indices_.next() != 0);
 }
 
@@ -419,8 +418,6 @@ std::shared_ptr<SessionTransport> ClientCall::GoBy(const std::shared_ptr<Session
   }
   session_ = session.get();
   former->transport = std::exchange(transport_, transport);
-  // A server announces nothing beforehand, and the client cannot know that it has sent its last.
-  transport->Attach(/*announced=*/0, /*open_ended=*/true);
   return transport;
 }
 
@@ -434,7 +431,7 @@ bool ClientCall::TryStartOn(const std::shared_ptr<Session>& session, uint64_t ca
   if (status.ok()) {
     absl::InlinedVector<int, 16> numbers;
     for (const IndexedFd& queued : queue_.fds()) numbers.push_back(queued.fd.get());
-    if (!session->TrySend(key_, queue_.indices(), numbers, &status)) return false;
+    if (!session->TryBegin((*transport)->inbox(), queue_.indices(), numbers, &status)) return false;
   }
   if (status.ok()) {
     *result = (*transport)->Metadata(queue_.count(), queue_.holes());
@@ -482,6 +479,8 @@ void ClientCall::StartOnAsync(const std::shared_ptr<Session>& session, uint64_t 
     if (status.ok()) {
       attempt->call = shared_from_this();
       attempt->transport = *std::move(transport);
+      // As Session::TryBegin does it.
+      attempt->transport->Attach(/*announced=*/0, /*open_ended=*/true);
       attempt->indices = IndicesOf(queue_.fds());
       attempt->deadline = Limit(absl::InfiniteFuture());
       numbers = NumbersOf(queue_.fds());
@@ -577,7 +576,7 @@ void ClientCall::SendAgain(const std::shared_ptr<Session>& session, const CallKe
           former.left =
               static_cast<SessionTransport*>(transport_.get())->session().shared_from_this();
         }
-        GoBy(session, &former);
+        GoBy(session, &former)->Attach(/*announced=*/0, /*open_ended=*/true);
       }
       indices = IndicesOf(queue_.fds());
       numbers = NumbersOf(queue_.fds());
@@ -730,9 +729,11 @@ absl::StatusOr<UniqueFd> ClientCall::Receive(const InodeUrl& url, absl::Time dea
     WaitOptions options;
     {
       MutexLock lock(&mutex_);
-      auto started = Started(deadline);
-      if (!started.ok()) return started.status();
-      transport = *std::move(started);
+      if (phase_ != Phase::kStarted) {
+        const auto started = Started(deadline);
+        if (!started.ok()) return started.status();
+      }
+      transport = transport_;
       options = Until(deadline);
     }
     auto fd = transport->Receive(url, op, options);

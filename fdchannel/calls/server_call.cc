@@ -24,10 +24,10 @@ ServerCall::ServerCall(std::shared_ptr<Session> session, const Config& config)
     : transport_(&own_transport_.emplace(std::move(session), config.key, config.policy)),
       server_streams_(config.server_streams),
       never_block_(config.never_block) {
-  own_transport_->Attach(config.announced, config.client_streams, config.holes);
-  MutexLock lock(&mutex_);
+  // No other thread knows of the call yet.
   deadline_ = config.deadline;
   recv_timeout_ = config.recv_timeout;
+  own_transport_->Attach(config.announced, config.client_streams, config.holes);
 }
 
 ServerCall::ServerCall(std::shared_ptr<CallTransport> transport, const Config& config)
@@ -35,12 +35,14 @@ ServerCall::ServerCall(std::shared_ptr<CallTransport> transport, const Config& c
       transport_(kept_transport_.get()),
       server_streams_(config.server_streams),
       never_block_(config.never_block) {
-  MutexLock lock(&mutex_);
   deadline_ = config.deadline;
   recv_timeout_ = config.recv_timeout;
 }
 
-ServerCall::~ServerCall() { End(); }
+ServerCall::~ServerCall() {
+  // The last reference is gone: no other thread is in here, and no lock is needed.
+  if (!ended_) transport_->End(/*sent=*/false);
+}
 
 void ServerCall::End() {
   {
@@ -96,7 +98,7 @@ absl::StatusOr<InodeUrl> ServerCall::Send(BorrowedFd fd, UniqueFd* adopted) {
       if (!next.ok()) return next.status();
       url = *next;
     }
-    cancelled = AskedHere();
+    if (AsksHere()) cancelled = cancelled_;
     options = SendOptions(cancelled);
   }
   absl::Status status = transport_->Send(url, fd, adopted, options);
@@ -127,7 +129,7 @@ absl::Status ServerCall::SendClaimed(IndexedFds fds) {
   WaitOptions options;
   {
     MutexLock lock(&mutex_);
-    cancelled = AskedHere();
+    if (AsksHere()) cancelled = cancelled_;
     options = SendOptions(cancelled);
   }
   return transport_->SendAll(fds, options);
@@ -154,20 +156,23 @@ void ServerCall::SendClaimedLater(IndexedFd fd, std::function<void()> done) {
 
 absl::StatusOr<UniqueFd> ServerCall::Receive(const InodeUrl& url, absl::Time deadline,
                                              CallTransport::Op op) {
-  std::function<bool()> cancelled;
-  WaitOptions options;
   if (never_block_ && deadline == absl::InfiniteFuture()) {
+    WaitOptions options;
     options.deadline = absl::InfinitePast();  // One look happens all the same.
     auto fd = transport_->Receive(url, op, options);
     if (absl::IsDeadlineExceeded(fd.status())) return MustNotWaitHere(url);
     return fd;
   }
+  std::function<bool()> cancelled;
+  WaitOptions options;
   {
     MutexLock lock(&mutex_);
-    cancelled = AskedHere();
     options = Until(deadline);
+    if (AsksHere()) {
+      cancelled = cancelled_;
+      options.cancelled = &cancelled;
+    }
   }
-  if (cancelled) options.cancelled = &cancelled;
   return transport_->Receive(url, op, options);
 }
 

@@ -35,6 +35,8 @@ class SessionTransport final : public CallTransport {
   void Attach(uint32_t announced, bool open_ended, uint32_t holes = 0) {
     session_->Attach(&inbox_, announced, open_ended, holes);
   }
+  // For Session::TryBegin.
+  DescriptorInbox* inbox() { return &inbox_; }
 
   const CallKey& key() const { return inbox_.key(); }
   Session& session() const { return *session_; }
@@ -66,7 +68,7 @@ class SessionTransport final : public CallTransport {
 
  private:
   const std::shared_ptr<Session> session_;
-  CallInbox inbox_;
+  DescriptorInbox inbox_;
 };
 
 // The indices and numbers of `fds`.

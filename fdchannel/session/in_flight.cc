@@ -46,8 +46,9 @@ InFlight::Room InFlight::Reserve(size_t n) {
   {
     MutexLock lock(&mutex_);
     if (used() + n > granted_) LookLocked();
+    short_ = used() + n > granted_;
     if (used() + n > window_) return Room::kUnread;
-    if (used() + n <= granted_) {
+    if (!short_) {
       reserved_ += n;
       return Room::kYes;
     }
@@ -55,10 +56,11 @@ InFlight::Room InFlight::Reserve(size_t n) {
   return budget_->Grant(this, n);
 }
 
-void InFlight::Sent(size_t n) {
+bool InFlight::Sent(size_t n) {
   MutexLock lock(&mutex_);
   reserved_ -= n;
   frames_.Add(static_cast<uint32_t>(n));
+  return short_;
 }
 
 void InFlight::Return(size_t n) {
@@ -154,6 +156,7 @@ InFlight::Room InFlightBudget::Grant(InFlight* session, size_t n) {
           Change(session->uid_, granted, now);
           session->granted_ = now;
           session->reserved_ += n;
+          session->short_ = false;
           room = InFlight::Room::kYes;
           break;
         }

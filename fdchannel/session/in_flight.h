@@ -72,8 +72,9 @@ class InFlight {
 
   // Reserves room for `n` more. Each of them ends in Sent() or Return().
   Room Reserve(size_t n);
-  // A frame with `n` of what was reserved is in the socket.
-  void Sent(size_t n);
+  // A frame with `n` of what was reserved is in the socket. Whether the last Reserve() found no
+  // room: what is in the socket may be read by now, so there may be some.
+  bool Sent(size_t n);
   // `n` of what was reserved will not be sent.
   void Return(size_t n);
   // The peer may have read: lets others have what it no longer needs, if a session waits for it.
@@ -98,6 +99,7 @@ class InFlight {
 
   mutable Mutex mutex_;
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool short_ ABSL_GUARDED_BY(mutex_) = false;
   UnreadFrames frames_ ABSL_GUARDED_BY(mutex_);
   // Of the budget; used() never exceeds it. Changed under both locks.
   uint64_t granted_ ABSL_GUARDED_BY(mutex_) = 0;

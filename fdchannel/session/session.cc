@@ -27,6 +27,13 @@ const absl::Status& CallHasEnded() {
   return *status;
 }
 
+// The same for cancellation, which gRPC also tells of where a call has ended well.
+const absl::Status& CallWasCancelled() {
+  static const auto* const status =
+      new absl::Status(absl::CancelledError("the call was cancelled"));
+  return *status;
+}
+
 }  // namespace
 
 std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Config config,
@@ -171,7 +178,7 @@ void Session::End(DescriptorInbox* inbox, bool sent) {
   arrivals_.Detach(inbox);
   arrivals_.Empty(inbox, Counter::kFdsUnclaimed, &closes);
   inbox->End(CallHasEnded());
-  FinishCall(inbox, CallHasEnded());
+  if (!inbox->waiters()->empty()) FinishCall(inbox, CallHasEnded());
   if (config_.role == Role::kClient && dead_.ok()) {
     if (sent) {
       window_.MayDiscard(inbox->key().id);
@@ -185,35 +192,33 @@ void Session::End(DescriptorInbox* inbox, bool sent) {
 }
 
 void Session::Cancel(DescriptorInbox* inbox) {
-  DeferredCloses none;
   MutexLock lock(&mutex_);
   if (!inbox->ended() && inbox->failure().ok()) {
     inbox->Cancel();  // What is there may still be taken; nothing is waited for any more.
-    FinishCall(inbox, absl::CancelledError("the call was cancelled"));
+    if (!inbox->waiters()->empty()) FinishCall(inbox, CallWasCancelled());
   }
   CancelSendsLocked(inbox);
-  RunDeferred(&none);
+  RunDeferred();
 }
 
 void Session::CancelSends(DescriptorInbox* inbox) {
-  DeferredCloses none;
   MutexLock lock(&mutex_);
   CancelSendsLocked(inbox);
-  RunDeferred(&none);
+  RunDeferred();
 }
 
 void Session::CancelSendsLocked(DescriptorInbox* inbox) {
   if (inbox->ended()) return;
   inbox->CancelSends();
   if (!window_.nobody_waits()) {
-    FinishSenders(inbox, absl::CancelledError("the call was cancelled"));
+    FinishSenders(inbox, CallWasCancelled());
   }
 }
 
 absl::Status Session::SendsOver(const CallKey& call) const {
   const DescriptorInbox* const inbox = arrivals_.Find(call);
   if (inbox != nullptr && inbox->sends_cancelled()) {
-    return absl::CancelledError("the call was cancelled");
+    return CallWasCancelled();
   }
   return arrivals_.EndedLately(call) ? CallHasEnded() : absl::OkStatus();
 }
@@ -268,7 +273,7 @@ void Session::Kill(CloseCode code, const absl::Status& status) {
   RunDeferred(&closes);
 }
 
-void Session::RunDeferred(DeferredCloses* closes) {
+void Session::DoDeferred(DeferredCloses* closes) {
   if (!violation_.ok()) {
     KillLocked(CloseCode::kProtocolError, std::exchange(violation_, absl::OkStatus()), closes);
   }
@@ -277,7 +282,6 @@ void Session::RunDeferred(DeferredCloses* closes) {
   } else if (owed_.needs_sweep()) {
     ScheduleSweep();
   }
-  // The usual case. Letting go of the lock for nothing costs as much as taking it.
   if (closes->empty() && finished_async_.empty() && landings_.quiet() && dead_.ok()) return;
   if (!dead_.ok()) {
     arrivals_.ClearScoped(closes);
@@ -327,11 +331,10 @@ void Session::RunDeferred(DeferredCloses* closes) {
 }
 
 void Session::OnClosed(size_t charged, size_t uncharged, size_t scoped) {
-  DeferredCloses none;
   MutexLock lock(&mutex_);
   arrivals_.Closed(charged, scoped);
   owed_.Disposed(charged + uncharged);
-  RunDeferred(&none);
+  RunDeferred();
 }
 
 // --- The poller's part ---

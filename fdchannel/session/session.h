@@ -67,9 +67,6 @@
 namespace grpcfd {
 namespace internal {
 
-// Code that attaches inboxes uses this name.
-using CallInbox = DescriptorInbox;
-
 // Thread-safe. Descriptors are numbered per call and direction. Waiting methods end at the deadline
 // of their options.
 //
@@ -146,7 +143,12 @@ class Session : public std::enable_shared_from_this<Session> {
   // --- Sending. The descriptors stay the caller's ---
 
   // INVALID_ARGUMENT if these are more than the peer takes for one call, or at all.
-  absl::Status CheckSend(size_t count) const;
+  absl::Status CheckSend(size_t count) const {
+    if (count <= config_.remote.max_fds_per_call && count <= config_.remote.window) {
+      return absl::OkStatus();
+    }
+    return TooManyToSend(count);
+  }
   // Sends the descriptors under these indices of the call, in as few frames as they fit: 253 with
   // consecutive indices in each. If the status is not OK none is on its way, but for those of a set
   // of several frames that went before the deadline or the error came: the caller ends its call.
@@ -161,6 +163,10 @@ class Session : public std::enable_shared_from_this<Session> {
   // several frames and so might have to midway.
   bool TrySend(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
                absl::Status* status);
+  // Attach() and TrySend() under one lock, for a call of a client that begins. `inbox` is attached
+  // whatever comes of the rest.
+  bool TryBegin(DescriptorInbox* inbox, const Indices& indices, absl::Span<const int> fds,
+                absl::Status* status);
   // The same without a thread. `fds` must stay open until `done` was called, on the poller's thread
   // or on this one.
   void SendAsync(const CallKey& call, const Indices& indices, std::vector<int> fds,
@@ -211,7 +217,10 @@ class Session : public std::enable_shared_from_this<Session> {
 
   // session_receive.cc. Pump is one look of the leader; Drain looks until the socket is empty or
   // the session dead, and returns false if another thread leads.
-  bool TryReceive(Waiter* waiter, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool TryReceive(Request* request, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<UniqueFd> AwaitReceive(Request request, const WaitOptions& options,
+                                        DeferredCloses* closes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   PumpResult Pump(size_t max_frames, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Drain(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadBatch(Batch* batch) const;
@@ -239,8 +248,9 @@ class Session : public std::enable_shared_from_this<Session> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnLate(const std::shared_ptr<Waiter>& late, DeferredCloses* closes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool ProgressReceive(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool ProgressScoped(Waiter* waiter, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool ProgressReceive(Request* request, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool ProgressScoped(Request* request, bool drained) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GiveOut(Request* request, DescriptorInbox::Slot* slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool ProgressSend(Waiter* waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ProgressCall(DescriptorInbox* inbox) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ProgressSenders() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -254,7 +264,10 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status DeadlineError(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PassLead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // session_send.cc
+  // session_send.cc. SendOneFrame enters with the lock and leaves without it.
+  bool SendOneFrame(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
+                    absl::Status* status) ABSL_UNLOCK_FUNCTION(mutex_);
+  absl::Status TooManyToSend(size_t count) const;
   void CancelSendsLocked(DescriptorInbox* inbox) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status SendsOver(const CallKey& call) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Reserve(size_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -277,8 +290,22 @@ class Session : public std::enable_shared_from_this<Session> {
   void RunOutcome(Landings::Outcome outcome);
 
   // session.cc. RunDeferred does, without the lock, what must not be done under it. It is the last
-  // thing in every method that delivers or finishes anything.
-  void RunDeferred(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // thing in every method that delivers or finishes anything. Usually there is nothing, and letting
+  // go of the lock for that would cost as much as taking it.
+  void RunDeferred(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!closes->empty() || AnyDeferred()) DoDeferred(closes);
+  }
+  // The same where nothing is to be closed.
+  void RunDeferred() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!AnyDeferred()) return;
+    DeferredCloses none;
+    DoDeferred(&none);
+  }
+  bool AnyDeferred() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !finished_async_.empty() || !landings_.quiet() || !dead_.ok() || !violation_.ok() ||
+           owed_.due() || owed_.needs_sweep();
+  }
+  void DoDeferred(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnClosed(size_t charged, size_t uncharged, size_t scoped);
   void KillLocked(CloseCode code, const absl::Status& status, DeferredCloses* closes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

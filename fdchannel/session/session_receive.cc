@@ -33,15 +33,15 @@ struct Session::Batch {
 
 // --- Requests ---
 
-// Looks for what `waiter` wants without listing it: in its inbox, and in the socket if there is no
+// Looks for what `request` wants without a waiter: in its inbox, and in the socket if there is no
 // leader. True if it is settled.
-bool Session::TryReceive(Waiter* waiter, DeferredCloses* closes) {
-  bool done = ProgressReceive(waiter, /*drained=*/false);
+bool Session::TryReceive(Request* request, DeferredCloses* closes) {
+  bool done = ProgressReceive(request, /*drained=*/false);
   if (done || !leader_.Lead()) return done;
   // The usual case: nobody else is here, and the frame is in the socket.
   PumpResult result = PumpResult::kProgress;
   // Asynchronous receives come here too, so not for long if the peer never stops sending.
-  const DescriptorInbox* const inbox = waiter->inbox;
+  const DescriptorInbox* const inbox = request->inbox;
   for (int looks = 0;
        !done && result == PumpResult::kProgress && looks < SocketLeader::kLooksPerTurn; ++looks) {
     const bool over = inbox != nullptr && inbox->over();
@@ -49,7 +49,7 @@ bool Session::TryReceive(Waiter* waiter, DeferredCloses* closes) {
     // The end of the call may have come after this look, and what was sent last with it.
     const bool drained =
         result == PumpResult::kEmpty && (inbox == nullptr || inbox->over() == over);
-    done = ProgressReceive(waiter, drained);
+    done = ProgressReceive(request, drained);
   }
   PassLead();
   return done;
@@ -58,23 +58,28 @@ bool Session::TryReceive(Waiter* waiter, DeferredCloses* closes) {
 absl::StatusOr<UniqueFd> Session::Receive(DescriptorInbox* inbox, const InodeUrl& url, Op op,
                                           const WaitOptions& options) {
   MutexLock lock(&mutex_);
-  if (op == Op::kTake && inbox != nullptr && url.index().has_value() && inbox->failure().ok()) {
+  if (op == Op::kTake && inbox != nullptr) {
     // All but the first of a call's descriptors are here already: one frame brought them.
-    DescriptorInbox::Slot* const slot = inbox->Find(*url.index());
-    if (slot != nullptr && !slot->gone() && slot->dev_ino == url.dev_ino()) {
+    if (DescriptorInbox::Slot* const slot = inbox->Ready(url); slot != nullptr) {
       UniqueFd fd = Take(inbox, slot);
-      DeferredCloses none;
-      RunDeferred(&none);  // Credit may be due.
+      RunDeferred();  // Credit may be due.
       return fd;
     }
   }
-  Waiter waiter(Waiter::Kind::kReceive);
-  waiter.inbox = inbox;
-  waiter.url = url;
-  waiter.op = op;
   DeferredCloses closes;  // Empty after RunDeferred: nothing is closed under the lock.
-  if (!TryReceive(&waiter, &closes)) RunWaiter(&waiter, options, &closes);
-  RunDeferred(&closes);
+  Request request(inbox, url, op);
+  if (TryReceive(&request, &closes)) {
+    RunDeferred(&closes);
+    return request.TakeFd();
+  }
+  return AwaitReceive(std::move(request), options, &closes);
+}
+
+absl::StatusOr<UniqueFd> Session::AwaitReceive(Request request, const WaitOptions& options,
+                                               DeferredCloses* closes) {
+  Waiter waiter(std::move(request));
+  RunWaiter(&waiter, options, closes);
+  RunDeferred(closes);
   return waiter.TakeFd();
 }
 
@@ -115,26 +120,20 @@ absl::StatusOr<UniqueFd> Session::ReceiveScoped(const InodeUrl& url) {
 
 void Session::ReceiveAsync(DescriptorInbox* inbox, const InodeUrl& url, Op op, absl::Time deadline,
                            FdCallback done) {
-  Waiter first(Waiter::Kind::kReceive);
-  first.inbox = inbox;
-  first.url = url;
-  first.op = op;
+  Request request(inbox, url, op);
   // Not destroyed under the lock, if it outlives the call of its callback: what that captured is
   // the program's.
   std::shared_ptr<Waiter> waiter;
   DeferredCloses closes;
   MutexLock lock(&mutex_);
   // By way of the poller it would take two threads.
-  if (TryReceive(&first, &closes)) {
+  if (TryReceive(&request, &closes)) {
     RunDeferred(&closes);
     lock.Unlock();  // The callback may ask for more, or send.
-    done(first.TakeFd());
+    done(request.TakeFd());
     return;
   }
-  waiter = std::make_shared<Waiter>(Waiter::Kind::kReceive);
-  waiter->inbox = inbox;
-  waiter->url = url;
-  waiter->op = op;
+  waiter = std::make_shared<Waiter>(std::move(request));
   waiter->fd_callback = std::move(done);
   EnlistAsync(waiter, deadline, &closes);
   RunDeferred(&closes);
@@ -150,7 +149,8 @@ UniqueFd Session::Take(DescriptorInbox* inbox, DescriptorInbox::Slot* slot) {
 bool Session::Drain(DeferredCloses* closes) {
   if (!leader_.Lead()) return false;
   for (int looks = 0; looks < SocketLeader::kLooksPerTurn; ++looks) {
-    const PumpResult result = Pump(kMaxBatch, closes);
+    // There is nothing, as a rule, and the first look is a small one.
+    const PumpResult result = Pump(looks == 0 ? 1 : kMaxBatch, closes);
     if (result == PumpResult::kDead) break;
     if (result == PumpResult::kEmpty && !leader_.look_owed()) break;
     // Enough for now: a peer that never stops sending must not keep this thread. The poller comes
@@ -203,10 +203,13 @@ void Session::ReadBatch(Batch* batch) const {
   batch->io = socket_->Receive(absl::MakeSpan(batch->data), absl::MakeSpan(batch->messages));
   if (!batch->io.ok()) return;
   for (size_t i = 0; i < batch->io.bytes; ++i) {
-    counters_->Add(Counter::kFdsReceived, batch->messages[i].fds.size());
-    for (const UniqueFd& fd : batch->messages[i].fds) {
-      Seen& seen = batch->seen.emplace_back();
-      LookAt(fd, config_.look, &seen.dev_ino, &seen.facts);
+    const FdVector& fds = batch->messages[i].fds;
+    counters_->Add(Counter::kFdsReceived, fds.size());
+    const size_t seen = batch->seen.size() + fds.size();
+    if (seen > batch->seen.capacity()) batch->seen.reserve(seen);
+    for (const UniqueFd& fd : fds) {
+      Seen& one = batch->seen.emplace_back();
+      LookAt(fd, config_.look, &one.dev_ino, &one.facts);
     }
   }
 }
@@ -224,13 +227,13 @@ Session::PumpResult Session::SortBatch(Batch* batch, DeferredCloses* closes) {
     counters_->Add(Counter::kFramesReceived);
     const absl::Span<const Seen> mine = rest.subspan(0, message.fds.size());
     rest.remove_prefix(message.fds.size());
-    const absl::StatusOr<Frame> frame =
+    Frame frame;
+    absl::Status status =
         message.data_truncated
             ? absl::InvalidArgumentError(
                   absl::StrCat("a frame of more than ", kFrameSize, " bytes came"))
-            : DecodeFrame(absl::MakeConstSpan(batch->data[i].data(), message.size));
-    const absl::Status status =
-        frame.ok() ? Deliver(*frame, &message, mine, closes) : frame.status();
+            : DecodeFrame(absl::MakeConstSpan(batch->data[i].data(), message.size), &frame);
+    if (status.ok()) status = Deliver(frame, &message, mine, closes);
     if (status.ok()) continue;
     // The peer does not speak the protocol. Whatever it sent in this batch is closed with the rest
     // of the session.
@@ -305,7 +308,7 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
   }
   DescriptorInbox* changed = nullptr;
   absl::Status status = arrivals_.Deliver(frame, message, seen, &changed, closes);
-  if (changed != nullptr) ProgressCall(changed);
+  if (changed != nullptr && !changed->waiters()->empty()) ProgressCall(changed);
   if (arrivals_.has_early()) ScheduleSweep();
   return status;
 }

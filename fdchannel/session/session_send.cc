@@ -21,6 +21,12 @@ bool IsGone(int error) {
   return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == ECONNREFUSED;
 }
 
+// Whether these go in one frame. The socket may take the first of several and be full then, and
+// only a waiter can stay in the middle of a set, with its room in the window kept for the rest.
+bool FitOneFrame(const Indices& indices, absl::Span<const int> fds) {
+  return fds.size() <= kMaxFdsPerMessage && indices.Run(0, fds.size()) == fds.size();
+}
+
 // Sends what follows the first `*sent` descriptors, in as few frames as they fit; counts them in
 // `*sent`.
 IoResult SendFrames(FrameSocket* socket, const CallKey& call, const Indices& indices,
@@ -28,13 +34,8 @@ IoResult SendFrames(FrameSocket* socket, const CallKey& call, const Indices& ind
   while (*sent < fds.size()) {
     const size_t count = std::min(indices.Run(*sent, fds.size()), kMaxFdsPerMessage);
     const absl::Span<const int> part = fds.subspan(*sent, count);
-    Frame frame;
-    frame.type = FrameType::kData;
-    frame.call = call;
-    frame.first_index = indices.at(*sent);
-    frame.fd_count = static_cast<uint16_t>(part.size());
     FrameBuffer buffer;
-    EncodeFrame(frame, &buffer);
+    EncodeData(call, indices.at(*sent), static_cast<uint16_t>(count), &buffer);
     const IoResult io = socket->Send(buffer, part);
     if (!io.ok()) return io;
     *sent += part.size();
@@ -71,23 +72,20 @@ absl::Status SendError(const std::string& peer, int error) {
 
 }  // namespace
 
-absl::Status Session::CheckSend(size_t count) const {
+// Of CheckSend, for a count that is.
+absl::Status Session::TooManyToSend(size_t count) const {
+  counters_->Add(Counter::kSendsRefusedLimit);
   if (count > config_.remote.max_fds_per_call) {
-    counters_->Add(Counter::kSendsRefusedLimit);
     return absl::InvalidArgumentError(
         absl::StrFormat("%d descriptors are more than may be sent to %s for one call "
                         "(max_fds_per_call = %d, the lower of both ends'); raise it at both ends, "
                         "or use several calls",
                         count, config_.peer, config_.remote.max_fds_per_call));
   }
-  if (count > config_.remote.window) {
-    counters_->Add(Counter::kSendsRefusedLimit);
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d descriptors are more than may be sent to %s in one session "
-                        "(session_window = %d, the lower of both ends'); raise it at both ends",
-                        count, config_.peer, config_.remote.window));
-  }
-  return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%d descriptors are more than may be sent to %s in one session "
+                      "(session_window = %d, the lower of both ends'); raise it at both ends",
+                      count, config_.peer, config_.remote.window));
 }
 
 // Room for `count` more descriptors, in the peer's window and in flight; reserves it if so.
@@ -106,10 +104,9 @@ void Session::Unreserve(size_t count) {
 }
 
 void Session::OnRoom() {
-  DeferredCloses none;
   MutexLock lock(&mutex_);
   ProgressSenders();
-  RunDeferred(&none);
+  RunDeferred();
 }
 
 void Session::PeerGone() {
@@ -154,40 +151,55 @@ bool Session::TrySend(const CallKey& call, const Indices& indices, absl::Span<co
                       absl::Status* status) {
   *status = CheckSend(fds.size());
   if (!status->ok() || fds.empty()) return true;
-  // The socket may take the first frame and be full then. Only a waiter can stay in the middle of
-  // a set, with its room in the window kept for the rest.
-  if (std::min(indices.Run(0, fds.size()), kMaxFdsPerMessage) < fds.size()) return false;
-  MutexLock lock(&mutex_);
+  if (!FitOneFrame(indices, fds)) return false;
+  mutex_.Lock();
+  return SendOneFrame(call, indices, fds, status);
+}
+
+bool Session::TryBegin(DescriptorInbox* inbox, const Indices& indices, absl::Span<const int> fds,
+                       absl::Status* status) {
+  *status = CheckSend(fds.size());
+  const bool send = status->ok() && !fds.empty();
+  const bool fit = FitOneFrame(indices, fds);
+  DeferredCloses none;  // A client keeps nothing for calls that are yet to come.
+  mutex_.Lock();
+  // A server announces nothing beforehand, and the client cannot know that it has sent its last.
+  arrivals_.Attach(inbox, /*announced=*/0, /*open_ended=*/true, /*holes=*/0, &none);
+  if (send && fit) return SendOneFrame(inbox->key(), indices, fds, status);
+  mutex_.Unlock();
+  return !send;
+}
+
+bool Session::SendOneFrame(const CallKey& call, const Indices& indices, absl::Span<const int> fds,
+                           absl::Status* status) {
   if (!dead_.ok() || peer_gone_) {
     *status = dead_.ok() ? SendError(config_.peer, EPIPE) : dead_;
+    mutex_.Unlock();
     return true;
   }
-  if (!window_.nobody_waits() || !Reserve(fds.size())) return false;
-  lock.Unlock();
-  size_t sent = 0;
-  const IoResult io = SendFrames(socket_.get(), call, indices, fds, &sent);
+  const bool room = window_.nobody_waits() && Reserve(fds.size());
+  mutex_.Unlock();
+  if (!room) return false;
+  FrameBuffer frame;
+  EncodeData(call, indices.at(0), static_cast<uint16_t>(fds.size()), &frame);
+  const IoResult io = socket_->Send(frame, fds);
   if (io.ok()) {
-    in_flight_->Sent(sent);  // One frame.
-  } else {
-    in_flight_->Return(fds.size());
-  }
-  lock.Lock();
-  if (io.ok()) {
-    counters_->Add(Counter::kFdsSent, sent);
-    if (window_.short_in_flight()) {
-      // Perhaps by this one, which the peer may have read meanwhile.
-      DeferredCloses none;
-      ProgressSenders();
-      RunDeferred(&none);
-    }
+    counters_->Add(Counter::kFdsSent, fds.size());
+    // Others may have found too much in flight because of this one, which the peer may have read
+    // meanwhile.
+    if (!in_flight_->Sent(fds.size())) return true;
+    MutexLock lock(&mutex_);
+    ProgressSenders();
+    RunDeferred();
     return true;
   }
+  in_flight_->Return(fds.size());
+  MutexLock lock(&mutex_);
   Unreserve(fds.size());
   if (IsGone(io.error)) PeerGone();
   // Others may have found the window full because of this one.
-  DeferredCloses none;
   ProgressSenders();
-  RunDeferred(&none);
+  RunDeferred();
   if (io.would_block()) return false;
   counters_->Add(Counter::kSendsFailed);
   *status = SendError(config_.peer, io.error);
@@ -291,12 +303,11 @@ void Session::SendScopedAsync(uint32_t index, int fd, absl::Time deadline, Statu
 }
 
 void Session::WithdrawScoped(uint32_t index) {
-  DeferredCloses none;
   MutexLock lock(&mutex_);
   if (!dead_.ok()) return;
   withdrawn_.push_back(index);
   SendWithdrawals();
-  RunDeferred(&none);
+  RunDeferred();
 }
 
 // Of a frame without descriptors. Never blocks.

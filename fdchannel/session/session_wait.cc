@@ -32,50 +32,53 @@ absl::Status CallWasCancelled() { return absl::CancelledError("the call was canc
 
 // --- Settling a waiter ---
 
-bool Session::ProgressReceive(Waiter* waiter, bool drained) {
-  if (waiter->url.session_index().has_value()) return ProgressScoped(waiter, drained);
-  DescriptorInbox* const inbox = waiter->inbox;
-  const DescriptorInbox::Finding found = inbox->Seek(waiter->url, drained, dead_.ok());
+bool Session::ProgressReceive(Request* request, bool drained) {
+  if (request->url.session_index().has_value()) return ProgressScoped(request, drained);
+  DescriptorInbox* const inbox = request->inbox;
+  const DescriptorInbox::Finding found = inbox->Seek(request->url, drained, dead_.ok());
   switch (found.answer) {
     case DescriptorInbox::Answer::kWait:
       return false;
     case DescriptorInbox::Answer::kDead:
-      waiter->status = dead_;
+      request->status = dead_;
       return true;
     case DescriptorInbox::Answer::kHere:
-      break;
+      GiveOut(request, found.slot);
+      return true;
     default:
-      waiter->status = inbox->Explain(found, waiter->url, config_.peer);
+      request->status = inbox->Explain(found, request->url, config_.peer);
       return true;
   }
-  if (waiter->op == Op::kTake) {
-    waiter->fd = Take(inbox, found.slot);
-    return true;
-  }
-  // fcntl(F_DUPFD_CLOEXEC) does not block, so it may be done under the lock.
-  auto copy = BorrowedFd(found.slot->fd).Dup();
-  waiter->status = copy.status();
-  if (copy.ok()) waiter->fd = *std::move(copy);
-  return true;
 }
 
-bool Session::ProgressScoped(Waiter* waiter, bool drained) {
+void Session::GiveOut(Request* request, DescriptorInbox::Slot* slot) {
+  if (request->op == Op::kTake) {
+    request->fd = Take(request->inbox, slot);
+    return;
+  }
+  // fcntl(F_DUPFD_CLOEXEC) does not block, so it may be done under the lock.
+  auto copy = BorrowedFd(slot->fd).Dup();
+  request->status = copy.status();
+  if (copy.ok()) request->fd = *std::move(copy);
+}
+
+bool Session::ProgressScoped(Request* request, bool drained) {
   // What befalls a call is not the session's; its end is.
-  if (waiter->inbox != nullptr && waiter->inbox->ended()) {
-    waiter->status = waiter->inbox->failure();
+  if (request->inbox != nullptr && request->inbox->ended()) {
+    request->status = request->inbox->failure();
     return true;
   }
   if (!dead_.ok()) {
-    waiter->status = dead_;
+    request->status = dead_;
     return true;
   }
   // It was sent before what names it, and so was its withdrawal: only an empty socket tells.
   if (!drained) return false;
   const ReceivePolicy* const policy =
-      waiter->inbox != nullptr ? waiter->inbox->policy() : config_.policy.get();
-  auto copy = arrivals_.scoped().Dup(waiter->url, policy, config_.peer);
-  waiter->status = copy.status();
-  if (copy.ok()) waiter->fd = *std::move(copy);
+      request->inbox != nullptr ? request->inbox->policy() : config_.policy.get();
+  auto copy = arrivals_.scoped().Dup(request->url, policy, config_.peer);
+  request->status = copy.status();
+  if (copy.ok()) request->fd = *std::move(copy);
   return true;
 }
 

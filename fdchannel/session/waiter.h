@@ -35,9 +35,28 @@ class DescriptorInbox;
 
 enum class ReceiveOp { kTake, kDup };
 
+// What a receive asks for, and what came of it. Guarded by the session's mutex.
+struct Request {
+  Request() = default;
+  Request(DescriptorInbox* its_inbox, const InodeUrl& its_url, ReceiveOp its_op)
+      : inbox(its_inbox), url(its_url), op(its_op) {}
+
+  absl::StatusOr<UniqueFd> TakeFd() {
+    if (!status.ok()) return std::move(status);
+    return std::move(fd);
+  }
+
+  // Null for a session-scoped descriptor that no call asks for.
+  DescriptorInbox* inbox = nullptr;
+  InodeUrl url;
+  ReceiveOp op = ReceiveOp::kTake;
+  absl::Status status;
+  UniqueFd fd;
+};
+
 // Guarded by the session's mutex. A blocking waiter lives on its thread's stack; an asynchronous
 // one owns itself (`self`) while it is listed.
-struct Waiter {
+struct Waiter : Request {
   enum class Kind { kReceive, kSend, kInspect };
   struct Link {
     Waiter* prev = nullptr;
@@ -45,12 +64,9 @@ struct Waiter {
   };
 
   explicit Waiter(Kind k) : kind(k) {}
+  explicit Waiter(Request request) : Request(std::move(request)), kind(Kind::kReceive) {}
 
   bool blocking() const { return self == nullptr; }
-  absl::StatusOr<UniqueFd> TakeFd() {
-    if (!status.ok()) return std::move(status);
-    return std::move(fd);
-  }
   // The callback of an asynchronous one. Without the lock.
   void Call() {
     if (kind == Kind::kReceive) {
@@ -60,12 +76,8 @@ struct Waiter {
     }
   }
 
+  // The request counts for kReceive, its inbox for kInspect, its status for all.
   const Kind kind;
-  // kReceive and kInspect. Null for a session-scoped descriptor that no call asks for.
-  DescriptorInbox* inbox = nullptr;
-  // kReceive
-  InodeUrl url;
-  ReceiveOp op = ReceiveOp::kTake;
   // kSend
   CallKey call;
   Indices indices = 0;
@@ -88,8 +100,6 @@ struct Waiter {
   // A look that began after it came found the socket empty; whether it waits for that only.
   bool looked = false;
   bool wants_look = false;
-  absl::Status status;
-  UniqueFd fd;
   CondVar wake;
 
   // Asynchronous ones.

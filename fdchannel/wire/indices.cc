@@ -15,11 +15,6 @@ constexpr size_t kMaxHoles = 1024;
 
 }  // namespace
 
-uint32_t IndexAllocator::Take() {
-  ++used_;
-  return next_++;
-}
-
 std::vector<IndexAllocator::Run>::iterator IndexAllocator::FirstAbove(uint32_t index) {
   return std::upper_bound(holes_.begin(), holes_.end(), index,
                           [](uint32_t i, const Run& run) { return i < run.end; });

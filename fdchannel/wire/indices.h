@@ -60,7 +60,10 @@ class IndexAllocator {
   bool exhausted() const { return next_ > kMaxIndex; }
 
   // The one above all that were ever in use. Not to be called when exhausted.
-  uint32_t Take();
+  uint32_t Take() {
+    ++used_;
+    return next_++;
+  }
   // Takes these, strictly ascending and none above kMaxIndex. False, with nothing taken, if one is
   // in use.
   bool Take(absl::Span<const uint32_t> given);

@@ -44,6 +44,23 @@ TEST(InFlightTest, WithoutABudgetOnlyTheWindowCounts) {
   EXPECT_EQ(peer.Send(1), Room::kUnread);
 }
 
+// Who sends learns by it that another one found no room meanwhile, and may find some now.
+TEST(InFlightTest, ASendTellsOfAShortage) {
+  for (const auto& budget : {std::shared_ptr<InFlightBudget>(), Fair(48)}) {
+    const auto socket = std::make_shared<FakeSocket>();
+    InFlight session(socket, kWindow, budget, kAlice, [] {});
+    ASSERT_EQ(session.Reserve(8), Room::kYes);
+    ASSERT_EQ(session.Reserve(8), Room::kYes);
+    EXPECT_FALSE(session.Sent(8));
+    socket->unread = 1;
+    EXPECT_NE(session.Reserve(kWindow - 8), Room::kYes);
+    EXPECT_TRUE(session.Sent(8));
+    socket->unread = 2;
+    EXPECT_EQ(session.Reserve(1), Room::kYes) << "the budget grants more";
+    EXPECT_FALSE(session.Sent(1));
+  }
+}
+
 TEST(InFlightTest, OneSessionCannotHaveAll) {
   // A window that is larger than the whole.
   auto budget = Fair(100);
