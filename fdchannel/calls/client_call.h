@@ -180,8 +180,8 @@ class ClientCall : public Call, public InboxOwner, public std::enable_shared_fro
   absl::StatusOr<std::shared_ptr<SessionTransport>> BeginAttempt(
       const std::shared_ptr<Session>& session, uint64_t call_id, FormerAttempt* former)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The transport of `session` for this attempt, in place of the one before, which `former` ends. It
-  // is to be attached.
+  // The transport of `session` for this attempt, in place of the one before, which `former` ends.
+  // It is to be attached.
   std::shared_ptr<SessionTransport> GoBy(const std::shared_ptr<Session>& session,
                                          FormerAttempt* former)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
