@@ -64,6 +64,9 @@ constexpr Entry kRows[] = {
     {"24", "another's token, another uid, dead pid, failed lookup", Row24},
     {"25", "bind: umask, stale file, live server, links, swaps, length", Row25},
     {"26", "soak: 64 clients, 16 threads, mixed faults", Row26},
+    {"27", "a close that blocks, and what queues behind it", Row27},
+    {"28", "more than fits, so that the kernel closes", Row28},
+    {"29", "bursts of full messages that nobody asks for", Row29},
 };
 
 // Gives up root for good. Before any thread exists.

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The scorecard: 26 rows of hostile peers, faults and exhaustion, each with its exact outcome and
+// The scorecard: 29 rows of hostile peers, faults and exhaustion, each with its exact outcome and
 // its number of repetitions (docs/reliability.md). Every row is a function; the program `torture`
 // runs one and prints one line about it, and tests/torture.sh draws the table.
 //
@@ -114,6 +114,10 @@ class Peer {
 
 // What `torture peer NAME ARGUMENTS...` does. The result is the exit status.
 int RunPeer(const std::string& name, const std::vector<std::string>& arguments);
+// Two of them (limbo.cc).
+int WatchedServer(const std::string& address, const std::string& limit, const std::string& wire);
+int Attack(const std::string& uid, const std::string& kind, const std::string& path,
+           const std::string& sessions);
 
 // Executes a program that lists its descriptors, and fails the row if there is one that it should
 // not have inherited.
@@ -191,6 +195,9 @@ void Row23(Row* row);
 void Row24(Row* row);
 void Row25(Row* row);
 void Row26(Row* row);
+void Row27(Row* row);
+void Row28(Row* row);
+void Row29(Row* row);
 
 }  // namespace torture
 }  // namespace grpcfd
