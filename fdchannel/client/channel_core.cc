@@ -3,6 +3,7 @@
 #include "fdchannel/client/channel_core.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <iterator>
@@ -26,6 +27,16 @@ constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
 // How long gRPC may take to begin a connection that it was asked for. Then a session is opened for
 // none: the server asks for what lands elsewhere.
 constexpr absl::Duration kConnectionPatience = absl::Seconds(1);
+
+// Two messages at least: what the last attempt left does not keep the next one waiting.
+std::shared_ptr<ReadRoom> MakeRoom() {
+  rlimit nofile{};
+  if (::getrlimit(RLIMIT_NOFILE, &nofile) != 0) nofile.rlim_cur = RLIM_INFINITY;
+  const uint64_t limit =
+      std::min<uint64_t>(std::max<uint64_t>(nofile.rlim_cur / 8, 2 * kMaxFdsPerMessage),
+                         kMaxBatch * kMaxFdsPerMessage);
+  return std::make_shared<ReadRoom>(limit, nofile.rlim_cur);
+}
 
 absl::Status CheckLimits(const SessionLimits& limits) {
   if (limits.max_fds_per_call != 0 && limits.session_window >= limits.max_fds_per_call) {
@@ -154,6 +165,7 @@ absl::Status ChannelCore::EnsureThreads() {
   if (!poller.ok()) return poller.status();
   poller_ = *std::move(poller);
   reaper_ = std::make_shared<Reaper>();
+  room_ = MakeRoom();
   return absl::OkStatus();
 }
 
@@ -286,13 +298,24 @@ void ChannelCore::OnConnection(uint64_t order) {
 }
 
 void ChannelCore::Open(uint64_t order, const GrpcConnection& connection) {
-  SessionOpener::Config config{PollerOf(),        nullptr,    *address_,
-                               OwnHello(),        connection, options_.connect_timeout,
-                               &connect_attempts_};
+  SessionOpener::Config config{PollerOf(),         nullptr,    *address_,
+                               OwnHello(),         connection, options_.connect_timeout,
+                               &connect_attempts_, nullptr};
   {
     MutexLock lock(&mutex_);
     config.reaper = reaper_;
+    config.room = room_;
   }
+  // A server that answers each hello with descriptors whose closes block gets no other.
+  const size_t messages = config.room->Reserve(1);
+  if (messages == 0) {
+    return Failed(absl::ResourceExhaustedError(absl::StrCat(
+                      config.room->closing(), " descriptors that ", name_,
+                      " sent and nobody took are not closed yet, or this process is at its "
+                      "RLIMIT_NOFILE: it does not connect before there is room again")),
+                  /*may_pass=*/true);
+  }
+  config.room->Return(messages, 0);
   config.hello.connection = connection.id;
   auto opener = std::make_shared<SessionOpener>(
       std::move(config),
@@ -433,6 +456,7 @@ void ChannelCore::Established(uint64_t order, const HelloReply& reply, UniqueFd 
     config.peer = name_;
     config.poller = poller_;
     config.reaper = reaper_;
+    config.room = room_;
   }
   auto handle =
       std::make_shared<SessionHandle>(reply.session_id, std::move(server), registry_->indices());

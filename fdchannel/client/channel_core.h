@@ -216,6 +216,8 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   mutable Mutex mutex_;
   std::shared_ptr<Poller> poller_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Reaper> reaper_ ABSL_GUARDED_BY(mutex_);
+  // For what the server sends, in all sessions and before.
+  std::shared_ptr<ReadRoom> room_ ABSL_GUARDED_BY(mutex_);
   // What calls start on, and the order of its connection.
   mutable std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
   mutable uint64_t session_order_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -30,7 +30,10 @@ Handshake::~Handshake() {
   Unwatch();
   // What a server should not have sent, read or not: closing it may block.
   if (socket_.valid()) fds_.push_back(std::move(socket_));
-  if (!fds_.empty()) reaper_->Close(std::move(fds_), /*after=*/nullptr);
+  if (const size_t count = fds_.size(); count != 0) {
+    room_->Keep(count);
+    reaper_->Close(std::move(fds_), [room = room_, count] { room->Closed(count); });
+  }
 }
 
 void Handshake::Unwatch() {

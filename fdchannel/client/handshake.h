@@ -24,6 +24,7 @@
 #include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
+#include "fdchannel/session/read_room.h"
 #include "fdchannel/wire/hello.h"
 #include "grpcfd/borrowed_fd.h"
 #include "grpcfd/unique_fd.h"
@@ -45,8 +46,13 @@ class Handshake : public std::enable_shared_from_this<Handshake> {
   using Done = std::function<void(Outcome)>;
 
   // `name` is the server's, for messages.
-  Handshake(std::shared_ptr<Poller> poller, std::shared_ptr<Reaper> reaper, std::string name)
-      : poller_(std::move(poller)), reaper_(std::move(reaper)), name_(std::move(name)) {}
+  // `room`: for what the server sends and nobody takes.
+  Handshake(std::shared_ptr<Poller> poller, std::shared_ptr<Reaper> reaper,
+            std::shared_ptr<ReadRoom> room, std::string name)
+      : poller_(std::move(poller)),
+        reaper_(std::move(reaper)),
+        room_(std::move(room)),
+        name_(std::move(name)) {}
   // Ends it. `done` is not called any more.
   ~Handshake();
   Handshake(const Handshake&) = delete;
@@ -72,6 +78,7 @@ class Handshake : public std::enable_shared_from_this<Handshake> {
 
   const std::shared_ptr<Poller> poller_;
   const std::shared_ptr<Reaper> reaper_;
+  const std::shared_ptr<ReadRoom> room_;
   const std::string name_;
   Done done_;
   UniqueFd socket_;

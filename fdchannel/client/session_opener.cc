@@ -42,8 +42,8 @@ SessionOpener::~SessionOpener() {
 
 void SessionOpener::Try() {
   config_.tries->fetch_add(1, std::memory_order_relaxed);
-  handshake_ =
-      std::make_shared<Handshake>(config_.poller, config_.reaper, config_.address.ToString());
+  handshake_ = std::make_shared<Handshake>(config_.poller, config_.reaper, config_.room,
+                                           config_.address.ToString());
   by_path_ = config_.connection.handle == nullptr || !by_path_;
   sockaddr_un address;
   const socklen_t length = by_path_ ? config_.address.ToSockaddr(&address)

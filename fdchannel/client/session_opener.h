@@ -26,6 +26,7 @@
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
 #include "fdchannel/os/socket_address.h"
+#include "fdchannel/session/read_room.h"
 #include "fdchannel/wire/hello.h"
 #include "grpcfd/unique_fd.h"
 
@@ -54,6 +55,7 @@ class SessionOpener : public std::enable_shared_from_this<SessionOpener> {
     GrpcConnection connection;     // For which the session is; hello.connection is its id.
     absl::Duration timeout;        // For all tries.
     std::atomic<uint64_t>* tries;  // Counted there.
+    std::shared_ptr<ReadRoom> room;
   };
   // `handshake` is the one that succeeded.
   using Done = std::function<void(Handshake::Outcome outcome, const Handshake& handshake)>;

@@ -87,7 +87,7 @@ void Clear(ReceivedMessage* message) {
   message->fds.clear();
 }
 
-void PrepareReceive(char* data, size_t size, iovec* vector, ControlBuffer* control,
+void PrepareReceive(char* data, size_t size, size_t max_fds, iovec* vector, ControlBuffer* control,
                     msghdr* header) {
   vector->iov_base = data;
   vector->iov_len = size;
@@ -97,6 +97,10 @@ void PrepareReceive(char* data, size_t size, iovec* vector, ControlBuffer* contr
   header->msg_iovlen = 1;
   header->msg_control = control->bytes;
   header->msg_controllen = sizeof(control->bytes);
+  if (max_fds < kMaxFdsPerMessage) {
+    // CMSG_SPACE would let one more through.
+    header->msg_controllen = max_fds != 0 ? CMSG_LEN(max_fds * sizeof(int)) : 0;
+  }
   header->msg_flags = 0;
 }
 
@@ -157,7 +161,8 @@ void TakeOutOfBandInline(BorrowedFd socket) {
   (void)::setsockopt(socket.get(), SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
 }
 
-IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMessage* message) {
+IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMessage* message,
+                        size_t max_fds) {
   Clear(message);
   IoResult result;
   iovec vector;
@@ -166,7 +171,7 @@ IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMess
   ssize_t received;
   do {
     // Again on each attempt: the kernel may have written the lengths before it was interrupted.
-    PrepareReceive(data, size, &vector, &control, &header);
+    PrepareReceive(data, size, max_fds, &vector, &control, &header);
     received = ::recvmsg(socket.get(), &header, kReceiveFlags);
   } while (received < 0 && errno == EINTR);
   if (received < 0) {
@@ -180,11 +185,11 @@ IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMess
 }
 
 IoResult ReceiveMessages(BorrowedFd socket, char* data, size_t slot_size,
-                         absl::Span<ReceivedMessage> messages) {
+                         absl::Span<ReceivedMessage> messages, size_t max_fds) {
   IoResult result;
   if (messages.size() == 1) {
     // recvmmsg(2) with one slot does the same work and copies one more structure.
-    result = ReceiveMessage(socket, data, slot_size, &messages[0]);
+    result = ReceiveMessage(socket, data, slot_size, &messages[0], max_fds);
     if (result.ok()) result.bytes = 1;
     return result;
   }
@@ -200,7 +205,7 @@ IoResult ReceiveMessages(BorrowedFd socket, char* data, size_t slot_size,
   int received;
   do {
     for (size_t i = 0; i < slots; ++i) {
-      PrepareReceive(data + i * slot_size, slot_size, &vectors[i], &controls[i],
+      PrepareReceive(data + i * slot_size, slot_size, max_fds, &vectors[i], &controls[i],
                      &headers[i].msg_hdr);
       headers[i].msg_len = 0;
     }
@@ -216,14 +221,12 @@ IoResult ReceiveMessages(BorrowedFd socket, char* data, size_t slot_size,
     AdoptAll(headers[i].msg_hdr, &messages[i]);
     messages[i].size = headers[i].msg_len;
   }
-  // At the end of the stream the kernel fills every slot that is left with an empty message. All
-  // slots are owned by now, so whatever the cut drops is closed with its slot.
+  // At the end of the stream the kernel fills every slot that is left with an empty message.
   for (size_t i = 0; i < count; ++i) {
     ++result.bytes;
     const ReceivedMessage& message = messages[i];
     if (message.size == 0 && message.fds.empty() && !message.control_truncated) break;
   }
-  for (size_t i = result.bytes; i < count; ++i) Clear(&messages[i]);
   return result;
 }
 

@@ -71,14 +71,20 @@ struct ReceivedMessage {
 
 // Receives at most `size` bytes into `data` with one recvmsg(2). Whatever `*message` held is
 // dropped. Ancillary data of other kinds is ignored (a pidfd that nobody asked for is closed).
-IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMessage* message);
+//
+// The kernel drops the descriptors of a message above `max_fds`, at most kMaxFdsPerMessage, within
+// the call: if they were the last ones of their files, it closes those, which may block. So only a
+// thread that serves nobody else may ask for fewer than that.
+IoResult ReceiveMessage(BorrowedFd socket, char* data, size_t size, ReceivedMessage* message,
+                        size_t max_fds = kMaxFdsPerMessage);
 
 // Receives up to `messages.size()` messages of at most `slot_size` bytes, the i-th into `data + i *
 // slot_size`, with one recvmmsg(2). `result.bytes` counts the messages. At most kMaxBatch per call.
-// The end of a SOCK_SEQPACKET is a message of size 0 without descriptors; nothing after it counts.
+// The end of a SOCK_SEQPACKET is a message of size 0 without descriptors; nothing after it counts,
+// but what came with it is in `messages`, for the caller to close. `max_fds` is of each message.
 inline constexpr size_t kMaxBatch = 8;
 IoResult ReceiveMessages(BorrowedFd socket, char* data, size_t slot_size,
-                         absl::Span<ReceivedMessage> messages);
+                         absl::Span<ReceivedMessage> messages, size_t max_fds = kMaxFdsPerMessage);
 
 // Whether nothing is unread in a unix socket that was shut down in both directions. Nothing can
 // come any more, so closing it drops no descriptor of the peer's, and cannot block.

@@ -31,13 +31,9 @@ bool Reaper::Pool::HandOver(uid_t uid, Job* job) {
       if (thread.joinable()) {
         state_->threads.emplace(id, std::move(thread));
         ++state_->starting;
-      } else if (state_->threads.empty()) {
-        // One always stays, so there was none yet, and no other job.
-        *job = std::move(queue.jobs.back());
-        state_->queues.clear();
-        state_->ready.clear();
-        return false;
+        ++state_->alive;
       }
+      // If there is none to be had, it waits: what a peer chose is not closed on this thread.
     }
   }
   // Without the lock: the thread that is woken needs it, and may be the next to run.
@@ -58,6 +54,8 @@ void Reaper::Pool::Stop() {
     MutexLock lock(&state_->mutex);
     state_->stopping = true;
     threads.swap(state_->threads);
+    // There was never a thread for what is here.
+    if (state_->alive == 0) Work(state_.get());
   }
   state_->wake.NotifyAll();
   for (auto& [id, thread] : threads) JoinOrLeave(&thread);
@@ -77,21 +75,19 @@ bool Reaper::AwaitWork(State* state) {
   return true;
 }
 
-void Reaper::Run(const std::shared_ptr<State>& state) {
-  MutexLock lock(&state->mutex);
-  --state->starting;
-  while (AwaitWork(state.get())) {
+void Reaper::Work(State* state) {
+  while (AwaitWork(state)) {
     const uid_t uid = state->ready.front();
     state->ready.pop_front();
     Queue& queue = state->queues[uid];
     queue.served = true;
     Job job = std::move(queue.jobs.front());
     queue.jobs.pop_front();
-    lock.Unlock();
+    state->mutex.Unlock();
     job.fds.clear();
     if (job.after) job.after();
     job.after = nullptr;  // What it holds may be the last reference to the Reaper.
-    lock.Lock();
+    state->mutex.Lock();
     queue.served = false;
     if (queue.jobs.empty()) {
       state->queues.erase(uid);
@@ -99,6 +95,13 @@ void Reaper::Run(const std::shared_ptr<State>& state) {
       state->ready.push_back(uid);
     }
   }
+}
+
+void Reaper::Run(const std::shared_ptr<State>& state) {
+  MutexLock lock(&state->mutex);
+  --state->starting;
+  Work(state.get());
+  --state->alive;
   std::thread self;
   const auto entry = state->threads.find(std::this_thread::get_id());
   if (entry != state->threads.end()) {  // Stop() has not taken it.

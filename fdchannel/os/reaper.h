@@ -53,9 +53,9 @@ class Reaper {
 
   // Closes `fds` soon, after what was handed over in this lane before, then calls `after` (may be
   // empty) on the same thread. The first thread starts with the first call, so a process that never
-  // drops a descriptor never has one. After Stop(), and if there is no thread and none can be
-  // started, the caller's thread does the work. If there is one it will come to it, unless another
-  // can be started with a later job.
+  // drops a descriptor never has one. If no thread can be started, the job waits for one that is
+  // there, or for a later job with which one can be; it is not done on the caller's. After Stop()
+  // the caller's thread does the work.
   void Close(FdVector fds, std::function<void()> after);
 
   // Closes all that was handed over in any lane, then ends the threads. Idempotent. A close that
@@ -82,6 +82,7 @@ class Reaper {
     std::map<std::thread::id, std::thread> threads ABSL_GUARDED_BY(mutex);
     size_t idle ABSL_GUARDED_BY(mutex) = 0;
     size_t starting ABSL_GUARDED_BY(mutex) = 0;  // Not in idle yet, but as good.
+    size_t alive ABSL_GUARDED_BY(mutex) = 0;
     bool stopping ABSL_GUARDED_BY(mutex) = false;
   };
   class Pool {
@@ -90,7 +91,7 @@ class Reaper {
     ~Pool() { Stop(); }
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
-    // Moves the job to a thread; false, with nothing done, if there is none for it.
+    // Moves the job into the user's lane; false, with nothing done, after Stop().
     bool HandOver(uid_t uid, Job* job);
     void Stop();
 
@@ -100,6 +101,8 @@ class Reaper {
 
   Reaper(std::shared_ptr<Pool> pool, uid_t uid) : pool_(std::move(pool)), uid_(uid) {}
   static void Run(const std::shared_ptr<State>& state);
+  // Does what there is, without the lock, until the thread is to leave.
+  static void Work(State* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex);
   // Waits until a user has work. False if the thread is to leave.
   static bool AwaitWork(State* state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mutex);
 

@@ -28,6 +28,9 @@ constexpr int kAcceptBatch = 16;
 // process".
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 
+// What a relayed connection takes: its socket, the pair that joins it to gRPC, and a pidfd.
+constexpr uint32_t kFdsOfRelayed = 4;
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Listener>> Listener::Create(std::shared_ptr<ServerCore> core,
@@ -296,6 +299,13 @@ void Listener::OnBytes(HalfOpen* half_open) {
       if (half_open->received == half_open->bytes.size()) AnswerHello(half_open);
       return;
     case FirstBytes::kOther: {
+      if (!core_->handed_on_.Admit(half_open->credentials.uid, half_open->socket,
+                                   wires_.in_band ? kFdsOfRelayed : 1)) {
+        Count(&core_->listener_counters_.connections_refused);
+        close_fds();
+        Drop(half_open);
+        return;
+      }
       auto detached = Detach(half_open);
       Count(&core_->listener_counters_.handed_on);
       ConnectionTable::Process().Add(detached->socket, IdOfPeer(detached->socket), core_.get());

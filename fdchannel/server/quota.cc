@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/server/quota.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -21,9 +19,15 @@ constexpr uint64_t kFdsOfServer = 8;
 // RLIMIT_NOFILE may be "unlimited" or a billion; the shares taken of it need not be.
 constexpr uint64_t kMostDescriptors = 1 << 20;
 
-}  // namespace
+// All that the limits let a server hold.
+uint64_t Sum(const ServerLimits& limits) {
+  return uint64_t{limits.max_fds_total} + kFdsPerSession * limits.max_sessions +
+         limits.max_half_open + kFdsOfServer;
+}
 
-absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile) {
+// Replaces every 0 by what it stands for.
+void FillIn(uint64_t nofile, ServerLimits* filled) {
+  ServerLimits& limits = *filled;
   const uint64_t room = std::min(nofile, kMostDescriptors);
   if (limits.max_fds_total == 0) {
     limits.max_fds_total = static_cast<uint32_t>(std::max<uint64_t>(1, room / 4));
@@ -34,12 +38,27 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
   if (limits.max_sessions_per_uid == 0) {
     limits.max_sessions_per_uid = limits.max_sessions - limits.max_sessions / 2;
   }
+  if (limits.max_connections_per_uid == 0) {
+    limits.max_connections_per_uid = static_cast<uint32_t>(std::max<uint64_t>(4, room / 5 * 2));
+  }
   if (limits.max_fds_in_flight == 0) {
     // Each session's own socket is in flight once: in the answer to the hello.
     const uint64_t rest = nofile > limits.max_sessions ? nofile - limits.max_sessions : 0;
     limits.max_fds_in_flight =
         static_cast<uint32_t>(std::max<uint64_t>(1, std::min(room - room / 4, rest)));
   }
+}
+
+}  // namespace
+
+uint64_t RoomForReading(const ServerLimits& limits, uint64_t nofile) {
+  const uint64_t sum = Sum(limits);
+  const uint64_t left = nofile > sum ? nofile - sum : 0;
+  return std::min<uint64_t>(left - left / 8, kMaxBatch * kMaxFdsPerMessage);
+}
+
+absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile) {
+  FillIn(nofile, &limits);
   const SessionLimits& session = limits.session;
   if (session.max_fds_per_call == 0 || session.session_window == 0 || limits.max_half_open == 0 ||
       limits.max_fds_per_uid == 0) {
@@ -52,8 +71,7 @@ absl::StatusOr<ServerLimits> ResolveLimits(ServerLimits limits, uint64_t nofile)
                         "could never be sent",
                         session.session_window, session.max_fds_per_call));
   }
-  const uint64_t sum = uint64_t{limits.max_fds_total} + kFdsPerSession * limits.max_sessions +
-                       limits.max_half_open + kFdsOfServer;
+  const uint64_t sum = Sum(limits);
   if (sum > nofile) {
     return absl::FailedPreconditionError(absl::StrFormat(
         "the limits need %d descriptors (max_fds_total %d + %d x max_sessions %d + max_half_open "
@@ -98,6 +116,15 @@ class QuotaLedger::Account final : public DescriptorQuota {
   User* const user_;
 };
 
+QuotaLedger::QuotaLedger(const ServerLimits& limits, uint64_t nofile)
+    : limits_(limits), room_(std::make_shared<ReadRoom>(RoomForReading(limits, nofile), nofile)) {}
+
+std::shared_ptr<ReadRoom> QuotaLedger::RoomOf(uid_t uid) const {
+  MutexLock lock(&mutex_);
+  const auto user = users_.find(uid);
+  return user != users_.end() ? user->second.room : nullptr;
+}
+
 absl::StatusOr<std::shared_ptr<DescriptorQuota>> QuotaLedger::OpenSession(uid_t uid) {
   MutexLock lock(&mutex_);
   if (sessions_ >= limits_.max_sessions) {
@@ -108,6 +135,10 @@ absl::StatusOr<std::shared_ptr<DescriptorQuota>> QuotaLedger::OpenSession(uid_t 
   if (user.sessions >= limits_.max_sessions_per_uid) {
     return absl::ResourceExhaustedError(absl::StrFormat(
         "uid %d has max_sessions_per_uid = %d sessions", uid, limits_.max_sessions_per_uid));
+  }
+  if (user.room == nullptr) {
+    user.room = std::make_shared<ReadRoom>(
+        std::max<uint64_t>(room_->limit() / 4, kMaxFdsPerMessage), room_);
   }
   ++user.sessions;
   ++sessions_;

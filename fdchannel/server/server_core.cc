@@ -83,15 +83,16 @@ absl::StatusOr<std::shared_ptr<ServerCore>> ServerCore::Create(const FdServerOpt
                                                      "\"; the form is /package.Service/Method"));
     }
   }
-  return std::shared_ptr<ServerCore>(new ServerCore(options, *limits));
+  return std::shared_ptr<ServerCore>(new ServerCore(options, *limits, nofile.rlim_cur));
 }
 
-ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limits)
+ServerCore::ServerCore(const FdServerOptions& options, const ServerLimits& limits, uint64_t nofile)
     : limits_(limits),
       options_(GuardedOptions(options)),
-      ledger_(std::make_shared<QuotaLedger>(limits)),
+      ledger_(std::make_shared<QuotaLedger>(limits, nofile)),
       in_flight_(std::make_shared<InFlightBudget>(
-          limits.max_fds_in_flight, InFlightBudget::Shares::kFair, limits.max_sessions)) {
+          limits.max_fds_in_flight, InFlightBudget::Shares::kFair, limits.max_sessions)),
+      handed_on_(limits.max_connections_per_uid) {
   const auto keep = [this](const ReceivePolicy& policy) -> std::shared_ptr<const ReceivePolicy> {
     if (policy.accepts_all()) return nullptr;
     look_ |= LookFor(policy);
@@ -168,7 +169,7 @@ FdServerStats ServerCore::stats() const {
   stats.sessions = ToSessionStats(values);
   FillSessionEnds(values, &stats);
   stats.sessions_now = session_count();
-  stats.fds_held_now = ledger_->held_total();
+  stats.fds_held_now = ledger_->held_total() + ledger_->closing_total();
   stats.fds_in_flight_now = in_flight_->Look();
   stats.in_band = ToInBandStats(*in_band_counters_);
   stats.calls_ignored = ignored_calls_.load(std::memory_order_relaxed);
@@ -376,6 +377,7 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.policy = policy_;
   config.peer = PeerName(credentials);
   config.quota = *std::move(quota);
+  config.room = ledger_->RoomOf(credentials.uid);
   config.counters = session_counters_->Open();
   config.in_flight = in_flight_;
   config.uid = credentials.uid;

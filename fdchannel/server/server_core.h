@@ -26,6 +26,7 @@
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
+#include "fdchannel/server/handed_on.h"
 #include "fdchannel/server/quota.h"
 #include "fdchannel/session/counters.h"
 #include "fdchannel/session/in_flight.h"
@@ -99,7 +100,7 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
  private:
   friend class Listener;
 
-  ServerCore(const FdServerOptions& options, const ServerLimits& limits);
+  ServerCore(const FdServerOptions& options, const ServerLimits& limits, uint64_t nofile);
 
   absl::StatusOr<std::shared_ptr<Poller>> StartPoller();
 
@@ -133,6 +134,7 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   unsigned look_ = kLookNothing;
   const std::shared_ptr<CounterSum> session_counters_ = std::make_shared<CounterSum>();
   ListenerCounters listener_counters_;
+  HandedOn handed_on_;
   const std::shared_ptr<InBandCounters> in_band_counters_ = std::make_shared<InBandCounters>();
   std::atomic<uint64_t> ignored_calls_{0};
 

@@ -233,11 +233,21 @@ absl::Status Arrivals::ValidateEach(const Frame& frame, DescriptorInbox* inbox) 
   return absl::OkStatus();
 }
 
+absl::Status Arrivals::RefusedByQuota(const CallKey& call, const absl::Status& why) const {
+  return absl::Status(why.code(), absl::StrCat("the descriptors of ", CallName(call), " from ",
+                                               config_.peer, " were closed: ", why.message()));
+}
+
 absl::Status Arrivals::Admit(const Frame& frame, const ReceivedMessage& message,
                              DescriptorInbox* inbox, Counter* why, DeferredCloses* closes) {
   const size_t count = frame.fd_count;
   if (!inbox->failure().ok()) return inbox->failure();
   if (message.control_truncated) {
+    absl::Status short_of = WhyTruncated(count);
+    if (!short_of.ok()) {
+      *why = Counter::kFdsRefusedQuota;
+      return RefusedByQuota(frame.call, short_of);
+    }
     return absl::ResourceExhaustedError(absl::StrFormat(
         "%d of %d descriptors of %s from %s could not be received: this process is at its "
         "RLIMIT_NOFILE (raise it, or take them sooner), or a security module refused one",
@@ -258,13 +268,33 @@ absl::Status Arrivals::Admit(const Frame& frame, const ReceivedMessage& message,
         "closed: take them sooner, or raise it at both ends",
         config_.peer, config_.local.window, CallName(frame.call), count));
   }
-  if (config_.quota == nullptr) return absl::OkStatus();
-  absl::Status charged = config_.quota->Charge(count);
+  absl::Status charged = Charge(count);
   if (charged.ok()) return charged;
   *why = Counter::kFdsRefusedQuota;
-  return absl::Status(charged.code(),
-                      absl::StrCat("the descriptors of ", CallName(frame.call), " from ",
-                                   config_.peer, " were closed: ", charged.message()));
+  return RefusedByQuota(frame.call, charged);
+}
+
+absl::Status Arrivals::Charge(size_t n) {
+  if (config_.quota == nullptr) return absl::OkStatus();
+  if (prepaid_ < n) return config_.quota->Charge(n);
+  prepaid_ -= n;
+  return absl::OkStatus();
+}
+
+absl::Status Arrivals::WhyTruncated(size_t n) const {
+  if (!by_prepayment_ || prepaid_ >= n || config_.quota == nullptr) return absl::OkStatus();
+  // The room that it was read with was what the quota gave.
+  absl::Status charged = config_.quota->Charge(n - prepaid_);
+  if (charged.ok()) config_.quota->Release(n - prepaid_);
+  return charged;
+}
+
+void Arrivals::EndPrepaid(DeferredCloses* closes) {
+  by_prepayment_ = false;
+  const size_t refused = std::exchange(closes->roomed, 0);
+  closes->scoped += refused;
+  const size_t left = std::exchange(prepaid_, 0) - refused;
+  if (config_.quota != nullptr && left != 0) config_.quota->Release(left);
 }
 
 void Arrivals::Store(const Frame& frame, ReceivedMessage* message, absl::Span<const Seen> seen,
@@ -318,8 +348,8 @@ absl::Status Arrivals::DeliverScoped(const Frame& frame, ReceivedMessage* messag
         "%d of %d session-scoped descriptors from %s could not be received: this process is at its "
         "RLIMIT_NOFILE (raise it), or a security module refused one",
         count - message->fds.size(), count, config_.peer));
-  } else if (config_.quota != nullptr) {
-    refused = config_.quota->Charge(count);
+  } else {
+    refused = Charge(count);
     if (!refused.ok()) {
       why = Counter::kFdsRefusedQuota;
       refused = absl::Status(refused.code(),

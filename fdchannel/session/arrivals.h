@@ -92,6 +92,15 @@ class Arrivals {
 
   const ScopedTable& scoped() const { return scoped_; }
 
+  // What is delivered until EndPrepaid() was charged to the quota before it was read, `n` in all.
+  // Nothing else came in the same look.
+  void Prepay(size_t n) {
+    prepaid_ = n;
+    by_prepayment_ = true;
+  }
+  // Releases what was not needed; what was refused stays charged until it is closed.
+  void EndPrepaid(DeferredCloses* closes);
+
   // --- Upkeep ---
 
   // `n` of what was charged are closed; `scoped` of the session-scoped ones.
@@ -130,6 +139,10 @@ class Arrivals {
     return held_ - closes.charged + n <= config_.local.window;
   }
   bool DropEarly(size_t n, const DescriptorInbox* keep, DeferredCloses* closes);
+  absl::Status Charge(size_t n);
+  // Why a message was truncated, if it is known not to be the process's limit.
+  absl::Status WhyTruncated(size_t n) const;
+  absl::Status RefusedByQuota(const CallKey& call, const absl::Status& why) const;
   // DeliverData's steps.
   absl::Status Validate(const Frame& frame, DescriptorInbox* inbox) const {
     const bool fine = inbox->AboveAll(frame.first_index) || inbox->may_repeat();
@@ -146,6 +159,8 @@ class Arrivals {
   const SessionConfig& config_;
   Counters& counters_;
   uint32_t held_ = 0;
+  size_t prepaid_ = 0;
+  bool by_prepayment_ = false;
   CallTable calls_;
   // Oldest first; they are in calls_ too. Apart: those whose descriptors were refused, kept to tell
   // their RPC why.

@@ -63,6 +63,7 @@ namespace internal {
   X(half_open_now)                  \
   X(accepted)                       \
   X(handed_on)                      \
+  X(connections_refused)            \
   X(half_open_evicted)              \
   X(half_open_expired)              \
   X(half_open_gone)                 \

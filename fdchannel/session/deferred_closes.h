@@ -22,6 +22,7 @@ struct DeferredCloses {
   size_t charged = 0;    // Of `fds`: held by the session, and charged to its quota.
   size_t uncharged = 0;  // Arrived, or lost on arrival; never charged.
   size_t scoped = 0;     // Session-scoped ones: charged to the quota only.
+  size_t roomed = 0;     // Of `fds`: uncharged ones, which have the room of the look (ReadRoom).
 
   bool empty() const { return fds.empty() && charged + uncharged + scoped == 0; }
   void AddCharged(UniqueFd fd) {
@@ -35,6 +36,7 @@ struct DeferredCloses {
   }
   // `count` descriptors came, and those that were not lost are in `*more`.
   void AddUncharged(FdVector* more, size_t count) {
+    roomed += more->size();
     for (UniqueFd& fd : *more) fds.push_back(std::move(fd));
     more->clear();
     uncharged += count;

@@ -20,6 +20,11 @@ class DescriptorQuota {
   // RESOURCE_EXHAUSTED, naming the limit, if `n` more are too many.
   virtual absl::Status Charge(size_t n) = 0;
   virtual void Release(size_t n) = 0;
+  // Charges as many of `n` as there is room for, as far as halving finds it; returns how many.
+  size_t ChargeUpTo(size_t n) {
+    while (n != 0 && !Charge(n).ok()) n /= 2;
+    return n;
+  }
 };
 
 }  // namespace internal

@@ -71,8 +71,8 @@ IoResult SeqpacketSocket::Send(const FrameBuffer& frame, absl::Span<const int> f
 }
 
 IoResult SeqpacketSocket::Receive(absl::Span<FrameBuffer> data,
-                                  absl::Span<ReceivedMessage> messages) {
-  return ReceiveMessages(socket_, data[0].data(), kFrameSize, messages);
+                                  absl::Span<ReceivedMessage> messages, size_t max_fds) {
+  return ReceiveMessages(socket_, data[0].data(), kFrameSize, messages, max_fds);
 }
 
 uint64_t SeqpacketSocket::UnreadFrames() {

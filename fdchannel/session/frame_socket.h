@@ -38,8 +38,10 @@ class FrameSocket {
   virtual uint64_t UnreadFrames() { return 0; }
 
   // Up to messages.size() messages, at most kMaxBatch; the i-th one's bytes go to data[i]. `bytes`
-  // of the result counts them. Never blocks. A message of size 0 is the end of the session.
-  virtual IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) = 0;
+  // of the result counts them. A message of size 0 is the end of the session. Blocks only if
+  // `max_fds` is less than kMaxFdsPerMessage: what a message brings above it is closed here.
+  virtual IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages,
+                           size_t max_fds) = 0;
 
   // Called under the session's lock, before Wait: from here on Wake() is not lost.
   virtual void PrepareWait() = 0;
@@ -65,7 +67,8 @@ class SeqpacketSocket final : public FrameSocket {
   explicit SeqpacketSocket(UniqueFd socket) : socket_(std::move(socket)) {}
 
   IoResult Send(const FrameBuffer& frame, absl::Span<const int> fds) override;
-  IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) override;
+  IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages,
+                   size_t max_fds) override;
   uint64_t UnreadFrames() override;
   void PrepareWait() override;
   void Wait(bool want_write, absl::Time deadline) override;

@@ -25,10 +25,10 @@ namespace grpcfd {
 namespace internal {
 
 struct Lingering {
+  // What is held until the socket is closed, such as the session's account: so it goes last.
+  std::shared_ptr<void> account;
   std::shared_ptr<FrameSocket> socket;
   std::shared_ptr<InFlight> in_flight;
-  // What else is held as long, such as the session's account.
-  std::shared_ptr<void> account;
   std::shared_ptr<Reaper> reaper;
 };
 

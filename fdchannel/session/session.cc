@@ -34,6 +34,15 @@ const absl::Status& CallWasCancelled() {
   return *status;
 }
 
+// What a session's socket counts for: a session of its user, or, where no user has an account, a
+// descriptor that is to be closed.
+std::shared_ptr<void> HeldUntilClosed(const SessionConfig& config) {
+  if (config.quota != nullptr || config.room == nullptr) return config.quota;
+  config.room->Keep(1);
+  return std::shared_ptr<void>(static_cast<void*>(nullptr),
+                               [room = config.room](void*) { room->Closed(1); });
+}
+
 }  // namespace
 
 std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Config config,
@@ -82,6 +91,8 @@ std::shared_ptr<Session> Session::Create(std::unique_ptr<FrameSocket> socket, Co
 Session::Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead)
     : socket_(std::move(socket)),
       config_(std::move(config)),
+      most_at_once_(std::min<size_t>(kMaxFdsPerMessage, std::max(config_.local.max_fds_per_call,
+                                                                 config_.local.max_session_fds))),
       counters_(config_.counters != nullptr ? config_.counters : std::make_shared<Counters>()),
       on_dead_(std::move(on_dead)),
       leader_(socket_.get()),
@@ -123,7 +134,7 @@ Session::~Session() {
   Lingering rest;
   rest.socket = std::move(socket_);
   rest.in_flight = std::move(in_flight_);
-  rest.account = config_.quota;
+  rest.account = HeldUntilClosed(config_);
   rest.reaper = config_.reaper;
   Linger(config_.poller, std::move(rest));
   for (auto& waiter : waiters) {
@@ -298,7 +309,8 @@ void Session::DoDeferred(DeferredCloses* closes) {
     config_.reaper->Close(
         std::move(closes->fds),
         [self = shared_from_this(), charged = closes->charged, uncharged = closes->uncharged,
-         scoped = closes->scoped] { self->OnClosed(charged, uncharged, scoped); });
+         scoped = closes->scoped,
+         roomed = closes->roomed] { self->OnClosed(charged, uncharged, scoped, roomed); });
     *closes = DeferredCloses();
   }
   for (auto& waiter : finished) {
@@ -330,7 +342,8 @@ void Session::DoDeferred(DeferredCloses* closes) {
   mutex_.Lock();
 }
 
-void Session::OnClosed(size_t charged, size_t uncharged, size_t scoped) {
+void Session::OnClosed(size_t charged, size_t uncharged, size_t scoped, size_t roomed) {
+  if (config_.room != nullptr) config_.room->Closed(roomed);
   MutexLock lock(&mutex_);
   arrivals_.Closed(charged, scoped);
   owed_.Disposed(charged + uncharged);

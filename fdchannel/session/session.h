@@ -211,17 +211,25 @@ class Session : public std::enable_shared_from_this<Session> {
 
  private:
   struct Batch;  // What one look at the socket brought.
-  enum class PumpResult { kProgress, kEmpty, kDead };
+  // kNoRoom: it has not looked. The lead is to be passed to the lane.
+  enum class PumpResult { kProgress, kEmpty, kDead, kNoRoom };
 
   Session(std::unique_ptr<FrameSocket> socket, Config config, std::function<void()> on_dead);
 
   // session_receive.cc. Pump is one look of the leader; Drain looks until the socket is empty or
-  // the session dead, and returns false if another thread leads.
+  // the session dead, and returns false if another thread leads. Without room for what a look may
+  // bring, the lead goes to the user's lane of the reaper.
   bool TryReceive(Request* request, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<UniqueFd> AwaitReceive(Request request, const WaitOptions& options,
                                         DeferredCloses* closes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   PumpResult Pump(size_t max_frames, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  PumpResult PumpOnLane(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  PumpResult SortLook(const SocketLeader::Look& look, Batch* batch, DeferredCloses* closes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PassLeadToLane(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReadOnLane();
+  void CloseOnLane(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Drain(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadBatch(Batch* batch) const;
   PumpResult SortBatch(Batch* batch, DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -306,7 +314,7 @@ class Session : public std::enable_shared_from_this<Session> {
            owed_.due() || owed_.needs_sweep();
   }
   void DoDeferred(DeferredCloses* closes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void OnClosed(size_t charged, size_t uncharged, size_t scoped);
+  void OnClosed(size_t charged, size_t uncharged, size_t scoped, size_t roomed);
   void KillLocked(CloseCode code, const absl::Status& status, DeferredCloses* closes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MarkDead(const absl::Status& status, Counter why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -318,6 +326,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
   std::shared_ptr<FrameSocket> socket_;
   const Config config_;
+  // Descriptors in a frame.
+  const size_t most_at_once_;
   const std::shared_ptr<Counters> counters_;
   // Both written once, before Create() returns, the id under the lock.
   std::shared_ptr<InFlight> in_flight_;

@@ -21,6 +21,7 @@
 #include "fdchannel/session/counters.h"
 #include "fdchannel/session/descriptor_quota.h"
 #include "fdchannel/session/in_flight.h"
+#include "fdchannel/session/read_room.h"
 #include "fdchannel/wire/frame.h"
 #include "fdchannel/wire/hello.h"
 #include "grpcfd/receive_policy.h"
@@ -49,7 +50,9 @@ struct SessionConfig {
   std::shared_ptr<Poller> poller;  // May be null in tests: then nobody watches.
   std::shared_ptr<Reaper> reaper;
   std::shared_ptr<DescriptorQuota> quota;  // May be null.
-  std::shared_ptr<Counters> counters;      // Null: the session makes its own.
+  // Of the peer's user, for what a look brings. Null, in tests: there is always room.
+  std::shared_ptr<ReadRoom> room;
+  std::shared_ptr<Counters> counters;  // Null: the session makes its own.
   // What may be in flight to all peers together; null: the window alone counts. `uid` is whose part
   // of it this session uses.
   std::shared_ptr<InFlightBudget> in_flight;

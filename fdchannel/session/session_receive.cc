@@ -23,10 +23,11 @@ constexpr absl::Duration kForwardPatience = absl::Seconds(10);
 }  // namespace
 
 struct Session::Batch {
-  explicit Batch(size_t max_frames) : messages(max_frames) {}
+  Batch(size_t max_frames, size_t fds_per_frame) : messages(max_frames), max_fds(fds_per_frame) {}
 
   std::array<FrameBuffer, kMaxBatch> data;
   absl::InlinedVector<ReceivedMessage, kMaxBatch> messages;
+  const size_t max_fds;               // Of a message.
   absl::InlinedVector<Seen, 4> seen;  // Of all messages, in their order.
   IoResult io;
 };
@@ -51,7 +52,11 @@ bool Session::TryReceive(Request* request, DeferredCloses* closes) {
         result == PumpResult::kEmpty && (inbox == nullptr || inbox->over() == over);
     done = ProgressReceive(request, drained);
   }
-  PassLead();
+  if (result == PumpResult::kNoRoom) {
+    PassLeadToLane(closes);
+  } else {
+    PassLead();
+  }
   return done;
 }
 
@@ -151,6 +156,10 @@ bool Session::Drain(DeferredCloses* closes) {
   for (int looks = 0; looks < SocketLeader::kLooksPerTurn; ++looks) {
     // There is nothing, as a rule, and the first look is a small one.
     const PumpResult result = Pump(looks == 0 ? 1 : kMaxBatch, closes);
+    if (result == PumpResult::kNoRoom) {
+      PassLeadToLane(closes);
+      return false;
+    }
     if (result == PumpResult::kDead) break;
     if (result == PumpResult::kEmpty && !leader_.look_owed()) break;
     // Enough for now: a peer that never stops sending must not keep this thread. The poller comes
@@ -169,38 +178,108 @@ Session::PumpResult Session::Pump(size_t max_frames, DeferredCloses* closes) {
   }
   const SocketLeader::Look look = leader_.BeginLook();
   mutex_.Unlock();
-  Batch batch(max_frames);
+  ReadRoom* const room = config_.room.get();
+  const size_t frames = room != nullptr ? room->Reserve(max_frames) : max_frames;
+  if (frames == 0) {
+    mutex_.Lock();
+    leader_.FoundSomething(look);  // It has not looked.
+    return PumpResult::kNoRoom;
+  }
+  Batch batch(frames, kMaxFdsPerMessage);
   ReadBatch(&batch);
   mutex_.Lock();
-  if (!dead_.ok()) {  // Killed meanwhile.
-    DropBatch(&batch, 0, closes);
+  const size_t before = closes->roomed;
+  const PumpResult result = SortLook(look, &batch, closes);
+  if (room != nullptr) room->Return(frames, closes->roomed - before);
+  return result;
+}
+
+// The same for one message, where a close may block: with room for no more than the user may hold.
+// What does not fit is closed within the look.
+Session::PumpResult Session::PumpOnLane(DeferredCloses* closes) {
+  if (!dead_.ok()) {
     SettleAll();
     return PumpResult::kDead;
   }
-  if (batch.io.ok()) {
-    leader_.FoundSomething(look);
-    return SortBatch(&batch, closes);
+  const SocketLeader::Look look = leader_.BeginLook();
+  mutex_.Unlock();
+  size_t max_fds = most_at_once_;
+  if (config_.quota != nullptr) max_fds = config_.quota->ChargeUpTo(max_fds);
+  Batch batch(/*max_frames=*/1, max_fds);
+  ReadBatch(&batch);
+  mutex_.Lock();
+  arrivals_.Prepay(max_fds);
+  const PumpResult result = SortLook(look, &batch, closes);
+  arrivals_.EndPrepaid(closes);
+  return result;
+}
+
+Session::PumpResult Session::SortLook(const SocketLeader::Look& look, Batch* batch,
+                                      DeferredCloses* closes) {
+  if (!dead_.ok()) {  // Killed meanwhile.
+    DropBatch(batch, 0, closes);
+    SettleAll();
+    return PumpResult::kDead;
   }
-  if (batch.io.would_block()) {
+  if (batch->io.ok()) {
+    leader_.FoundSomething(look);
+    return SortBatch(batch, closes);
+  }
+  if (batch->io.would_block()) {
     owed_.NothingUnread();
     SettleAsking(look.number);
     return PumpResult::kEmpty;
   }
   // The peer closed with frames of ours unread. Reported once; what it had sent, and then the end,
   // follow.
-  if (batch.io.error == ECONNRESET) {
+  if (batch->io.error == ECONNRESET) {
     leader_.FoundSomething(look);
     return PumpResult::kProgress;
   }
   MarkDead(absl::UnavailableError(absl::StrCat("the session with ", config_.peer,
-                                               " broke: recvmsg: ", strerror(batch.io.error))),
+                                               " broke: recvmsg: ", strerror(batch->io.error))),
            Counter::kBroken);
   return PumpResult::kDead;
 }
 
+// What this thread has collected must not wait for the lane: it may be what the lane waits for.
+void Session::PassLeadToLane(DeferredCloses* closes) {
+  RunDeferred(closes);
+  mutex_.Unlock();
+  // After the closes that leave no room.
+  config_.reaper->Close(FdVector(), [self = shared_from_this()] { self->ReadOnLane(); });
+  mutex_.Lock();
+}
+
+void Session::ReadOnLane() {
+  DeferredCloses closes;
+  MutexLock lock(&mutex_);
+  for (int looks = 0; looks < SocketLeader::kLooksPerTurn; ++looks) {
+    const PumpResult result = PumpOnLane(&closes);
+    CloseOnLane(&closes);
+    if (result != PumpResult::kProgress) break;
+  }
+  leader_.WatchAgain();
+  PassLead();
+  RunDeferred(&closes);
+}
+
+// Not queued: other looks may be in the queue, and each is to find the quota as this one did.
+void Session::CloseOnLane(DeferredCloses* closes) {
+  DeferredCloses mine = std::exchange(*closes, DeferredCloses());
+  RunDeferred(closes);  // Nobody else waits for what follows.
+  if (mine.empty()) return;
+  mutex_.Unlock();
+  mine.fds.clear();
+  mutex_.Lock();
+  arrivals_.Closed(mine.charged, mine.scoped);
+  owed_.Disposed(mine.charged + mine.uncharged);
+}
+
 // Every descriptor is owned when this looks at it.
 void Session::ReadBatch(Batch* batch) const {
-  batch->io = socket_->Receive(absl::MakeSpan(batch->data), absl::MakeSpan(batch->messages));
+  batch->io = socket_->Receive(absl::MakeSpan(batch->data), absl::MakeSpan(batch->messages),
+                               batch->max_fds);
   if (!batch->io.ok()) return;
   for (size_t i = 0; i < batch->io.bytes; ++i) {
     const FdVector& fds = batch->messages[i].fds;
@@ -211,6 +290,7 @@ void Session::ReadBatch(Batch* batch) const {
       Seen& one = batch->seen.emplace_back();
       LookAt(fd, config_.look, &one.dev_ino, &one.facts);
     }
+    if (config_.room != nullptr && !fds.empty()) config_.room->Saw(fds.back().get());
   }
 }
 
@@ -219,6 +299,7 @@ Session::PumpResult Session::SortBatch(Batch* batch, DeferredCloses* closes) {
   for (size_t i = 0; i < batch->io.bytes; ++i) {
     ReceivedMessage& message = batch->messages[i];
     if (message.size == 0 && message.fds.empty() && !message.control_truncated) {
+      DropBatch(batch, i, closes);  // Nothing follows an honest end.
       MarkDead(absl::UnavailableError(absl::StrCat(
                    "the peer (", config_.peer, ") closed the session; a new call gets a new one")),
                Counter::kClosedByPeer);
@@ -298,6 +379,11 @@ absl::Status Session::DeliverData(const Frame& frame, ReceivedMessage* message,
   if (message->fds.size() > count || (message->fds.size() < count && !message->control_truncated)) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "a frame that announces %d descriptors came with %d", count, message->fds.size()));
+  }
+  // A sender knows this end's limits from the hello. Who sends more wants it to be at its own.
+  if (count > most_at_once_) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%d descriptors came at once, this end takes at most %d", count, most_at_once_));
   }
   owed_.Received(count);
   if (frame.call.id == 0) {

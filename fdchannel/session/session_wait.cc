@@ -233,6 +233,10 @@ void Session::RunWaiter(Waiter* waiter, const WaitOptions& options, DeferredClos
 void Session::LeadOnce(Waiter* waiter, const WaitOptions& options, int* looks,
                        DeferredCloses* closes) {
   const PumpResult result = Pump(std::min(kMaxBatch, leader_.waiters()), closes);
+  if (result == PumpResult::kNoRoom) {
+    waiter->promoted = false;
+    return PassLeadToLane(closes);
+  }
   if (waiter->done) return;
   if (result == PumpResult::kDead) return Finish(waiter, dead_);
   // A peer that never stops sending must not hold this thread beyond its deadline.

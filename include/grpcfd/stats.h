@@ -91,14 +91,15 @@ struct FdServerStats {
 
   // --- Counters: connections ---
   uint64_t accepted = 0;
-  uint64_t handed_on = 0;           // To gRPC: they were not hellos.
-  uint64_t half_open_evicted = 0;   // Cut to make room: max_half_open.
-  uint64_t half_open_expired = 0;   // Cut: silent for hello_timeout.
-  uint64_t half_open_gone = 0;      // The client left before it said what it was.
-  uint64_t credentials_failed = 0;  // Cut: the kernel did not say who connected.
-  uint64_t early_fds_closed = 0;    // Descriptors sent where none belong, with or before a hello.
-  uint64_t accept_pauses = 0;       // accept(2) failed (EMFILE, say), and was left alone a while.
-  uint64_t accept_rejected = 0;     // At EMFILE: accepted with the reserve descriptor, and cut.
+  uint64_t handed_on = 0;            // To gRPC: they were not hellos.
+  uint64_t connections_refused = 0;  // Cut instead: max_connections_per_uid.
+  uint64_t half_open_evicted = 0;    // Cut to make room: max_half_open.
+  uint64_t half_open_expired = 0;    // Cut: silent for hello_timeout.
+  uint64_t half_open_gone = 0;       // The client left before it said what it was.
+  uint64_t credentials_failed = 0;   // Cut: the kernel did not say who connected.
+  uint64_t early_fds_closed = 0;     // Descriptors sent where none belong, with or before a hello.
+  uint64_t accept_pauses = 0;        // accept(2) failed (EMFILE, say), and was left alone a while.
+  uint64_t accept_rejected = 0;      // At EMFILE: accepted with the reserve descriptor, and cut.
 
   // --- Counters: sessions ---
   uint64_t sessions_opened = 0;

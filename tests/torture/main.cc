@@ -67,6 +67,8 @@ constexpr Entry kRows[] = {
     {"27", "a close that blocks, and what queues behind it", Row27},
     {"28", "more than fits, so that the kernel closes", Row28},
     {"29", "bursts of full messages that nobody asks for", Row29},
+    {"30", "connections that look like gRPC's, and stop", Row30},
+    {"31", "a hostile server's descriptors, at a client", Row31},
 };
 
 // Gives up root for good. Before any thread exists.

@@ -2,10 +2,10 @@
 # Copyright 2026 The grpcfd Authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# Shows that the scorecard can fail: takes five protections away, one at a time, on a copy of the tree, and runs the row
+# Shows that the scorecard can fail: takes six protections away, one at a time, on a copy of the tree, and runs the row
 # that is there for it. A row that still holds has tested nothing.
 #
-#   tests/torture/mutations.sh            all five; prints a table; not 0 if one survives. Takes a build for each
+#   tests/torture/mutations.sh            all six; prints a table; not 0 if one survives. Takes a build for each
 #   tests/torture/mutations.sh --check    only that each change still applies, once; in seconds
 #
 # Exit status: 0 if every row turned red. One row needs root. JOBS is as for the other scripts.
@@ -38,6 +38,10 @@ mutation 'quota of a uid' 12 fdchannel/server/quota.cc \
 mutation 'token' 24 fdchannel/server/server_core.cc \
   'if \(it != sessions_\.end\(\) && it->second\.session->token\(\) == token\) return it->second;' \
   'if (it != sessions_.end()) return it->second;\n    (void)token;'
+
+mutation 'room for a look' 29 fdchannel/session/read_room.cc \
+  'const uint64_t room = used < limit_ \? \(limit_ - used\) / kMaxFdsPerMessage : 0;' \
+  'const uint64_t room = messages;'
 
 # Applies mutation $1 in the tree $2. Fails unless it matches exactly once.
 apply() {

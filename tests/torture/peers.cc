@@ -145,6 +145,8 @@ int RunPeer(const std::string& name, const std::vector<std::string>& arguments) 
   if (name == "call") return CallForEver(argument(0));
   if (name == "demand") return CallOnDemand(argument(0));
   if (name == "watched") return WatchedServer(argument(0), argument(1), argument(2));
+  if (name == "hostile") return ServeHostilely(argument(0));
+  if (name == "client") return WatchedClient(argument(0), argument(1), argument(2));
   if (name == "attack") return Attack(argument(0), argument(1), argument(2), argument(3));
   if (name == "silent") return Silent(argument(0), argument(1));
   return 2;

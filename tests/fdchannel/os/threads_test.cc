@@ -15,6 +15,7 @@
 #include <memory>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
@@ -78,24 +79,37 @@ TEST(ThreadsTest, APollerThatCannotStartSaysSo) {
   Flush(poller->get());
 }
 
-TEST(ThreadsTest, WithoutAThreadTheCallerCloses) {
+// The caller may be a poller's thread, and the close may block.
+TEST(ThreadsTest, WithoutAThreadNothingIsClosedHere) {
   Reaper reaper;
-  WithoutThreads([&reaper] {
+  std::vector<int> numbers, closed;
+  WithoutThreads([&] {
     for (int i = 0; i < 2; ++i) {
       UniqueFd file = MakeFile("x");
       const int number = file.get();
-      std::thread::id ran_on;
-      reaper.Close(One(std::move(file)), [&] {
+      numbers.push_back(number);
+      reaper.Close(One(std::move(file)), [&closed, number] {
         EXPECT_FALSE(IsOpen(number));
-        ran_on = std::this_thread::get_id();
+        closed.push_back(number);
       });
-      EXPECT_EQ(ran_on, std::this_thread::get_id());
+      EXPECT_TRUE(IsOpen(number));
     }
   });
-  // From here on there is one.
+  // From here on there is one, and what waited comes first.
   std::promise<std::thread::id> ran_on;
   reaper.Close({}, [&ran_on] { ran_on.set_value(std::this_thread::get_id()); });
   EXPECT_NE(ran_on.get_future().get(), std::this_thread::get_id());
+  EXPECT_EQ(closed, numbers);
+}
+
+TEST(ThreadsTest, StopClosesWhatNoThreadDid) {
+  Reaper reaper;
+  UniqueFd file = MakeFile("x");
+  const int number = file.get();
+  WithoutThreads([&] { reaper.Close(One(std::move(file)), nullptr); });
+  EXPECT_TRUE(IsOpen(number));
+  reaper.Stop();
+  EXPECT_FALSE(IsOpen(number));
 }
 
 // The caller may be a poller's thread, which a close that blocks would stop.

@@ -577,6 +577,35 @@ TEST_F(ListenerTest, WhenTooManyAreHalfOpenTheOldestGoes) {
   }
 }
 
+TEST_F(ListenerTest, ConnectionsOfOneUserAreLimited) {
+  ServerLimits limits;
+  limits.max_connections_per_uid = 2;
+  TestServer& server = Serve(limits);
+  std::vector<TestServer::HandedOn> kept;
+  for (int i = 0; i < 2; ++i) {
+    WriteAll(Connect(server.address()), "P");
+    kept.push_back(server.NextHandedOn());
+    ASSERT_TRUE(kept.back().connection.valid());
+  }
+  {
+    const UniqueFd refused = Connect(server.address());
+    WriteAll(refused, "P");
+    EXPECT_TRUE(IsCut(refused));
+  }
+  EXPECT_EQ(server.handed_on(), 0u);
+  EXPECT_EQ(server.core().stats().connections_refused, 1u);
+  EXPECT_EQ(server.core().stats().handed_on, 2u);
+  // Sessions are not concerned.
+  EXPECT_EQ(SayHello(server.address(), HelloWith(MintToken())).status(), HelloStatus::kOk);
+  // One that is closed makes room.
+  kept.pop_back();
+  EXPECT_TRUE(Eventually([&server] {
+    const UniqueFd again = Connect(server.address());
+    WriteAll(again, "P");
+    return server.core().stats().handed_on == 3;
+  }));
+}
+
 // A flood does not crowd out a client whose hello is there when its connection is accepted.
 TEST_F(ListenerTest, FloodDoesNotKeepClientsOut) {
   ServerLimits limits;

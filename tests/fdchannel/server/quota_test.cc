@@ -28,6 +28,7 @@ TEST(ResolveLimitsTest, FillsInTheSharesOfTheProcessLimit) {
   EXPECT_EQ(limits->max_sessions, 128u);
   EXPECT_EQ(limits->max_sessions_per_uid, 64u);
   EXPECT_EQ(limits->max_fds_per_uid, 256u);
+  EXPECT_EQ(limits->max_connections_per_uid, 408u);
   EXPECT_EQ(limits->session.session_window, 64u);
 }
 
@@ -87,6 +88,31 @@ TEST(ResolveLimitsTest, RefusesLimitsThatMakeNoSense) {
     spoil(&limits);
     EXPECT_TRUE(absl::IsInvalidArgument(ResolveLimits(limits, 1024).status()));
   }
+}
+
+TEST(RoomForReadingTest, IsWhatTheLimitsLeave) {
+  const auto room = [](uint64_t nofile) {
+    return RoomForReading(*ResolveLimits(ServerLimits(), nofile), nofile);
+  };
+  // 1024 - 256 - 3 x 128 - 64 - 8, less an eighth: one full message.
+  EXPECT_EQ(room(1024), 273u);
+  EXPECT_EQ(room(20'000), 8 * 253u);
+  EXPECT_LT(room(512), 253u) << "the lanes read";
+}
+
+TEST(RoomForReadingTest, IsSharedByTheUsers) {
+  const auto ledger = std::make_shared<QuotaLedger>(*ResolveLimits(ServerLimits(), 20'000), 20'000);
+  EXPECT_EQ(ledger->RoomOf(kAlice), nullptr);
+  auto first = *ledger->OpenSession(kAlice);
+  const auto second = *ledger->OpenSession(kAlice), third = *ledger->OpenSession(kBob);
+  const auto alice = ledger->RoomOf(kAlice), bob = ledger->RoomOf(kBob);
+  EXPECT_NE(alice, bob);
+  first.reset();
+  EXPECT_EQ(ledger->RoomOf(kAlice), alice);
+  EXPECT_EQ(alice->Reserve(8), 2u) << "a quarter of the whole";
+  EXPECT_EQ(bob->Reserve(8), 2u);
+  alice->Return(2, 0);
+  bob->Return(2, 0);
 }
 
 class QuotaLedgerTest : public ::testing::Test {

@@ -214,9 +214,10 @@ class FakeFrameSocket final : public FrameSocket {
     return result;
   }
 
-  IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) override {
+  IoResult Receive(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages,
+                   size_t max_fds) override {
     const Alone alone(&reading_);
-    const IoResult result = Look(data, messages);
+    const IoResult result = Look(data, messages, max_fds);
     std::function<void()> then;
     {
       MutexLock lock(&wire_->mutex_);
@@ -261,7 +262,8 @@ class FakeFrameSocket final : public FrameSocket {
   BorrowedFd fd() const override { return BorrowedFd(wire_->ready_.a); }
 
  private:
-  IoResult Look(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages) {
+  IoResult Look(absl::Span<FrameBuffer> data, absl::Span<ReceivedMessage> messages,
+                size_t max_fds) {
     IoResult result;
     MutexLock lock(&wire_->mutex_);
     ++wire_->looks_;
@@ -269,7 +271,13 @@ class FakeFrameSocket final : public FrameSocket {
       FakeWire::Message& message = wire_->queue_.front();
       data[result.bytes] = message.data;
       messages[result.bytes].size = message.data.size();
-      for (UniqueFd& fd : message.fds) messages[result.bytes].fds.push_back(std::move(fd));
+      for (UniqueFd& fd : message.fds) {
+        if (messages[result.bytes].fds.size() < max_fds) {
+          messages[result.bytes].fds.push_back(std::move(fd));
+        } else {
+          messages[result.bytes].control_truncated = true;
+        }
+      }
       wire_->queue_.pop_front();
       ++result.bytes;
     }

@@ -29,7 +29,7 @@ inline constexpr uint32_t kWindow = 64;
 class FakeSocket final : public FrameSocket {
  public:
   IoResult Send(const FrameBuffer&, absl::Span<const int>) override { return IoResult(); }
-  IoResult Receive(absl::Span<FrameBuffer>, absl::Span<ReceivedMessage>) override {
+  IoResult Receive(absl::Span<FrameBuffer>, absl::Span<ReceivedMessage>, size_t) override {
     return IoResult();
   }
   uint64_t UnreadFrames() override { return unread; }

@@ -109,6 +109,8 @@ TEST_F(SessionTest, CutsAPeerThatBreaksTheRules) {
        }},
       {"one less than announced", [&] { SendRaw(Data(1, 0, 2), {fd}); }},
       {"253 for one", [&] { SendRaw(Data(1, 0, 1), many); }},
+      {"more at once than the limits allow",
+       [&] { SendRaw(Data(1, 0, 17), std::vector<int>(17, fd)); }},
       {"none", [&] { SendRaw(Data(1, 0, 1)); }},
       {"index again",
        [&] {
