@@ -95,7 +95,12 @@ def encode_hello(
 
 
 def decode_reply(data: bytes) -> Reply:
-    """NoReply if it is none at all, Malformed if it breaks a rule."""
+    """NoReply if it is none at all, Malformed if it breaks a rule, or breaks off."""
+    if len(data) < REPLY_SIZE and REPLY_MAGIC.startswith(data[:8]):
+        raise Malformed(
+            f"it closed the connection after {len(data)} bytes of its reply: it is shutting down, "
+            "or no grpcfd server"
+        )
     if len(data) < REPLY_SIZE or data[:8] != REPLY_MAGIC:
         raise NoReply(f"{len(data)} bytes came, expected a reply of {REPLY_SIZE}")
     _, size, version, status, flags, session_id, most, window, scoped, rest = (

@@ -458,7 +458,7 @@ def landed(client):
 
 @case("S25", "RESEND and RESENT")
 def resent(client):
-    """A RESENT that nobody asked for is ignored; LANDED, RESEND, and all three before version 2, are
+    """A RESENT that nobody asked for is ignored; LANDED, RESEND, and all three in version 1, are
     protocol errors"""
     client.listen()
     answer = peer.frame(peer.RESENT, call=3, code=1)

@@ -52,8 +52,8 @@ def works(channel, stub, request_of, cancelled=None):
 
 class PlainCalls:
     """Calls without descriptors on stock channels, one after the other in each of some threads, and
-    how they fail. gRPC's server cancels what has reached it, and no handler yet, when it shuts down:
-    a call with descriptors may fail as a plain one does, and in no other way."""
+    how they fail. gRPC's server cancels what has reached it, and no handler yet, when it shuts
+    down: a call with descriptors may fail as a plain one does, and in no other way."""
 
     # gRPC's own connections, so that none of them is grpcfd's.
     OPTIONS = [("grpc.use_local_subchannel_pool", 1)]

@@ -514,12 +514,18 @@ def test_a_reply_with_a_file_or_another_socket(path, file):
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9, b"\x8f" * 64],
-    ids=["nothing", "text", "magic"],
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9, b"\x8f" * 64],
+    ids=["text", "magic"],
 )
 def test_a_server_without_an_fdchannel(path, answer):
-    said = [(answer, [])] if answer else []
-    assert hello(path, [said]) == grpc.StatusCode.FAILED_PRECONDITION
+    assert hello(path, [[(answer, [])]]) == grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize("size", [0, 1, 8, 63])
+def test_a_server_that_ends_during_the_hello(path, size):
+    """As one that is killed: not a server without an fdchannel."""
+    said = [(reply_of()[:size], [])] if size else []
+    assert hello(path, [said]) == grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_server_that_does_not_answer(path):
