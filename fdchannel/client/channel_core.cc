@@ -27,6 +27,9 @@ constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
 // How long gRPC may take to begin a connection that it was asked for. Then a session is opened for
 // none: the server asks for what lands elsewhere.
 constexpr absl::Duration kConnectionPatience = absl::Seconds(1);
+// The same for a session of gRPC's connection, which a server may not have noticed as such: without
+// memory for its name, say.
+constexpr absl::Duration kNamedPatience = absl::Milliseconds(200);
 
 // Two messages at least: what the last attempt left does not keep the next one waiting.
 std::shared_ptr<ReadRoom> MakeRoom() {
@@ -261,7 +264,10 @@ void ChannelCore::Connect() {
     }
   }
   if (!address_.has_value()) return ConnectInProcess();
-  if (!openers_.empty()) return;  // Under way.
+  if (!openers_.empty()) {  // Under way.
+    if (openers_.count(0) == 0) AwaitUntil(kNamedPatience);
+    return;
+  }
   const Named newest = Newest();
   if (newest.order == 0 && AwaitConnection()) return;
   Open(newest.order, newest.connection);
@@ -275,12 +281,14 @@ bool ChannelCore::AwaitConnection() {
     if (connectors_.size() == 1) connector = connectors_.front();
   }
   if (!connector || !connector()) return false;
-  // Made meanwhile, it has been posted. If not, this opens one for none. Other calls that come do
-  // not put it off.
-  const MonotonicTime now = MonotonicTime::Now();
-  if (connection_due_ < now) connection_due_ = now + kConnectionPatience;
-  RetryIn(connection_due_ - now, /*awaited=*/true);
+  AwaitUntil(kConnectionPatience);  // Made meanwhile, it has been posted.
   return true;
+}
+
+void ChannelCore::AwaitUntil(absl::Duration patience) {
+  const MonotonicTime now = MonotonicTime::Now();
+  if (connection_due_ < now) connection_due_ = now + patience;
+  RetryIn(connection_due_ - now, /*awaited=*/true);
 }
 
 void ChannelCore::OnConnection(uint64_t order) {
@@ -325,6 +333,7 @@ void ChannelCore::Open(uint64_t order, const GrpcConnection& connection) {
         }
       });
   openers_[order] = opener;
+  if (order != 0) AwaitUntil(kNamedPatience);
   opener->Start();
 }
 
@@ -428,7 +437,12 @@ void ChannelCore::RetryIn(absl::Duration wait, bool awaited) {
     if (self == nullptr) return;
     self->retry_timer_ = 0;
     if (!awaited) return self->Connect();
-    if (self->openers_.empty()) self->Open(0, GrpcConnection());
+    bool wanted;
+    {
+      MutexLock inner(&self->mutex_);
+      wanted = !self->pending_.empty();
+    }
+    if (wanted && self->openers_.count(0) == 0) self->Open(0, GrpcConnection());
   });
 }
 

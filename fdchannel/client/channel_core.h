@@ -169,6 +169,9 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   void OnConnection(uint64_t order);
   // Has gRPC make a connection to open a session for. False if none is to be expected.
   bool AwaitConnection();
+  // If calls still wait for a session then, opens one for no connection. Calls that come meanwhile
+  // do not put it off.
+  void AwaitUntil(absl::Duration patience);
   // The newest connection that is there; its order is 0 if there is none.
   Named Newest();
   void Open(uint64_t order, const GrpcConnection& connection);
@@ -187,7 +190,7 @@ class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
   void Failed(const absl::Status& status, bool may_pass);
   void Expire(const Pending* pending);
   void RetryLater();
-  // Connects later; `awaited`: unless gRPC has made a connection until then, for none.
+  // Connects later; `awaited`: for none, if calls still wait for a session then.
   void RetryIn(absl::Duration wait, bool awaited);
   std::shared_ptr<Poller> PollerOf() const;
 
