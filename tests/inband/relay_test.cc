@@ -364,8 +364,8 @@ TEST(RelayTest, AnOutOfBandByteIsOneLikeTheOthers) {
   WriteAll(outer.first, "bc");
   auto inner = MakeInnerPair();
   ASSERT_TRUE(inner.ok()) << inner.status();
-  const auto added =
-      relay->Add({inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}, {}});
+  const auto added = relay->Add(
+      {inner->name, {std::move(outer.second), std::move(inner->relay_end)}, {}, {}, {}, {}});
   EXPECT_EQ("abc", ReadSome(inner->grpc_end, 3));
   // Kernels that pass descriptors with such a byte at all pass this one.
   ReceivedFds::Caller caller;
