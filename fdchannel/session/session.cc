@@ -330,11 +330,10 @@ void Session::DoDeferred(DeferredCloses* closes) {
     }
   }
   if (!outcome.empty() && config_.poller != nullptr) {
-    config_.poller->Post([self = shared_from_this(), outcome = std::move(outcome)]() mutable {
-      self->RunOutcome(std::move(outcome));
-    });
+    config_.poller->Post(
+        [self = shared_from_this(), outcome = std::move(outcome)] { self->RunOutcome(outcome); });
   } else {
-    RunOutcome(std::move(outcome));
+    RunOutcome(outcome);
   }
   // What the program's functions have captured may use the session when it goes.
   finished.clear();

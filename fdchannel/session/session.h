@@ -295,7 +295,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void NoteLanding(const DescriptorInbox& inbox, bool open_ended)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TellLanded();
-  void RunOutcome(Landings::Outcome outcome);
+  void RunOutcome(const Landings::Outcome& outcome);
 
   // session.cc. RunDeferred does, without the lock, what must not be done under it. It is the last
   // thing in every method that delivers or finishes anything. Usually there is nothing, and letting

@@ -116,7 +116,7 @@ void Session::TellLanded() {
   SendLandings();
 }
 
-void Session::RunOutcome(Landings::Outcome outcome) {
+void Session::RunOutcome(const Landings::Outcome& outcome) {
   for (const auto& owner : outcome.landed) owner->OnLanded();
   for (const CallKey& call : outcome.resends) {
     if (config_.on_resend) {
@@ -125,7 +125,7 @@ void Session::RunOutcome(Landings::Outcome outcome) {
       AnswerResend(call, ResendOutcome::kGone);
     }
   }
-  for (auto& [done, status] : outcome.answered) done(std::move(status));
+  for (const auto& [done, status] : outcome.answered) done(status);
 }
 
 }  // namespace internal
