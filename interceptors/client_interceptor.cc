@@ -645,8 +645,8 @@ void NameConnections(const std::shared_ptr<FdChannel>& fd_channel,
         const auto core = weak.lock();
         if (core == nullptr) return;
         const auto id = internal::ConnectionId::Mint();
-        if (id.ok() && internal::NameSocket(BorrowedFd(socket), *id))
-          core->AddConnection(*id, socket);
+        if (!id.ok() || !internal::NameSocket(BorrowedFd(socket), *id)) return;
+        core->AddConnection(*id, socket);
       });
 }
 

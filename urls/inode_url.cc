@@ -91,9 +91,9 @@ bool ReadDigits(const char** at, uint64_t* value) {
 }
 
 // Passes `text`, if it is at `*at`.
-template <size_t kSize>
-bool Pass(const char (&text)[kSize], const char* end, const char** at) {
-  constexpr size_t kLength = kSize - 1;
+template <size_t Size>
+bool Pass(const char (&text)[Size], const char* end, const char** at) {
+  constexpr size_t kLength = Size - 1;
   if (static_cast<size_t>(end - *at) < kLength || memcmp(*at, text, kLength) != 0) return false;
   *at += kLength;
   return true;
