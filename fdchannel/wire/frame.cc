@@ -161,7 +161,7 @@ absl::Status DecodeWithdraw(absl::Span<const char> message, Frame* frame) {
 }
 
 absl::Status DecodeClose(absl::Span<const char> message, Frame* frame) {
-  const absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "CLOSE");
+  absl::Status zero = RequireZero(message, kFdCountAt, kCodeAt, "CLOSE");
   if (!zero.ok()) return zero;
   const uint32_t code = LoadLittleEndian<uint32_t>(message.data() + kCodeAt);
   if (code == 0) return Refuse("the code of a CLOSE frame must not be 0");
