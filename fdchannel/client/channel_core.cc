@@ -142,7 +142,7 @@ void ChannelCore::AddConnection(const ConnectionId& id, int number) {
 
 void ChannelCore::AddConnector(std::function<bool()> connector) {
   MutexLock lock(&mutex_);
-  connectors_.push_back(std::move(connector));
+  if (connectors_.size() < 2) connectors_.push_back(std::move(connector));  // More say no more.
 }
 
 void ChannelCore::Prune(std::vector<Named>* gone) {
@@ -317,6 +317,7 @@ void ChannelCore::Open(uint64_t order, const GrpcConnection& connection) {
   // A server that answers each hello with descriptors whose closes block gets no other.
   const size_t messages = config.room->Reserve(1);
   if (messages == 0) {
+    if (!openers_.empty()) return;  // That one may bring a session.
     return Failed(absl::ResourceExhaustedError(absl::StrCat(
                       config.room->closing(), " descriptors that ", name_,
                       " sent and nobody took are not closed yet, or this process is at its "

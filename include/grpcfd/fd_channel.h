@@ -58,8 +58,8 @@ struct FdChannelOptions {
   // paths where others might listen.
   SessionAuthorizer authorize_session;
 
-  // A session was made: the first, and a new one whenever the last was lost and a call needs one.
-  // Runs before any call is started on it.
+  // A session was made: the first, one for each further connection of gRPC's that has a name, and a
+  // new one when the last was lost and a call needs one. Runs before any call is started on it.
   SessionCallback on_session;
   // It has ended: for each session that on_session was called for, once.
   SessionCallback on_session_end;
