@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "fdchannel/os/clock.h"
 #include "fdchannel/os/mutex.h"
 #include "tests/interceptors/test_service.h"
 #include "tests/interceptors/tls_certificates.h"
@@ -152,6 +153,7 @@ class Load {
           const std::string plain = PlainCall(stub.get(), wait_for_ready);
           MutexLock lock(&mutex_);
           ++calls_;
+          changed_.NotifyAll();
           if (!plain.empty()) ++plain_failures_;
           if (wrong.empty() || IsGrpcsOwn(wrong)) continue;
           ++failures_;
@@ -163,20 +165,14 @@ class Load {
   ~Load() { Stop(); }
 
   void AwaitMore(int calls) {
-    int from;
-    {
-      MutexLock lock(&mutex_);
-      from = calls_;
+    const internal::MonotonicTime limit = internal::MonotonicTime::Now() + absl::Seconds(60);
+    MutexLock lock(&mutex_);
+    const int goal = calls_ + calls;
+    while (calls_ < goal) {
+      if (changed_.WaitUntil(&mutex_, limit)) continue;
+      ADD_FAILURE() << "the calls do not go on";
+      return;
     }
-    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(40);
-    while (std::chrono::steady_clock::now() < limit) {
-      {
-        MutexLock lock(&mutex_);
-        if (calls_ >= from + calls) return;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    ADD_FAILURE() << "the calls do not go on";
   }
   void Stop() {
     over_ = true;
@@ -195,6 +191,7 @@ class Load {
   std::atomic<bool> over_{false};
   std::vector<std::thread> threads_;
   internal::Mutex mutex_;
+  internal::CondVar changed_;
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;
   int plain_failures_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -244,6 +241,15 @@ UniqueFd ListeningSocket(const std::string& path) {
 
 class LandingTest : public ::testing::Test {
  protected:
+  // A server that takes the path from the one that is there. Nobody is ever without a server.
+  std::unique_ptr<Process> TakeThePath(
+      std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials()) {
+    const std::string beside = path_ + ".next";
+    auto next = std::make_unique<Process>("next", "unix:" + beside, ListenOptions(), credentials);
+    EXPECT_EQ(rename(beside.c_str(), path_.c_str()), 0);
+    return next;
+  }
+
   TempDir dir_;
   const std::string path_ = dir_.File("socket");
   const std::string address_ = "unix:" + path_;
@@ -285,13 +291,9 @@ TEST_P(RestartTest, ARollingRestartFailsNoCall) {
   load.AwaitMore(100);
   {
     OpenStream stream(address_, channel_credentials_);
-    // The new one is there before the old one stops: nobody is ever without a server.
-    const std::string beside = path_ + ".next";
-    next =
-        std::make_unique<Process>("next", "unix:" + beside, ListenOptions(), server_credentials_);
-    ASSERT_EQ(rename(beside.c_str(), path_.c_str()), 0);
+    next = TakeThePath(server_credentials_);
     old->Drain();
-    load.AwaitMore(300);
+    load.AwaitMore(1000);
     EXPECT_GT(next->calls, 0);
   }
   old.reset();
@@ -312,7 +314,7 @@ TEST_P(RestartTest, AHandOverOfTheListeningSocketFailsNoCall) {
     OpenStream stream(address_, channel_credentials_);
     next = std::make_unique<Process>("next", address_, options, server_credentials_);
     old->Drain();
-    load.AwaitMore(300);
+    load.AwaitMore(1000);
     EXPECT_GT(next->calls, 0);
   }
   old.reset();
@@ -350,15 +352,13 @@ TEST_F(LandingTest, AConnectedChannelReachesItsServerWhenThePathIsAnothers) {
   Process old("old", address_);
   auto stub = test::TestService::NewStub(MakeChannel(address_));
   ASSERT_EQ(PlainCall(stub.get(), false), "");
-  const std::string beside = path_ + ".next";
-  Process next("next", "unix:" + beside);
-  ASSERT_EQ(rename(beside.c_str(), path_.c_str()), 0);
+  const auto next = TakeThePath();
   const int before = old.calls;
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     ASSERT_EQ(Exchange(stub.get(), absl::StrCat("file ", i), false), "");
   }
-  EXPECT_EQ(old.calls, before + 100);
-  EXPECT_EQ(next.calls, 0);
+  EXPECT_EQ(old.calls, before + 1000);
+  EXPECT_EQ(next->calls, 0);
 }
 
 // A second channel with the same arguments, made after such a change.
@@ -366,15 +366,13 @@ TEST_F(LandingTest, ASecondChannelWithEqualArgumentsWorks) {
   Process old("old", address_);
   auto first = test::TestService::NewStub(MakeChannel(address_));
   ASSERT_EQ(Exchange(first.get(), "first", false), "");
-  const std::string beside = path_ + ".next";
-  Process next("next", "unix:" + beside);
-  ASSERT_EQ(rename(beside.c_str(), path_.c_str()), 0);
+  const auto next = TakeThePath();
   auto second = test::TestService::NewStub(MakeChannel(address_));
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     ASSERT_EQ(Exchange(first.get(), absl::StrCat("old ", i), false), "");
     ASSERT_EQ(Exchange(second.get(), absl::StrCat("new ", i), false), "");
   }
-  EXPECT_EQ(next.calls, 100);
+  EXPECT_EQ(next->calls, 1000);
 }
 
 // What a client keeps until it knows where a call has landed must not keep a pipe open.
@@ -442,9 +440,7 @@ TEST_F(LandingTest, AStreamOfTheOldServerBringsMoreWhileItDrains) {
     return reply.payload();
   };
   EXPECT_EQ(say("before"), "before");
-  const std::string beside = path_ + ".next";
-  Process next("next", "unix:" + beside);
-  ASSERT_EQ(rename(beside.c_str(), path_.c_str()), 0);
+  const auto next = TakeThePath();
   old->Drain();
   for (int i = 0; i < 50; ++i) {
     const std::string wrong = Exchange(stub.get(), absl::StrCat("file ", i), false);
