@@ -38,7 +38,7 @@ std::shared_ptr<ReadRoom> MakeRoom() {
   const uint64_t limit =
       std::min<uint64_t>(std::max<uint64_t>(nofile.rlim_cur / 8, 2 * kMaxFdsPerMessage),
                          kMaxBatch * kMaxFdsPerMessage);
-  return std::make_shared<ReadRoom>(limit, nofile.rlim_cur);
+  return std::make_shared<ReadRoom>(limit);
 }
 
 absl::Status CheckLimits(const SessionLimits& limits) {
@@ -318,11 +318,14 @@ void ChannelCore::Open(uint64_t order, const GrpcConnection& connection) {
   const size_t messages = config.room->Reserve(1);
   if (messages == 0) {
     if (!openers_.empty()) return;  // That one may bring a session.
-    return Failed(absl::ResourceExhaustedError(absl::StrCat(
-                      config.room->closing(), " descriptors that ", name_,
-                      " sent and nobody took are not closed yet, or this process is at its "
-                      "RLIMIT_NOFILE: it does not connect before there is room again")),
-                  /*may_pass=*/true);
+    const uint64_t closing = config.room->closing();
+    return Failed(
+        absl::ResourceExhaustedError(
+            closing != 0 ? absl::StrCat("no session with ", name_, " for now: ", closing,
+                                        " descriptors that it sent and nobody took are not closed")
+                         : absl::StrCat("no session with ", name_,
+                                        " for now: this process is near its RLIMIT_NOFILE")),
+        /*may_pass=*/true);
   }
   config.room->Return(messages, 0);
   config.hello.connection = connection.id;

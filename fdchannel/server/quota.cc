@@ -117,7 +117,7 @@ class QuotaLedger::Account final : public DescriptorQuota {
 };
 
 QuotaLedger::QuotaLedger(const ServerLimits& limits, uint64_t nofile)
-    : limits_(limits), room_(std::make_shared<ReadRoom>(RoomForReading(limits, nofile), nofile)) {}
+    : limits_(limits), room_(std::make_shared<ReadRoom>(RoomForReading(limits, nofile))) {}
 
 std::shared_ptr<ReadRoom> QuotaLedger::RoomOf(uid_t uid) const {
   MutexLock lock(&mutex_);

@@ -2,10 +2,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/session/read_room.h"
 
+#include <fcntl.h>
+#include <sys/resource.h>
+
 #include <algorithm>
+
+#include "grpcfd/unique_fd.h"
 
 namespace grpcfd {
 namespace internal {
+
+FdTable LookAtFdTable() {
+  FdTable table;
+  rlimit nofile{};
+  table.nofile = ::getrlimit(RLIMIT_NOFILE, &nofile) == 0 ? nofile.rlim_cur : RLIM_INFINITY;
+  const UniqueFd probe(::open("/", O_PATH | O_CLOEXEC));
+  table.lowest_free = probe.valid() ? static_cast<uint64_t>(probe.get()) : table.nofile;
+  return table;
+}
 
 size_t ReadRoom::Reserve(size_t messages) {
   messages = std::min(messages, kMaxBatch);
@@ -28,11 +42,24 @@ size_t ReadRoom::Reserve(size_t messages) {
   return got;
 }
 
-size_t ReadRoom::TryReserve(size_t messages, bool* gave_back) {
-  const auto seen = static_cast<uint64_t>(Root()->seen_.load(std::memory_order_relaxed));
-  if (seen + messages * kMaxFdsPerMessage > nofile_) {
-    messages = seen < nofile_ ? (nofile_ - seen) / kMaxFdsPerMessage : 0;
+size_t ReadRoom::RoomInTable(size_t messages) {
+  const auto room = [this] {
+    const uint64_t nofile = nofile_.load(std::memory_order_relaxed);
+    const uint64_t lowest_free = lowest_free_.load(std::memory_order_relaxed);
+    if (lowest_free >= nofile) return uint64_t{0};
+    // A table that is small from the start has no room for a full message: half of it has to do.
+    return (nofile - lowest_free) / std::min<uint64_t>(kMaxFdsPerMessage, (nofile + 1) / 2);
+  };
+  if (room() < messages) {
+    const FdTable table = table_();
+    nofile_.store(table.nofile, std::memory_order_relaxed);
+    lowest_free_.store(table.lowest_free, std::memory_order_relaxed);
   }
+  return static_cast<size_t>(std::min<uint64_t>(room(), messages));
+}
+
+size_t ReadRoom::TryReserve(size_t messages, bool* gave_back) {
+  messages = Root()->RoomInTable(messages);
   if (messages != 0 && whole_ != nullptr) messages = whole_->Take(messages);
   const size_t got = messages != 0 ? Take(messages) : 0;
   if (got == messages || whole_ == nullptr) return got;
@@ -53,13 +80,11 @@ size_t ReadRoom::Take(size_t messages) {
 
 void ReadRoom::Give(uint64_t fds) { used_.fetch_sub(fds); }
 
-bool ReadRoom::Blocked() const {
-  const ReadRoom& root = whole_ != nullptr ? *whole_ : *this;
+bool ReadRoom::Blocked() {
   const auto full = [](const ReadRoom& room) {
     return room.closing_.load() + kMaxFdsPerMessage > room.limit_;
   };
-  const auto seen = static_cast<uint64_t>(root.seen_.load(std::memory_order_relaxed));
-  return full(*this) || full(root) || seen + kMaxFdsPerMessage > nofile_;
+  return full(*this) || full(*Root()) || Root()->RoomInTable(1) == 0;
 }
 
 void ReadRoom::Return(size_t messages, size_t kept) {

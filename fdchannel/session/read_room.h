@@ -29,13 +29,23 @@
 namespace grpcfd {
 namespace internal {
 
+// What this process's table of descriptors looks like.
+struct FdTable {
+  uint64_t nofile;       // The soft RLIMIT_NOFILE.
+  uint64_t lowest_free;  // `nofile` if the table is full.
+};
+FdTable LookAtFdTable();
+
 class ReadRoom {
  public:
-  // The room of a process with a soft RLIMIT_NOFILE of `nofile`: `limit` descriptors.
-  ReadRoom(uint64_t limit, uint64_t nofile) : limit_(limit), nofile_(nofile) {}
+  using FdTableFunction = FdTable (*)();
+
+  // Room for `limit` descriptors in a table that `table` looks at.
+  explicit ReadRoom(uint64_t limit, FdTableFunction table = LookAtFdTable)
+      : limit_(limit), table_(table), nofile_(table().nofile) {}
   // A user's part of `whole`: at most `limit` of its descriptors.
   ReadRoom(uint64_t limit, std::shared_ptr<ReadRoom> whole)
-      : limit_(limit), nofile_(whole->nofile_), whole_(std::move(whole)) {}
+      : limit_(limit), table_(whole->table_), whole_(std::move(whole)) {}
   ReadRoom(const ReadRoom&) = delete;
   ReadRoom& operator=(const ReadRoom&) = delete;
 
@@ -50,7 +60,9 @@ class ReadRoom {
   void Keep(size_t n);
   void Closed(size_t n);
   // The kernel gave this number to a descriptor: the lowest one that was free.
-  void Saw(int number) { Root()->seen_.store(number, std::memory_order_relaxed); }
+  void Saw(int number) {
+    Root()->lowest_free_.store(static_cast<uint64_t>(number), std::memory_order_relaxed);
+  }
 
   uint64_t limit() const { return limit_; }
   // What waits to be closed.
@@ -58,22 +70,27 @@ class ReadRoom {
 
  private:
   ReadRoom* Root() { return whole_ != nullptr ? whole_.get() : this; }
+  // For how many full messages, up to `messages`, the process's table has room. It looks at the
+  // table if what is known of it says that it has not: the program may have closed something since,
+  // or raised its limit. For the root.
+  size_t RoomInTable(size_t messages);
   // `*gave_back`: room that others may wait for was taken for a moment.
   size_t TryReserve(size_t messages, bool* gave_back);
   // Takes what is there, up to `messages`.
   size_t Take(size_t messages);
   void Give(uint64_t fds);
   // Whether what is to be closed leaves no room for one message, or RLIMIT_NOFILE does not.
-  bool Blocked() const;
+  bool Blocked();
   void Notify();
 
   const uint64_t limit_;
-  const uint64_t nofile_;
+  const FdTableFunction table_;
   const std::shared_ptr<ReadRoom> whole_;
   std::atomic<uint64_t> used_{0};     // By looks and by what is to be closed.
   std::atomic<uint64_t> closing_{0};  // Of used_.
   // The rest is the whole's.
-  std::atomic<int> seen_{0};
+  std::atomic<uint64_t> nofile_{0};
+  std::atomic<uint64_t> lowest_free_{0};
   std::atomic<int> waiters_{0};
   Mutex mutex_;
   CondVar changed_;

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fdchannel/session/read_room.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <future>
@@ -10,26 +12,33 @@
 #include <thread>
 #include <vector>
 
+#include "grpcfd/unique_fd.h"
+
 namespace grpcfd {
 namespace internal {
 namespace {
 
 constexpr uint64_t kFull = kMaxFdsPerMessage;
-constexpr uint64_t kNofile = 1 << 20;
+
+FdTable EmptyTable() { return FdTable{1 << 20, 0}; }
+
+// A table that the test fills.
+FdTable table{1024, 0};
+FdTable TableOfTheTest() { return table; }
 
 TEST(ReadRoomTest, GivesRoomForWholeMessages) {
-  ReadRoom room(2 * kFull + 100, kNofile);
+  ReadRoom room(2 * kFull + 100, EmptyTable);
   EXPECT_EQ(room.Reserve(8), 2u);
   room.Return(2, 0);
   EXPECT_EQ(room.Reserve(1), 1u);
   EXPECT_EQ(room.Reserve(8), 1u);
   room.Return(1, 0);
   room.Return(1, 0);
-  EXPECT_EQ(ReadRoom(10 * kFull, kNofile).Reserve(100), kMaxBatch);
+  EXPECT_EQ(ReadRoom(10 * kFull, EmptyTable).Reserve(100), kMaxBatch);
 }
 
 TEST(ReadRoomTest, WhatIsNotClosedKeepsItsRoom) {
-  ReadRoom room(2 * kFull, kNofile);
+  ReadRoom room(2 * kFull, EmptyTable);
   EXPECT_EQ(room.Reserve(1), 1u);
   room.Return(1, 5);
   EXPECT_EQ(room.closing(), 5u);
@@ -46,12 +55,12 @@ TEST(ReadRoomTest, WhatIsNotClosedKeepsItsRoom) {
 }
 
 TEST(ReadRoomTest, TooLittleForOneMessageIsNone) {
-  ReadRoom room(kFull - 1, kNofile);
+  ReadRoom room(kFull - 1, EmptyTable);
   EXPECT_EQ(room.Reserve(1), 0u);
 }
 
 TEST(ReadRoomTest, AUserHasAPartOfTheWhole) {
-  const auto whole = std::make_shared<ReadRoom>(3 * kFull, kNofile);
+  const auto whole = std::make_shared<ReadRoom>(3 * kFull, EmptyTable);
   ReadRoom alice(2 * kFull, whole), bob(2 * kFull, whole);
   EXPECT_EQ(alice.Reserve(8), 2u);
   alice.Return(2, 2 * kFull);
@@ -67,7 +76,7 @@ TEST(ReadRoomTest, AUserHasAPartOfTheWhole) {
 }
 
 TEST(ReadRoomTest, WaitsForAnothersLook) {
-  const auto whole = std::make_shared<ReadRoom>(kFull, kNofile);
+  const auto whole = std::make_shared<ReadRoom>(kFull, EmptyTable);
   ReadRoom alice(kFull, whole), bob(kFull, whole);
   ASSERT_EQ(alice.Reserve(1), 1u);
   auto got = std::async(std::launch::async, [&bob] { return bob.Reserve(1); });
@@ -85,23 +94,60 @@ TEST(ReadRoomTest, WaitsForAnothersLook) {
 }
 
 TEST(ReadRoomTest, HighNumbersMeanThatTheProcessIsFull) {
-  ReadRoom room(8 * kFull, 1024);
-  room.Saw(200);
-  EXPECT_EQ(room.Reserve(8), 3u);
-  room.Return(3, 0);
-  room.Saw(1024 - static_cast<int>(kFull));
-  EXPECT_EQ(room.Reserve(8), 1u);
+  table = FdTable{1024, 200};
+  ReadRoom room(8 * kFull, TableOfTheTest);
+  const auto reserve = [&room](uint64_t lowest_free) {
+    table.lowest_free = lowest_free;
+    room.Saw(static_cast<int>(lowest_free));
+    const size_t got = room.Reserve(8);
+    if (got != 0) room.Return(got, 0);
+    return got;
+  };
+  EXPECT_EQ(reserve(200), 3u);
+  EXPECT_EQ(reserve(1024 - kFull), 1u);
+  EXPECT_EQ(reserve(1025 - kFull), 0u);
+  EXPECT_EQ(reserve(5), 4u);
+}
+
+// A process that was full once, or whose limit was low, is not full for ever.
+TEST(ReadRoomTest, LooksAgainBeforeItSaysThatTheProcessIsFull) {
+  table = FdTable{1024, 10};
+  ReadRoom room(8 * kFull, TableOfTheTest);
+  room.Saw(1000);  // Closed since.
+  ASSERT_EQ(room.Reserve(1), 1u);
   room.Return(1, 0);
-  room.Saw(1025 - static_cast<int>(kFull));
-  EXPECT_EQ(room.Reserve(8), 0u);
-  room.Saw(5);
-  EXPECT_EQ(room.Reserve(8), 4u);
+  table = FdTable{1024, 1000};
+  room.Saw(1000);
+  EXPECT_EQ(room.Reserve(1), 0u);
+  table.nofile = 2048;
+  ASSERT_EQ(room.Reserve(8), 4u);
   room.Return(4, 0);
+}
+
+TEST(ReadRoomTest, HalfOfASmallTableIsEnough) {
+  table = FdTable{64, 32};
+  ReadRoom room(8 * kFull, TableOfTheTest);
+  room.Saw(32);
+  ASSERT_EQ(room.Reserve(1), 1u);
+  room.Return(1, 0);
+  table.lowest_free = 33;
+  room.Saw(33);
+  EXPECT_EQ(room.Reserve(1), 0u);
+}
+
+TEST(ReadRoomTest, SeesTheTableOfThisProcess) {
+  const FdTable before = LookAtFdTable();
+  const UniqueFd lowest(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(before.lowest_free, static_cast<uint64_t>(lowest.get()));
+  EXPECT_GT(LookAtFdTable().lowest_free, before.lowest_free);
+  rlimit nofile{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &nofile), 0);
+  EXPECT_EQ(before.nofile, nofile.rlim_cur);
 }
 
 TEST(ReadRoomTest, ThreadsNeverHaveMoreThanThereIs) {
   constexpr uint64_t kMost = 2 * kFull;
-  const auto whole = std::make_shared<ReadRoom>(kMost, kNofile);
+  const auto whole = std::make_shared<ReadRoom>(kMost, EmptyTable);
   std::atomic<uint64_t> used{0};
   std::atomic<uint64_t> looks{0};
   std::vector<std::thread> threads;

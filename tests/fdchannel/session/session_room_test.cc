@@ -51,7 +51,7 @@ class SessionRoomTest : public SessionTest {
     return name.get_future().get();
   }
 
-  const std::shared_ptr<ReadRoom> room_ = std::make_shared<ReadRoom>(kMaxFdsPerMessage, 1 << 20);
+  const std::shared_ptr<ReadRoom> room_ = std::make_shared<ReadRoom>(kMaxFdsPerMessage);
   std::promise<void> release_;
 };
 
@@ -183,7 +183,7 @@ TEST_F(SessionRoomTest, WhatWasRefusedCountsUntilItIsClosed) {
 
 // An empty message is the end. What follows it in one look is not closed by who looks.
 TEST_F(SessionRoomTest, WhatFollowsTheEndIsClosedOnTheLane) {
-  config_.room = std::make_shared<ReadRoom>(8 * kMaxFdsPerMessage, 1 << 20);
+  config_.room = std::make_shared<ReadRoom>(8 * kMaxFdsPerMessage);
   MakeServer();
   BlockLane();
   const UniqueFd file = MakeFile("x");
@@ -217,7 +217,9 @@ TEST_F(SessionRoomTest, TheSocketOfAClientCountsUntilItIsClosed) {
 }
 
 TEST_F(SessionRoomTest, AProcessThatIsNearlyFullIsReadOnTheLane) {
-  config_.room = std::make_shared<ReadRoom>(kMaxFdsPerMessage, 1 << 20);
+  config_.room = std::make_shared<ReadRoom>(kMaxFdsPerMessage, [] {
+    return FdTable{1 << 20, (1 << 20) - 100};
+  });
   config_.room->Saw((1 << 20) - 100);
   const auto wire = MakeFake();
   const UniqueFd file = MakeFile("x");
