@@ -303,6 +303,14 @@ void BoundSocket::SetRights(PassRights pass_rights) {
   refuses_fds_ = SetPassRights(fd_, pass_rights) && pass_rights == PassRights::kOff;
 }
 
+void BoundSocket::RemoveOwnFile() {
+  if (path_.empty()) return;
+  // The bound socket keeps its file's inode, so this number is no other file's.
+  auto now = SocketFile(path_);
+  if (now.ok() && *now == file_) (void)RemoveFile(path_, file_);
+  path_.clear();
+}
+
 void BoundSocket::Close() {
   if (!fd_.valid()) return;
   if (!path_.empty()) {

@@ -69,6 +69,11 @@ class BoundSocket {
   // first of them on.
   bool refuses_fds() const { return refuses_fds_; }
 
+  // Whether this socket made a file that is still its to remove.
+  bool has_file() const { return !path_.empty(); }
+  // Removes the file, if it is still the one this socket made, and goes on listening: for those who
+  // have a handle of it. Idempotent.
+  void RemoveOwnFile();
   // Stops listening and removes the file, if it is still the one this socket made. Idempotent.
   void Close();
 

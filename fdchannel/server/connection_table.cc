@@ -63,6 +63,17 @@ bool ConnectionTable::Has(const ConnectionId& id, const void* server) const {
                      [server](const auto& entry) { return entry.second.server == server; });
 }
 
+std::vector<ConnectionId> ConnectionTable::NamesOf(const void* server) const {
+  std::vector<ConnectionId> names;
+  MutexLock lock(&mutex_);
+  for (const auto& [number, record] : records_) {
+    if (record.server == server && CookieOf(BorrowedFd(number)) == record.cookie) {
+      names.push_back(record.id);
+    }
+  }
+  return names;
+}
+
 absl::StatusOr<PeerCredentials> ConnectionTable::Peer(const ConnectionId& id) const {
   const auto living = Living(id);
   if (living.size() > 1) {

@@ -43,6 +43,9 @@ class ConnectionTable {
   // Whether `server` has a connection of this name that is still there.
   bool Has(const ConnectionId& id, const void* server) const;
 
+  // The names of the connections that `server` has.
+  std::vector<ConnectionId> NamesOf(const void* server) const;
+
   // Who is at the other end of the connection of this name.
   //   UNAVAILABLE          it is gone
   //   FAILED_PRECONDITION  several connections have the name

@@ -58,7 +58,7 @@ absl::Status Listener::Start() {
 
 absl::Status Listener::StartAccepting() {
   MutexLock lock(&mutex_);
-  if (stopping_) return absl::FailedPreconditionError("the listener was stopped");
+  if (state_ == State::kStopped) return absl::FailedPreconditionError("the listener was stopped");
   auto id = poller_->Add(socket_.fd(), EPOLLIN,
                          [self = shared_from_this()](uint32_t events) { self->Accept(events); });
   if (!id.ok()) return id.status();
@@ -69,20 +69,56 @@ absl::Status Listener::StartAccepting() {
 void Listener::StopAsync() {
   {
     MutexLock lock(&mutex_);
-    if (stopping_) return;
-    stopping_ = true;
+    if (state_ != State::kOpen) return;
+    state_ = State::kDraining;
   }
-  poller_->Post([self = shared_from_this()] { self->StopOnPoller(); });
+  poller_->Post([self = shared_from_this()] { self->DrainOnPoller(); });
 }
 
 void Listener::Stop() {
-  StopAsync();
+  {
+    MutexLock lock(&mutex_);
+    state_ = State::kStopped;
+  }
   std::promise<void> done;
-  poller_->Post([&done] { done.set_value(); });
+  poller_->Post([self = shared_from_this(), &done] {
+    self->StopOnPoller();
+    done.set_value();
+  });
   done.get_future().wait();
 }
 
+void Listener::DrainOnPoller() {
+  {
+    MutexLock lock(&mutex_);
+    if (state_ == State::kStopped) return;  // Meanwhile.
+  }
+  if (!wires_.fdchannel || !socket_.has_file() || core_->CountWithoutSession() == 0) {
+    return StopOnPoller();
+  }
+  socket_.RemoveOwnFile();
+  draining_ = true;
+  drain_timer_ = poller_->RunAfter(core_->limits().hello_timeout, [weak = weak_from_this()] {
+    auto self = weak.lock();
+    if (self == nullptr) return;
+    self->drain_timer_ = 0;
+    self->StopOnPoller();
+  });
+}
+
+void Listener::StopOnceDrained() {
+  if (!draining_ || core_->CountWithoutSession() != 0) return;
+  // Not from here: a half-open connection of this listener may be in use.
+  poller_->Post([self = shared_from_this()] { self->StopOnPoller(); });
+}
+
 void Listener::StopOnPoller() {
+  {
+    MutexLock lock(&mutex_);
+    state_ = State::kStopped;
+  }
+  draining_ = false;
+  if (drain_timer_ != 0) poller_->CancelTimer(std::exchange(drain_timer_, 0));
   StopAccepting();
   socket_.Close();
   reserve_.Reset();
@@ -95,7 +131,7 @@ void Listener::Accept(uint32_t events) {
   for (int i = 0; i < kAcceptBatch; ++i) {
     {
       MutexLock lock(&mutex_);
-      if (stopping_) return;
+      if (state_ == State::kStopped) return;
     }
     UniqueFd connection(
         ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -299,6 +335,10 @@ void Listener::OnBytes(HalfOpen* half_open) {
       if (half_open->received == half_open->bytes.size()) AnswerHello(half_open);
       return;
     case FirstBytes::kOther: {
+      if (draining_) {
+        close_fds();
+        return Drop(half_open);
+      }
       if (!core_->handed_on_.Admit(half_open->credentials.uid, half_open->socket,
                                    wires_.in_band ? kFdsOfRelayed : 1)) {
         Count(&core_->listener_counters_.connections_refused);
@@ -325,6 +365,8 @@ void Listener::AnswerHello(HalfOpen* half_open) {
   } else if (!credentials.ok()) {
     reply.status = absl::IsResourceExhausted(credentials.status()) ? HelloStatus::kOutOfDescriptors
                                                                    : HelloStatus::kRefused;
+  } else if (draining_ && hello->connection.zero()) {
+    reply.status = HelloStatus::kShuttingDown;
   } else {
     reply = core_->OpenSession(*hello, *std::move(credentials), &half_open->client_end);
   }
@@ -334,6 +376,7 @@ void Listener::AnswerHello(HalfOpen* half_open) {
   half_open->answering = true;
   half_open->received = 0;
   SendAnswer(half_open);
+  StopOnceDrained();
 }
 
 // A client that went away meanwhile: its end of the session closes with the connection, and the

@@ -58,10 +58,16 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // the memory for it now, it begins when there is some: the caller may have a running server
   // already, and nobody to report the failure to. FAILED_PRECONDITION if it was stopped.
   absl::Status Start();
-  // Stops accepting, and closes the listening socket and the connections that have not said what
-  // they are: soon, on the poller's thread. Never blocks. Sessions go on.
+  // Takes no new clients from now on: removes the socket's file, and closes the listening socket
+  // and the connections that have not said what they are, soon, on the poller's thread. Never
+  // blocks. Sessions go on.
+  //
+  // Clients whose gRPC connection was accepted before may still lack the session for it. Calls of
+  // theirs may be here already. So while there are such connections the socket goes on listening,
+  // for hellos alone, for at most hello_timeout. They have a handle of its file. A socket that was
+  // adopted is closed at once: others may accept from it, and what this one took would be lost.
   void StopAsync();
-  // The same; all is closed when it returns. Not to be called on the poller's thread.
+  // Closes all at once; all is closed when it returns. Not to be called on the poller's thread.
   void Stop();
 
  private:
@@ -104,18 +110,25 @@ class Listener : public std::enable_shared_from_this<Listener> {
   // Detaches and closes it where that delays nobody: unread data may hold descriptors.
   void Drop(HalfOpen* half_open);
   void CloseConnection(uid_t uid, UniqueFd connection);
+  void DrainOnPoller();
   void StopOnPoller();
+  // What Stop() was called for, or a drain's end.
+  void StopOnceDrained();
 
   const std::shared_ptr<ServerCore> core_;
   const std::shared_ptr<Poller> poller_;
   const Wires wires_;
   const ConnectionHandler handler_;
 
+  enum class State { kOpen, kDraining, kStopped };
+
   Mutex mutex_;
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  State state_ ABSL_GUARDED_BY(mutex_) = State::kOpen;
   Poller::Id registration_ ABSL_GUARDED_BY(mutex_) = 0;
 
   // Touched by the poller's thread only, once Start() was called.
+  bool draining_ = false;
+  Poller::Id drain_timer_ = 0;
   BoundSocket socket_;
   // Given up for a moment, when no descriptor is left, to accept a connection and say so.
   UniqueFd reserve_;

@@ -8,11 +8,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <iterator>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -28,6 +28,10 @@ namespace {
 // gRPC's socket; no other can come. The dead sessions of a user may hold a quarter of what the user
 // may; beyond that the oldest go at once, but not the one that died last.
 constexpr absl::Duration kLinger = absl::Milliseconds(500);
+
+// How often sessions are looked at whose gRPC connection may have ended. gRPC says nothing of it,
+// and each look is a system call.
+constexpr absl::Duration kUpkeepInterval = absl::Seconds(10);
 
 std::shared_ptr<const FdServerOptions> GuardedOptions(const FdServerOptions& options) {
   auto guarded = std::make_shared<FdServerOptions>(WithGuardedFunctions(options));
@@ -140,14 +144,19 @@ void ServerCore::CloseClientLater(UniqueFd connection, FdVector fds) {
 
 void ServerCore::ShutDown() {
   absl::flat_hash_map<uint64_t, Entry> sessions;
-  std::list<std::shared_ptr<Waiting>> waiting;
+  std::vector<std::shared_ptr<Waiting>> waiting;
   const absl::Status down = absl::UnavailableError("the server was shut down");
   {
     MutexLock lock(&mutex_);
     shut_down_ = true;
     sessions.swap(sessions_);
-    waiting.swap(waiting_);
-    for (const auto& one : waiting) poller_->CancelTimer(one->timer);
+    for (auto& [owner, all] : waiting_) {
+      for (auto& one : all) {
+        poller_->CancelTimer(one->timer);
+        waiting.push_back(std::move(one));
+      }
+    }
+    waiting_.clear();
     ids_.clear();
     dead_.clear();
   }
@@ -217,13 +226,17 @@ void ServerCore::AwaitEntry(const Token& token, const ConnectionId& id, absl::Du
             if (self == nullptr || expired == nullptr) return;
             {
               MutexLock inner(&self->mutex_);
-              self->waiting_.remove(expired);
+              const auto found = self->waiting_.find(expired->owner);
+              if (found == self->waiting_.end()) return;
+              auto& all = found->second;
+              all.erase(std::remove(all.begin(), all.end(), expired), all.end());
+              if (all.empty()) self->waiting_.erase(found);
             }
             expired->done(absl::UnavailableError(
                 "the call's descriptors went to another process, and the client opened no session "
                 "for the connection that the call came by: a new call brings them anew"));
           });
-      waiting_.push_back(std::move(waiting));
+      waiting_[owner].push_back(std::move(waiting));
       return;
     }
   }
@@ -274,17 +287,14 @@ void ServerCore::Land(const Token& token, const ConnectionId& id, const std::opt
 }
 
 void ServerCore::Announce(const Owner& owner, const Entry& entry) {
-  std::list<std::shared_ptr<Waiting>> called;
+  std::vector<std::shared_ptr<Waiting>> called;
   {
     MutexLock lock(&mutex_);
-    for (auto it = waiting_.begin(); it != waiting_.end();) {
-      const auto next = std::next(it);
-      if ((*it)->owner == owner) {
-        poller_->CancelTimer((*it)->timer);
-        called.splice(called.end(), waiting_, it);
-      }
-      it = next;
-    }
+    const auto found = waiting_.find(owner);
+    if (found == waiting_.end()) return;
+    called.swap(found->second);
+    waiting_.erase(found);
+    for (const auto& one : called) poller_->CancelTimer(one->timer);
   }
   for (const auto& one : called) one->done(entry);
 }
@@ -349,6 +359,10 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   }
 
   auto quota = ledger_->OpenSession(credentials.uid);
+  if (!quota.ok()) {
+    EndOrphans();
+    quota = ledger_->OpenSession(credentials.uid);
+  }
   if (!quota.ok()) {
     reply.status = HelloStatus::kTooManySessions;
     return reply;
@@ -421,6 +435,7 @@ std::shared_ptr<SessionHandle> ServerCore::AddSession(const Owner& owner,
   handle->Bind(session);
   sessions_[id] = Entry{std::move(session), handle, owner.second};
   ids_[owner] = id;
+  ScheduleUpkeep();
   return handle;
 }
 
@@ -459,6 +474,49 @@ void ServerCore::RemoveSession(uint64_t session_id) {
   Entry removed;  // Outlives the lock.
   MutexLock lock(&mutex_);
   removed = Take(session_id);
+}
+
+void ServerCore::EndOrphans() {
+  std::vector<Entry> named;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [id, entry] : sessions_) {
+      if (!entry.connection.zero()) named.push_back(entry);
+    }
+  }
+  for (const Entry& entry : named) {
+    if (ConnectionTable::Process().Has(entry.connection, this)) continue;
+    // What the client sent by it before may be for a call that has landed already.
+    entry.session->Sweep();
+    if (entry.session->has_calls()) continue;
+    entry.session->Kill(CloseCode::kConnectionEnded,
+                        absl::UnavailableError("its gRPC connection has ended"));
+    RemoveSession(entry.session->id());
+  }
+}
+
+void ServerCore::ScheduleUpkeep() {
+  if (upkeep_due_) return;
+  upkeep_due_ = std::any_of(sessions_.begin(), sessions_.end(),
+                            [](const auto& entry) { return !entry.second.connection.zero(); });
+  if (!upkeep_due_) return;
+  poller_->RunAfter(kUpkeepInterval, [weak = weak_from_this()] {
+    auto self = weak.lock();
+    if (self == nullptr) return;
+    self->EndOrphans();
+    MutexLock lock(&self->mutex_);
+    self->upkeep_due_ = false;
+    self->ScheduleUpkeep();
+  });
+}
+
+size_t ServerCore::CountWithoutSession() const {
+  const std::vector<ConnectionId> names = ConnectionTable::Process().NamesOf(this);
+  absl::flat_hash_set<ConnectionId> have;
+  MutexLock lock(&mutex_);
+  for (const auto& [id, entry] : sessions_) have.insert(entry.connection);
+  return static_cast<size_t>(std::count_if(
+      names.begin(), names.end(), [&have](const ConnectionId& id) { return !have.contains(id); }));
 }
 
 ServerCore::Entry ServerCore::Take(uint64_t session_id) {

@@ -11,7 +11,6 @@
 #include <atomic>
 #include <deque>
 #include <functional>
-#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -80,6 +79,12 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
 
   absl::Status AnswerInProcess(const Hello& hello, InProcessCallback done) override;
 
+  // Ends the sessions that no call can come for, since gRPC has closed their connections. The
+  // poller calls it, and so do tests.
+  void EndOrphans();
+  // How many connections of gRPC's have names, and no session yet.
+  size_t CountWithoutSession() const;
+
   // Cuts all sessions and refuses new ones.
   void ShutDown();
 
@@ -119,6 +124,8 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   // Forgets a session that has died, a while later if calls may still come for what it holds.
   void OnSessionDead(uint64_t session_id);
   void RemoveSession(uint64_t session_id);
+  // Has it done now and then, while there are sessions that may become such.
+  void ScheduleUpkeep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Null if it is gone already. To be dropped without the lock.
   Entry Take(uint64_t session_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -150,7 +157,9 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
     EntryCallback done;
     Poller::Id timer;
   };
-  std::list<std::shared_ptr<Waiting>> waiting_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<Owner, std::vector<std::shared_ptr<Waiting>>> waiting_
+      ABSL_GUARDED_BY(mutex_);
+  bool upkeep_due_ ABSL_GUARDED_BY(mutex_) = false;
   // The dead ones of sessions_, of each user, oldest first, with what they held when they died.
   // Calls may have taken some since: what the program is slow to take counts as long as what no
   // call asks for.

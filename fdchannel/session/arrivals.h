@@ -58,6 +58,7 @@ class Arrivals {
 
   // --- Calls ---
 
+  bool has_calls() const { return !calls_.empty(); }
   // Makes `inbox` its call's, with what came early. See Session::Attach.
   void Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes,
               DeferredCloses* closes);

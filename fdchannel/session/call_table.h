@@ -28,6 +28,7 @@ class CallTable {
   CallTable(const CallTable&) = delete;
   CallTable& operator=(const CallTable&) = delete;
 
+  bool empty() const { return size_ == 0; }
   // Null if there is none.
   DescriptorInbox* Find(const CallKey& call) const { return InChain(chains_[PlaceOf(call)], call); }
 

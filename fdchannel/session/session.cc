@@ -164,6 +164,11 @@ uint32_t Session::held() const {
   return arrivals_.held();
 }
 
+bool Session::has_calls() const {
+  MutexLock lock(&mutex_);
+  return arrivals_.has_calls();
+}
+
 // --- Calls ---
 
 void Session::Attach(DescriptorInbox* inbox, uint32_t announced, bool open_ended, uint32_t holes) {

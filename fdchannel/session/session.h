@@ -99,6 +99,8 @@ class Session : public std::enable_shared_from_this<Session> {
   bool alive() const { return usable_.load(std::memory_order_acquire); }
   // What the session holds of the peer's descriptors, not yet taken or closed.
   uint32_t held() const;
+  // Whether a call is attached, or came early.
+  bool has_calls() const;
   CounterValues counters() const { return counters_->Values(); }
   const std::shared_ptr<Counters>& shared_counters() const { return counters_; }
 

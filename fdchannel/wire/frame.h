@@ -54,6 +54,7 @@ enum class CloseCode : uint32_t {
   kResourceExhausted = 2,
   kShutdown = 3,
   kRefused = 4,
+  kConnectionEnded = 5,  // gRPC's, which the session was for.
 };
 
 // A client's answer to RESEND. The numbers are wire format.
