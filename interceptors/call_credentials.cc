@@ -183,6 +183,17 @@ class InTurn final : public std::enable_shared_from_this<InTurn> {
 
 }  // namespace
 
+absl::StatusOr<InodeUrl> ContextCredentials::Send(BorrowedFd fd, UniqueFd* adopted) {
+  // The context holds a reference, and the caller another. Whoever holds the only one cannot make
+  // the call any more.
+  if (weak_from_this().use_count() == 1 && !begun()) {
+    return absl::FailedPreconditionError(
+        "the call's context is gone, or has other credentials now: no call can take the "
+        "descriptor along");
+  }
+  return ClientCall::Send(fd, adopted);
+}
+
 absl::StatusOr<InodeUrl> SharedSet::SendBorrowed(BorrowedFd fd) {
   auto copy = fd.Dup();
   if (!copy.ok()) return copy.status();

@@ -87,6 +87,8 @@ class ContextCredentials final : public Credentials, public ClientCall {
   static ClientCall* OnlyCall(grpc::CallCredentials* slot);
 
  private:
+  absl::StatusOr<InodeUrl> Send(BorrowedFd fd, UniqueFd* adopted) override;
+
   const std::shared_ptr<grpc::CallCredentials> inner_;
 };
 

@@ -155,12 +155,14 @@ class ClientCall : public Call, public InboxOwner, public std::enable_shared_fro
   void OnCancelled();
   void OnEnded();
 
+ protected:
+  absl::StatusOr<InodeUrl> Send(BorrowedFd fd, UniqueFd* adopted) override;
+
  private:
   enum class Phase { kQueueing, kStarting, kStarted, kWithout };
   struct FormerAttempt;
   struct WaitingAttempt;
 
-  absl::StatusOr<InodeUrl> Send(BorrowedFd fd, UniqueFd* adopted) override;
   absl::StatusOr<UniqueFd> Receive(const InodeUrl& url, absl::Time deadline,
                                    CallTransport::Op op) override;
   absl::StatusOr<InodeUrl> Enqueue(const DevIno& dev_ino, UniqueFd fd)

@@ -51,6 +51,8 @@ namespace grpcfd {
 namespace internal {
 
 // Thread-safe.
+//
+// Long because connecting is a chain of short steps on the poller's thread, each a method.
 class ChannelCore : public std::enable_shared_from_this<ChannelCore> {
  public:
   // With a new token. INVALID_ARGUMENT if the limits contradict each other.

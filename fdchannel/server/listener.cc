@@ -80,11 +80,10 @@ void Listener::Stop() {
     MutexLock lock(&mutex_);
     state_ = State::kStopped;
   }
+  poller_->Post([self = shared_from_this()] { self->StopOnPoller(); });
+  // Of its own, so that the reference to this is gone by then.
   std::promise<void> done;
-  poller_->Post([self = shared_from_this(), &done] {
-    self->StopOnPoller();
-    done.set_value();
-  });
+  poller_->Post([&done] { done.set_value(); });
   done.get_future().wait();
 }
 

@@ -318,70 +318,34 @@ absl::Status ServerCore::AnswerInProcess(const Hello& hello, InProcessCallback d
   return absl::OkStatus();
 }
 
-HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentials,
-                                   UniqueFd* client_end) {
-  HelloReply reply;
-  reply.version = NegotiateVersion(hello.min_version, hello.max_version);
-  if (reply.version == 0) {
-    reply.version = kMaxVersion;
-    reply.status = HelloStatus::kUnsupportedVersion;
-    return reply;
-  }
-  const Owner owner(hello.token, hello.connection);
+HelloStatus ServerCore::Admit(const Hello& hello, const PeerCredentials& credentials) {
   std::shared_ptr<Session> former;
   {
     MutexLock lock(&mutex_);
-    if (shut_down_) {
-      reply.status = HelloStatus::kShuttingDown;
-      return reply;
-    }
-    auto it = ids_.find(owner);
+    if (shut_down_) return HelloStatus::kShuttingDown;
+    auto it = ids_.find(Owner(hello.token, hello.connection));
     if (it != ids_.end()) former = sessions_[it->second].session;
   }
   // The client says a hello as soon as it knows of a connection, so it may come before that is
   // accepted; then it says it again.
   if (!hello.connection.zero() && !ConnectionTable::Process().Has(hello.connection, this)) {
-    reply.status = HelloStatus::kElsewhere;
-    return reply;
+    return HelloStatus::kElsewhere;
   }
   if (former != nullptr) {
     // Its hang-up may be in the socket, unread.
     former->Sweep();
-    if (former->alive()) {
-      reply.status = HelloStatus::kTokenInUse;
-      return reply;
-    }
+    if (former->alive()) return HelloStatus::kTokenInUse;
     RemoveSession(former->id());
   }
-  if (options_->authorize_session && !options_->authorize_session(credentials).ok()) {
-    reply.status = HelloStatus::kRefused;
-    return reply;
-  }
+  const SessionAuthorizer& authorize = options_->authorize_session;
+  return authorize && !authorize(credentials).ok() ? HelloStatus::kRefused : HelloStatus::kOk;
+}
 
-  auto quota = ledger_->OpenSession(credentials.uid);
-  if (!quota.ok()) {
-    EndOrphans();
-    quota = ledger_->OpenSession(credentials.uid);
-  }
-  if (!quota.ok()) {
-    reply.status = HelloStatus::kTooManySessions;
-    return reply;
-  }
-  auto sockets = MakeSessionSockets();
-  if (!sockets.ok()) {
-    reply.status = HelloStatus::kOutOfDescriptors;
-    return reply;
-  }
-  auto id = MintSessionId();
-  if (!id.ok()) {
-    reply.status = HelloStatus::kOutOfDescriptors;
-    return reply;
-  }
+Session::Config ServerCore::ConfigFor(const Hello& hello, const PeerCredentials& credentials,
+                                      std::shared_ptr<DescriptorQuota> quota) const {
   Session::Config config;
   config.role = Session::Role::kServer;
-  config.id = *id;
   config.token = hello.token;
-  config.version = reply.version;
   config.local.max_fds_per_call = limits_.session.max_fds_per_call;
   config.local.window = limits_.session.session_window;
   config.local.max_session_fds = limits_.session.max_session_fds;
@@ -390,18 +354,46 @@ HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentia
   config.look = look_;
   config.policy = policy_;
   config.peer = PeerName(credentials);
-  config.quota = *std::move(quota);
+  config.quota = std::move(quota);
   config.room = ledger_->RoomOf(credentials.uid);
   config.counters = session_counters_->Open();
   config.in_flight = in_flight_;
   config.uid = credentials.uid;
+  return config;
+}
+
+HelloReply ServerCore::OpenSession(const Hello& hello, PeerCredentials credentials,
+                                   UniqueFd* client_end) {
+  HelloReply reply;
+  const auto refuse = [&reply](HelloStatus status) {
+    reply.status = status;
+    return reply;
+  };
+  reply.version = NegotiateVersion(hello.min_version, hello.max_version);
+  if (reply.version == 0) {
+    reply.version = kMaxVersion;
+    return refuse(HelloStatus::kUnsupportedVersion);
+  }
+  const HelloStatus admitted = Admit(hello, credentials);
+  if (admitted != HelloStatus::kOk) return refuse(admitted);
+  auto quota = ledger_->OpenSession(credentials.uid);
+  if (!quota.ok()) {
+    EndOrphans();
+    quota = ledger_->OpenSession(credentials.uid);
+  }
+  if (!quota.ok()) return refuse(HelloStatus::kTooManySessions);
+  auto sockets = MakeSessionSockets();
+  if (!sockets.ok()) return refuse(HelloStatus::kOutOfDescriptors);
+  auto id = MintSessionId();
+  if (!id.ok()) return refuse(HelloStatus::kOutOfDescriptors);
+  Session::Config config = ConfigFor(hello, credentials, *std::move(quota));
+  config.id = *id;
+  config.version = reply.version;
+  const Owner owner(hello.token, hello.connection);
   std::shared_ptr<SessionHandle> handle;
   {
     MutexLock lock(&mutex_);
-    if (shut_down_) {  // Shut down meanwhile.
-      reply.status = HelloStatus::kShuttingDown;
-      return reply;
-    }
+    if (shut_down_) return refuse(HelloStatus::kShuttingDown);  // Meanwhile.
     handle = AddSession(owner, std::make_unique<SeqpacketSocket>(std::move(sockets->first)),
                         std::move(config), std::move(credentials), &reply);
   }

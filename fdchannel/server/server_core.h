@@ -112,6 +112,11 @@ class ServerCore : public InProcessServer, public std::enable_shared_from_this<S
   // Makes a session for a hello. On success `*client_end` is to be sent with the reply. On the
   // poller's thread: calls the program's functions.
   HelloReply OpenSession(const Hello& hello, PeerCredentials credentials, UniqueFd* client_end);
+  // Its parts. Whether the client may have one, before its quota is asked: kOk if so.
+  HelloStatus Admit(const Hello& hello, const PeerCredentials& credentials);
+  // All but its id and version.
+  Session::Config ConfigFor(const Hello& hello, const PeerCredentials& credentials,
+                            std::shared_ptr<DescriptorQuota> quota) const;
   // What a session is for: a client, and a connection of gRPC's, if any.
   using Owner = std::pair<Token, ConnectionId>;
   // Calls those who wait for it.

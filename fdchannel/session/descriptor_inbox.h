@@ -48,6 +48,9 @@ class InboxOwner {
 
 // Thread-compatible; guarded by the mutex of its session once it is attached. It must be ended
 // (Session::End) before it is destroyed.
+//
+// Long because what a receive may find has many outcomes, and each is an enumerator with its
+// meaning.
 class DescriptorInbox {
  public:
   // How many descriptors of one call are remembered, with taken and refused ones. They are

@@ -70,8 +70,7 @@ namespace internal {
 // Thread-safe. Descriptors are numbered per call and direction. Waiting methods end at the deadline
 // of their options.
 //
-// The declaration is longer than 150 lines because clang checks the use of the lock by annotations
-// that each private method needs.
+// Long because each private method says by an annotation which lock it needs.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   using Role = SessionRole;

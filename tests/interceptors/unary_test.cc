@@ -48,6 +48,21 @@ TEST(UnaryTest, ADescriptorEachWay) {
   }
 }
 
+TEST(UnaryTest, ADescriptorThatNoCallCanTakeIsRefused) {
+  auto context = std::make_unique<grpc::ClientContext>();
+  auto fds = FromContext(context.get());
+  EXPECT_TRUE(fds->SendFd(MemoryFile("queued")).ok());
+  context.reset();
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, fds->SendFd(MemoryFile("late")).status().code());
+  grpc::ClientContext other;
+  fds = FromContext(&other);
+  other.set_credentials(grpc::AccessTokenCredentials("token"));  // Takes the place of the call's.
+  const UniqueFd file = MemoryFile("late");
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, fds->SendFd(file).status().code());
+  fds = FromContext(&other);
+  EXPECT_TRUE(fds->SendFd(file).ok());
+}
+
 // A proxy that copies what it is shown must not send a second entry of grpcfd's, and a log of
 // metadata must not have the token.
 TEST(UnaryTest, AHandlerIsNotShownTheEntryThatBindsTheCall) {
