@@ -12,7 +12,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 
 namespace grpcfd {
 namespace internal {
@@ -264,7 +263,7 @@ size_t Connection::SendOuter(const char* data, size_t size) {
       peer_->queue.Done(std::move(leaving_), &closing_);
       leaving_ = nullptr;
     }
-    retry_until_ = absl::InfiniteFuture();
+    retry_until_ = MonotonicTime::InfiniteFuture();
     if (io.bytes < size) outer_.writable = false;
     return io.bytes;
   }
@@ -307,8 +306,8 @@ void Connection::WatchForRoom(Socket* socket, bool wanted) {
 }
 
 void Connection::RetryLater(int error) {
-  const absl::Time now = absl::Now();
-  if (retry_until_ == absl::InfiniteFuture()) retry_until_ = now + options_.linger;
+  const MonotonicTime now = MonotonicTime::Now();
+  if (retry_until_ == MonotonicTime::InfiniteFuture()) retry_until_ = now + options_.linger;
   if (now >= retry_until_) {
     Count(&thread_->counters->cut_unsendable);
     return End(absl::ResourceExhaustedError(
@@ -320,7 +319,7 @@ void Connection::RetryLater(int error) {
   }
   outer_.writable = false;
   if (retry_timer_ != 0) return;
-  retry_timer_ = thread_->poller->RunAt(now + kRetryInterval, [weak = weak_from_this()] {
+  retry_timer_ = thread_->poller->RunAfter(kRetryInterval, [weak = weak_from_this()] {
     const auto self = weak.lock();
     if (self == nullptr || self->ended_) return;
     self->retry_timer_ = 0;
@@ -331,7 +330,7 @@ void Connection::RetryLater(int error) {
 
 void Connection::StartLinger() {
   if (linger_timer_ != 0) return;
-  linger_timer_ = thread_->poller->RunAt(absl::Now() + options_.linger, [weak = weak_from_this()] {
+  linger_timer_ = thread_->poller->RunAfter(options_.linger, [weak = weak_from_this()] {
     const auto self = weak.lock();
     if (self == nullptr || self->ended_) return;
     self->linger_timer_ = 0;

@@ -35,6 +35,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "fdchannel/os/cmsg.h"
+#include "fdchannel/os/clock.h"
 #include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
@@ -202,7 +203,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   FdVector closing_;  // To be handed on when the bytes have moved.
   Poller::Id linger_timer_ = 0;
   Poller::Id retry_timer_ = 0;
-  absl::Time retry_until_ = absl::InfiniteFuture();
+  MonotonicTime retry_until_ = MonotonicTime::InfiniteFuture();
   bool pump_posted_ = false;
   bool untidy_ = false;  // Listed with the thread.
   bool ended_ = false;

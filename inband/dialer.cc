@@ -9,7 +9,6 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "fdchannel/os/token.h"
 #include "grpcfd/peer_credentials.h"
 
@@ -18,10 +17,8 @@ namespace internal {
 namespace {
 
 constexpr int kBacklog = 16;
-// The kernel has no event for "a connection was accepted" (connect(2), EAGAIN), and none for "a
-// descriptor was closed somewhere in this process".
+// The kernel has no event for "a connection was accepted" (connect(2), EAGAIN).
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(10);
-constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -48,7 +45,15 @@ absl::StatusOr<std::shared_ptr<Dialer>> Dialer::Start(SocketAddress target,
       std::shared_ptr<Dialer>(new Dialer(std::move(target), connect_timeout, *std::move(address),
                                          *std::move(socket), *std::move(relay)));
   dialer->relay_->poller()->Post([weak = dialer->weak_from_this()] {
-    if (auto self = weak.lock()) self->Watch();
+    auto self = weak.lock();
+    if (self == nullptr) return;
+    {
+      MutexLock lock(&self->mutex_);
+      if (self->stopped_) return;
+    }
+    self->watch_->Start(self->socket_.fd(), [weak](uint32_t) {
+      if (auto accepting = weak.lock()) accepting->Accept();
+    });
   });
   return dialer;
 }
@@ -62,41 +67,12 @@ std::shared_ptr<InBandPeer> Dialer::current() const {
   return relay_->Find(name);
 }
 
-void Dialer::Watch() {
-  {
-    MutexLock lock(&mutex_);
-    if (stopped_) return;
-  }
-  auto id = relay_->poller()->Add(socket_.fd(), EPOLLIN, [weak = weak_from_this()](uint32_t) {
-    if (auto self = weak.lock()) self->Accept();
-  });
-  if (id.ok()) {
-    registration_ = *id;
-    return;
-  }
-  relay_->poller()->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
-    if (auto self = weak.lock()) self->Watch();
-  });
-}
-
-void Dialer::Unwatch() {
-  if (registration_ != 0) relay_->poller()->Remove(std::exchange(registration_, 0));
-}
-
 void Dialer::Accept() {
-  while (socket_.fd().get() >= 0) {
-    UniqueFd inner(::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!inner.valid()) {
-      if (errno == EINTR || errno == ECONNABORTED) continue;
-      if (errno == EAGAIN || registration_ == 0) return;
-      // No descriptors left. The backlog stays readable, so without a pause this would be a busy
-      // loop.
-      Unwatch();
-      relay_->poller()->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
-        if (auto self = weak.lock()) self->Watch();
-      });
-      return;
-    }
+  while (socket_.fd().valid()) {
+    UniqueFd inner;
+    const Accepted accepted = AcceptConnection(socket_.fd(), &inner);
+    if (accepted == Accepted::kExhausted) watch_->Pause();
+    if (accepted != Accepted::kConnection) return;
     const auto peer = GetPeerCredentials(inner, PidfdMode::kNone);
     // A failed look-up means "refuse".
     if (!peer.ok() || peer->pid != ::getpid()) {
@@ -108,11 +84,11 @@ void Dialer::Accept() {
     }
     if (Dial(&inner)) continue;
     if (waiting_.empty()) {
-      relay_->poller()->RunAt(absl::Now() + kRetryInterval, [weak = weak_from_this()] {
+      relay_->poller()->RunAfter(kRetryInterval, [weak = weak_from_this()] {
         if (auto self = weak.lock()) self->RetryWaiting();
       });
     }
-    waiting_.push_back(Waiting{std::move(inner), absl::Now() + connect_timeout_});
+    waiting_.push_back(Waiting{std::move(inner), MonotonicTime::Now() + connect_timeout_});
   }
 }
 
@@ -141,7 +117,7 @@ bool Dialer::Dial(UniqueFd* inner) {
 }
 
 void Dialer::RetryWaiting() {
-  const absl::Time now = absl::Now();
+  const MonotonicTime now = MonotonicTime::Now();
   for (auto it = waiting_.begin(); it != waiting_.end();) {
     char byte;
     // gRPC has given up.
@@ -153,13 +129,13 @@ void Dialer::RetryWaiting() {
     }
   }
   if (waiting_.empty()) return;
-  relay_->poller()->RunAt(now + kRetryInterval, [weak = weak_from_this()] {
+  relay_->poller()->RunAfter(kRetryInterval, [weak = weak_from_this()] {
     if (auto self = weak.lock()) self->RetryWaiting();
   });
 }
 
 void Dialer::CloseAll() {
-  Unwatch();
+  watch_->Stop();
   socket_.Close();
   waiting_.clear();
 }

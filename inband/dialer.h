@@ -24,7 +24,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "fdchannel/os/accept_watch.h"
 #include "fdchannel/os/bind.h"
+#include "fdchannel/os/clock.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/os/pass_rights.h"
 #include "fdchannel/os/poller.h"
@@ -64,10 +66,13 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   void Stop();
 
  private:
+  // After accept(2) failed for want of descriptors.
+  static constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+
   // A connection of gRPC's whose target has a full backlog. On the poller's thread.
   struct Waiting {
     UniqueFd inner;
-    absl::Time until;
+    MonotonicTime until;
   };
 
   Dialer(SocketAddress target, absl::Duration connect_timeout, SocketAddress address,
@@ -76,11 +81,10 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
         connect_timeout_(connect_timeout),
         address_(std::move(address)),
         relay_(std::move(relay)),
+        watch_(AcceptWatch::Create(relay_->poller(), kAcceptPause)),
         socket_(std::move(socket)) {}
 
   void Accept();
-  void Watch();
-  void Unwatch();
   // False if it has to be tried again.
   bool Dial(UniqueFd* inner);
   void RetryWaiting();
@@ -90,6 +94,7 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   const absl::Duration connect_timeout_;
   const SocketAddress address_;
   const std::shared_ptr<Relay> relay_;
+  const std::shared_ptr<AcceptWatch> watch_;
 
   mutable Mutex mutex_;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
@@ -97,7 +102,6 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
 
   // On the poller's thread.
   BoundSocket socket_;
-  Poller::Id registration_ = 0;
   std::list<Waiting> waiting_;
   uint64_t next_name_ = 0;
 };

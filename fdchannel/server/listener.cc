@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/time/clock.h"
 #include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/reaper.h"
 #include "fdchannel/server/connection_table.h"
@@ -23,9 +22,7 @@ namespace {
 
 // Connections accepted before others get their turn.
 constexpr int kAcceptBatch = 16;
-// After accept(2) failed for want of descriptors. The backlog stays readable, so without a pause
-// this would be a busy loop; there is no event for "a descriptor was closed somewhere in this
-// process".
+// After accept(2) failed for want of descriptors.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(200);
 
 // What a relayed connection takes: its socket, the pair that joins it to gRPC, and a pidfd.
@@ -49,20 +46,20 @@ Listener::~Listener() {
   // has nothing there.
 }
 
-absl::Status Listener::Start() {
-  absl::Status status = StartAccepting();
-  if (status.ok() || absl::IsFailedPrecondition(status)) return status;
-  TryAgainLater();
-  return absl::OkStatus();
-}
+Listener::Listener(std::shared_ptr<ServerCore> core, std::shared_ptr<Poller> poller,
+                   BoundSocket socket, const Wires& wires, ConnectionHandler handler)
+    : core_(std::move(core)),
+      poller_(std::move(poller)),
+      wires_(wires),
+      handler_(std::move(handler)),
+      watch_(AcceptWatch::Create(poller_, kAcceptPause)),
+      socket_(std::move(socket)) {}
 
-absl::Status Listener::StartAccepting() {
+absl::Status Listener::Start() {
   MutexLock lock(&mutex_);
   if (state_ == State::kStopped) return absl::FailedPreconditionError("the listener was stopped");
-  auto id = poller_->Add(socket_.fd(), EPOLLIN,
-                         [self = shared_from_this()](uint32_t events) { self->Accept(events); });
-  if (!id.ok()) return id.status();
-  registration_ = *id;
+  watch_->Start(socket_.fd(),
+                [self = shared_from_this()](uint32_t events) { self->Accept(events); });
   return absl::OkStatus();
 }
 
@@ -118,7 +115,7 @@ void Listener::StopOnPoller() {
   }
   draining_ = false;
   if (drain_timer_ != 0) poller_->CancelTimer(std::exchange(drain_timer_, 0));
-  StopAccepting();
+  watch_->Stop();
   socket_.Close();
   reserve_.Reset();
   while (!half_open_.empty()) Drop(half_open_.front().get());
@@ -132,40 +129,27 @@ void Listener::Accept(uint32_t events) {
       MutexLock lock(&mutex_);
       if (state_ == State::kStopped) return;
     }
-    UniqueFd connection(
-        ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (connection.valid()) {
-      exhausted_since_ = absl::InfiniteFuture();
-      Count(&core_->listener_counters_.accepted);
-      Admit(std::move(connection));
-      continue;
+    UniqueFd connection;
+    switch (AcceptConnection(socket_.fd(), &connection)) {
+      case Accepted::kConnection:
+        exhausted_since_ = MonotonicTime::InfiniteFuture();
+        Count(&core_->listener_counters_.accepted);
+        Admit(std::move(connection));
+        break;
+      case Accepted::kNone:
+        exhausted_since_ = MonotonicTime::InfiniteFuture();
+        // An adopted socket was shut down from outside. Nothing more will come, but epoll(7) would
+        // report that for ever.
+        if ((events & (EPOLLHUP | EPOLLERR)) != 0) watch_->Stop();
+        return;
+      case Accepted::kExhausted:
+        return OnExhausted();
     }
-    if (errno == EINTR || errno == ECONNABORTED) continue;
-    if (errno != EAGAIN) {
-      OnExhausted();
-      return;
-    }
-    exhausted_since_ = absl::InfiniteFuture();
-    if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
-      // An adopted socket was shut down from outside. Nothing more will come, but epoll(7) would
-      // report that for ever.
-      StopAccepting();
-    }
-    return;
   }
-}
-
-void Listener::StopAccepting() {
-  Poller::Id registration;
-  {
-    MutexLock lock(&mutex_);
-    registration = std::exchange(registration_, 0);
-  }
-  if (registration != 0) poller_->Remove(registration);
 }
 
 void Listener::OnExhausted() {
-  const absl::Time now = absl::Now();
+  const MonotonicTime now = MonotonicTime::Now();
   exhausted_since_ = std::min(exhausted_since_, now);
   // In a short lack of descriptors clients wait in the backlog, and are served after it. If it
   // lasts longer than a client may take to say what it is, they are told.
@@ -174,16 +158,15 @@ void Listener::OnExhausted() {
     }
   }
   Count(&core_->listener_counters_.accept_pauses);
-  Pause();
+  watch_->Pause();
 }
 
 bool Listener::RejectOne() {
   if (!reserve_.valid()) reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
   if (!reserve_.valid()) return false;
   reserve_.Reset();
-  UniqueFd connection(
-      ::accept4(socket_.fd().get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!connection.valid()) {
+  UniqueFd connection;
+  if (AcceptConnection(socket_.fd(), &connection) != Accepted::kConnection) {
     reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
     return false;
   }
@@ -208,17 +191,6 @@ bool Listener::RejectOne() {
   CloseConnection(uid, std::move(connection));
   reserve_.Reset(::eventfd(0, EFD_CLOEXEC));
   return reserve_.valid();
-}
-
-void Listener::Pause() {
-  StopAccepting();
-  TryAgainLater();
-}
-
-void Listener::TryAgainLater() {
-  poller_->RunAt(absl::Now() + kAcceptPause, [weak = weak_from_this()] {
-    if (auto self = weak.lock()) (void)self->Start();
-  });
 }
 
 void Listener::MakeRoomForHalfOpen() {
@@ -258,14 +230,13 @@ void Listener::Admit(UniqueFd connection) {
     return;
   }
   key->registration = *id;
-  key->timer =
-      poller_->RunAt(absl::Now() + core_->limits().hello_timeout, [weak = weak_from_this(), key] {
-        if (auto self = weak.lock()) {
-          key->timer = 0;
-          Count(&self->core_->listener_counters_.half_open_expired);
-          self->Drop(key);
-        }
-      });
+  key->timer = poller_->RunAfter(core_->limits().hello_timeout, [weak = weak_from_this(), key] {
+    if (auto self = weak.lock()) {
+      key->timer = 0;
+      Count(&self->core_->listener_counters_.half_open_expired);
+      self->Drop(key);
+    }
+  });
   // Most have written by now. Looked at here, they cannot be crowded out by those that are accepted
   // next.
   OnBytes(key);

@@ -24,7 +24,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "fdchannel/os/accept_watch.h"
 #include "fdchannel/os/bind.h"
+#include "fdchannel/os/clock.h"
 #include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/mutex.h"
 #include "fdchannel/os/poller.h"
@@ -85,19 +87,10 @@ class Listener : public std::enable_shared_from_this<Listener> {
   };
 
   Listener(std::shared_ptr<ServerCore> core, std::shared_ptr<Poller> poller, BoundSocket socket,
-           const Wires& wires, ConnectionHandler handler)
-      : core_(std::move(core)),
-        poller_(std::move(poller)),
-        wires_(wires),
-        handler_(std::move(handler)),
-        socket_(std::move(socket)) {}
+           const Wires& wires, ConnectionHandler handler);
 
   // On the poller's thread.
   void Accept(uint32_t events);
-  absl::Status StartAccepting();
-  void StopAccepting();
-  void Pause();
-  void TryAgainLater();
   // After accept(2) failed for want of a descriptor or memory.
   void OnExhausted();
   bool RejectOne();
@@ -119,12 +112,12 @@ class Listener : public std::enable_shared_from_this<Listener> {
   const std::shared_ptr<Poller> poller_;
   const Wires wires_;
   const ConnectionHandler handler_;
+  const std::shared_ptr<AcceptWatch> watch_;
 
   enum class State { kOpen, kDraining, kStopped };
 
   Mutex mutex_;
   State state_ ABSL_GUARDED_BY(mutex_) = State::kOpen;
-  Poller::Id registration_ ABSL_GUARDED_BY(mutex_) = 0;
 
   // Touched by the poller's thread only, once Start() was called.
   bool draining_ = false;
@@ -132,7 +125,7 @@ class Listener : public std::enable_shared_from_this<Listener> {
   BoundSocket socket_;
   // Given up for a moment, when no descriptor is left, to accept a connection and say so.
   UniqueFd reserve_;
-  absl::Time exhausted_since_ = absl::InfiniteFuture();
+  MonotonicTime exhausted_since_ = MonotonicTime::InfiniteFuture();
   std::list<std::unique_ptr<HalfOpen>> half_open_;  // Oldest first.
 };
 
