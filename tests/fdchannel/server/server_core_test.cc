@@ -7,10 +7,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string.h>
+
+#include <array>
 #include <memory>
+#include <random>
 #include <utility>
 #include <vector>
 
+#include "fdchannel/fds/own_credentials.h"
+#include "fdchannel/server/connection_table.h"
 #include "fdchannel/wire/frame.h"
 #include "tests/fdchannel/server/server_test_util.h"
 
@@ -97,6 +103,69 @@ TEST_F(DeadSessionsTest, TheLastOneStaysWhateverItHolds) {
 TEST_F(DeadSessionsTest, OneThatHoldsNothingIsGoneAtOnce) {
   const auto core = Serve(/*max_fds_per_uid=*/16);
   EXPECT_THAT(LiveAndDie(core.get(), 0), ElementsAre());
+}
+
+// Names and sessions are guessed in vain: each is one of 2^128, or needs a token that is.
+TEST(GuessesTest, AMillionGuessesGetNoSession) {
+  auto core = ServerCore::Create({});
+  ASSERT_TRUE(core.ok()) << core.status();
+  const Token owner = MintToken();
+  const ConnectionId name = MintToken();
+  const SocketPair connection = MakePair(SOCK_STREAM);
+  ConnectionTable::Process().Add(connection.a, name, core->get());
+  Told<uint64_t> opened;
+  std::shared_ptr<UniqueFd> session;
+  Hello hello = HelloWith(owner);
+  hello.connection = name;
+  ASSERT_TRUE((*core)
+                  ->AnswerInProcess(hello,
+                                    [&](const HelloReply& reply, UniqueFd end) {
+                                      EXPECT_EQ(reply.status, HelloStatus::kOk);
+                                      session = std::make_shared<UniqueFd>(std::move(end));
+                                      opened.Set(reply.session_id);
+                                    })
+                  .ok());
+  const uint64_t session_id = opened.Wait();
+
+  std::mt19937_64 random(1);
+  const auto guess = [&random] {
+    std::array<char, kTokenSize> bytes;
+    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
+      const uint64_t half = random();
+      memcpy(bytes.data() + i, &half, sizeof(half));
+    }
+    return Token(bytes);
+  };
+  const Token thief = MintToken();
+  const auto credentials = GetOwnCredentials();
+  ASSERT_TRUE(credentials.ok()) << credentials.status();
+  for (int i = 0; i < 1000000; ++i) {
+    ASSERT_FALSE(ConnectionTable::Process().HasOf(*credentials, guess(), core->get()));
+    // What a call may say: the owner's session with a guessed token, or his own with a guessed one.
+    const bool first = i % 2 == 0;
+    ASSERT_FALSE((*core)->FindSession(first ? guess() : thief, first ? session_id : random()).ok());
+  }
+  // The same as hellos.
+  constexpr int kHellos = 10000;
+  hello.token = thief;
+  Told<bool> all;
+  int granted = 0;  // On the poller's thread.
+  for (int i = 0; i < kHellos; ++i) {
+    hello.connection = guess();
+    ASSERT_TRUE((*core)
+                    ->AnswerInProcess(
+                        hello,
+                        [&, last = i == kHellos - 1](const HelloReply& reply, const UniqueFd&) {
+                          if (reply.status != HelloStatus::kElsewhere) ++granted;
+                          if (last) all.Set(true);
+                        })
+                    .ok());
+  }
+  ASSERT_TRUE(all.Wait());
+  EXPECT_EQ(granted, 0);
+  EXPECT_EQ((*core)->session_count(), 1u);
+  EXPECT_TRUE((*core)->FindSession(owner, session_id).ok());
+  (*core)->ShutDown();
 }
 
 }  // namespace
