@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 
+#include <future>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -20,7 +21,9 @@
 namespace grpcfd {
 namespace {
 
-using testing_internal::Caller;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
 using testing_internal::Exchange;
 using testing_internal::ExpectCalls;
 using testing_internal::LandingTest;
@@ -177,6 +180,43 @@ TEST_P(PathTest, ASecondChannelWithEqualArgumentsWorks) {
   }
   EXPECT_EQ(old.calls, 1001);
   EXPECT_EQ(next->calls, 1000);
+}
+
+// A target of two addresses: plain calls go to both, and a call with descriptors says at once why
+// it cannot, however long it may take.
+class SeveralAddressesTest : public PathTest {};
+
+INSTANTIATE_TEST_SUITE_P(All, SeveralAddressesTest, ::testing::Combine(kStyles, ::testing::Bool()),
+                         [](const auto& info) {
+                           return NameOfCase(std::get<0>(info.param), std::get<1>(info.param));
+                         });
+
+TEST_P(SeveralAddressesTest, DescriptorsAreRefusedWithTheReasonAndPlainCallsWork) {
+  Process a("a", address_);
+  Process b("b", address_ + ".b");
+  for (const Wire wire : {Wire::kFdChannel, Wire::kInBand}) {
+    a.calls = b.calls = 0;
+    grpc::ChannelArguments arguments;
+    arguments.SetLoadBalancingPolicyName("round_robin");
+    ChannelOptions options;
+    options.wire = wire;
+    const auto channel =
+        grpcfd::CreateCustomChannel(absl::StrCat(address_, ",", path_, ".b"),
+                                    grpc::InsecureChannelCredentials(), arguments, {}, options);
+    const auto caller = MakeCaller(style(), channel);
+    const auto call = [&](const std::string& content) {
+      std::promise<std::string> wrong;
+      caller->Make(content, wait_for_ready(), [&](const std::string& w) { wrong.set_value(w); });
+      return wrong.get_future().get();
+    };
+    // The first call of the channel.
+    EXPECT_THAT(call("file"), AllOf(StartsWith("9 "), HasSubstr("names several addresses")));
+    for (int i = 0; i < 100; ++i) ASSERT_EQ(call(""), "");
+    EXPECT_THAT(call("file"), AllOf(StartsWith("9 "), HasSubstr("names several addresses")));
+    EXPECT_GT(a.calls, 0);
+    EXPECT_GT(b.calls, 0);
+    EXPECT_EQ(a.calls + b.calls, 100);
+  }
 }
 
 }  // namespace

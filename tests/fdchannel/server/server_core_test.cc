@@ -105,6 +105,40 @@ TEST_F(DeadSessionsTest, OneThatHoldsNothingIsGoneAtOnce) {
   EXPECT_THAT(LiveAndDie(core.get(), 0), ElementsAre());
 }
 
+// A hello of this process, and what it brought.
+struct Said {
+  HelloReply reply;
+  std::shared_ptr<UniqueFd> end;
+};
+
+Said SayInProcess(ServerCore* core, const Token& token, const ConnectionId& connection) {
+  Hello hello = HelloWith(token);
+  hello.connection = connection;
+  Told<Said> told;
+  EXPECT_TRUE(core->AnswerInProcess(hello,
+                                    [&told](const HelloReply& reply, UniqueFd end) {
+                                      told.Set({reply, std::make_shared<UniqueFd>(std::move(end))});
+                                    })
+                  .ok());
+  return told.Wait();
+}
+
+class Guesses {
+ public:
+  uint64_t Number() { return random_(); }
+  Token Bits() {
+    std::array<char, kTokenSize> bytes;
+    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
+      const uint64_t half = random_();
+      memcpy(bytes.data() + i, &half, sizeof(half));
+    }
+    return Token(bytes);
+  }
+
+ private:
+  std::mt19937_64 random_{1};
+};
+
 // Names and sessions are guessed in vain: each is one of 2^128, or needs a token that is.
 TEST(GuessesTest, AMillionGuessesGetNoSession) {
   auto core = ServerCore::Create({});
@@ -113,56 +147,27 @@ TEST(GuessesTest, AMillionGuessesGetNoSession) {
   const ConnectionId name = MintToken();
   const SocketPair connection = MakePair(SOCK_STREAM);
   ConnectionTable::Process().Add(connection.a, name, core->get());
-  Told<uint64_t> opened;
-  std::shared_ptr<UniqueFd> session;
-  Hello hello = HelloWith(owner);
-  hello.connection = name;
-  ASSERT_TRUE((*core)
-                  ->AnswerInProcess(hello,
-                                    [&](const HelloReply& reply, UniqueFd end) {
-                                      EXPECT_EQ(reply.status, HelloStatus::kOk);
-                                      session = std::make_shared<UniqueFd>(std::move(end));
-                                      opened.Set(reply.session_id);
-                                    })
-                  .ok());
-  const uint64_t session_id = opened.Wait();
+  const Said session = SayInProcess(core->get(), owner, name);
+  ASSERT_EQ(session.reply.status, HelloStatus::kOk);
+  const uint64_t session_id = session.reply.session_id;
 
-  std::mt19937_64 random(1);
-  const auto guess = [&random] {
-    std::array<char, kTokenSize> bytes;
-    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
-      const uint64_t half = random();
-      memcpy(bytes.data() + i, &half, sizeof(half));
-    }
-    return Token(bytes);
-  };
+  Guesses guesses;
   const Token thief = MintToken();
   const auto credentials = GetOwnCredentials();
   ASSERT_TRUE(credentials.ok()) << credentials.status();
   for (int i = 0; i < 1000000; ++i) {
-    ASSERT_FALSE(ConnectionTable::Process().HasOf(*credentials, guess(), core->get()));
+    ASSERT_FALSE(ConnectionTable::Process().HasOf(*credentials, guesses.Bits(), core->get()));
     // What a call may say: the owner's session with a guessed token, or his own with a guessed one.
-    const bool first = i % 2 == 0;
-    ASSERT_FALSE((*core)->FindSession(first ? guess() : thief, first ? session_id : random()).ok());
+    const auto found = i % 2 == 0 ? (*core)->FindSession(guesses.Bits(), session_id)
+                                  : (*core)->FindSession(thief, guesses.Number());
+    ASSERT_FALSE(found.ok());
   }
-  // The same as hellos.
-  constexpr int kHellos = 10000;
-  hello.token = thief;
-  Told<bool> all;
-  int granted = 0;  // On the poller's thread.
-  for (int i = 0; i < kHellos; ++i) {
-    hello.connection = guess();
-    ASSERT_TRUE((*core)
-                    ->AnswerInProcess(
-                        hello,
-                        [&, last = i == kHellos - 1](const HelloReply& reply, const UniqueFd&) {
-                          if (reply.status != HelloStatus::kElsewhere) ++granted;
-                          if (last) all.Set(true);
-                        })
-                    .ok());
+  // Some of them as hellos.
+  for (int i = 0; i < 10000; ++i) {
+    const Said said = SayInProcess(core->get(), thief, guesses.Bits());
+    ASSERT_EQ(said.reply.status, HelloStatus::kElsewhere);
+    ASSERT_FALSE(said.end->valid());
   }
-  ASSERT_TRUE(all.Wait());
-  EXPECT_EQ(granted, 0);
   EXPECT_EQ((*core)->session_count(), 1u);
   EXPECT_TRUE((*core)->FindSession(owner, session_id).ok());
   (*core)->ShutDown();
