@@ -71,6 +71,9 @@ class Process {
         [this] { server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(30)); });
   }
 
+  // Until they have, after Drain().
+  void AwaitDrained() { drain_.join(); }
+
   grpc::Server* server() const { return server_.get(); }
 
   std::atomic<int> calls{0};
