@@ -43,11 +43,27 @@ std::string NameOfCase(Style style, bool wait_for_ready) {
   return absl::StrCat(NameOf(style), wait_for_ready ? "Waits" : "FailsFast");
 }
 
+enum class Transport { kInsecure, kTls, kLocal };
+
 class RestartTest : public LandingTest,
-                    public ::testing::WithParamInterface<std::tuple<Style, bool, bool>> {
+                    public ::testing::WithParamInterface<std::tuple<Style, bool, Transport>> {
  protected:
   RestartTest() {
-    if (!std::get<2>(GetParam())) return;
+    if (transport() == Transport::kTls) UseTls();
+    if (transport() != Transport::kLocal) return;
+    server_credentials_ = grpc::experimental::LocalServerCredentials(UDS);
+    channel_credentials_ = grpc::experimental::LocalCredentials(UDS);
+  }
+  Style style() const { return std::get<0>(GetParam()); }
+  bool wait_for_ready() const { return std::get<1>(GetParam()); }
+  Transport transport() const { return std::get<2>(GetParam()); }
+
+  std::shared_ptr<grpc::ServerCredentials> server_credentials_ = grpc::InsecureServerCredentials();
+  std::shared_ptr<grpc::ChannelCredentials> channel_credentials_ =
+      grpc::InsecureChannelCredentials();
+
+ private:
+  void UseTls() {
     static const auto* const certificates =
         new testing_internal::TlsCertificates(testing_internal::MakeTlsCertificates());
     grpc::SslServerCredentialsOptions server;
@@ -57,19 +73,18 @@ class RestartTest : public LandingTest,
     client.pem_root_certs = certificates->authority;
     channel_credentials_ = grpc::SslCredentials(client);
   }
-  Style style() const { return std::get<0>(GetParam()); }
-  bool wait_for_ready() const { return std::get<1>(GetParam()); }
-
-  std::shared_ptr<grpc::ServerCredentials> server_credentials_ = grpc::InsecureServerCredentials();
-  std::shared_ptr<grpc::ChannelCredentials> channel_credentials_ =
-      grpc::InsecureChannelCredentials();
 };
 
 INSTANTIATE_TEST_SUITE_P(All, RestartTest,
-                         ::testing::Combine(kStyles, ::testing::Bool(), ::testing::Bool()),
+                         ::testing::Combine(kStyles, ::testing::Bool(),
+                                            ::testing::Values(Transport::kInsecure, Transport::kTls,
+                                                              Transport::kLocal)),
                          [](const auto& info) {
+                           const Transport transport = std::get<2>(info.param);
                            return NameOfCase(std::get<0>(info.param), std::get<1>(info.param)) +
-                                  (std::get<2>(info.param) ? "Tls" : "Plain");
+                                  (transport == Transport::kTls     ? "Tls"
+                                   : transport == Transport::kLocal ? "Local"
+                                                                    : "Insecure");
                          });
 
 // The old server drains, held up by another client's stream; the new one has the path.
