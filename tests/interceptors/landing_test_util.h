@@ -344,6 +344,19 @@ class Load {
     }
     caller_ = nullptr;
   }
+  int calls() {
+    MutexLock lock(&mutex_);
+    return calls_;
+  }
+  int plain_failures() {
+    MutexLock lock(&mutex_);
+    return plain_failures_;
+  }
+  // Of calls with descriptors, which gRPC would have failed without them.
+  int grpcs_failures() {
+    MutexLock lock(&mutex_);
+    return grpcs_failures_;
+  }
   void ExpectNoFailures() {
     Stop();
     MutexLock lock(&mutex_);
@@ -376,7 +389,11 @@ class Load {
     ++calls_;
     changed_.NotifyAll();
     if (!plain.empty()) ++plain_failures_;
-    if (wrong.empty() || IsGrpcsOwn(wrong)) return;
+    if (wrong.empty()) return;
+    if (IsGrpcsOwn(wrong)) {
+      ++grpcs_failures_;
+      return;
+    }
     ++failures_;
     last_ = wrong;
   }
@@ -390,6 +407,7 @@ class Load {
   int running_ ABSL_GUARDED_BY(mutex_) = 0;
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;
+  int grpcs_failures_ ABSL_GUARDED_BY(mutex_) = 0;
   int plain_failures_ ABSL_GUARDED_BY(mutex_) = 0;
   std::string last_ ABSL_GUARDED_BY(mutex_);
 };
@@ -416,7 +434,8 @@ class OpenStream {
   }
   ~OpenStream() {
     stream_->WritesDone();
-    EXPECT_TRUE(stream_->Finish().ok());
+    const std::string status = Text(stream_->Finish());
+    EXPECT_TRUE(status == "OK" || IsGrpcsOwn(status)) << status;
   }
 
  private:
