@@ -492,8 +492,8 @@ class InBandFactory final : public ClientFactory {
   const std::shared_ptr<const ReceivePolicy> policy_;  // Null: accepts all.
 };
 
-// The channel cannot carry descriptors (the target is not a unix socket, for example): calls that
-// have any fail.
+// The channel cannot carry descriptors (the target is not a unix socket, or several, for example):
+// calls that have any fail.
 class WithoutFactory final : public ClientFactory {
  public:
   explicit WithoutFactory(absl::Status why) : why_(std::move(why)) {}
@@ -557,7 +557,7 @@ class ChainFactory final : public ClientInterceptorFactoryInterface {
 
 absl::StatusOr<std::shared_ptr<Dialer>> StartDialer(const std::string& target,
                                                     const ChannelOptions& options) {
-  auto address = SocketAddress::Parse(target);
+  auto address = SocketAddress::ParseTarget(target);
   if (!address.ok()) return address.status();
   return Dialer::Start(*std::move(address), options.fd_channel_options.connect_timeout,
                        options.in_band);

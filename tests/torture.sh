@@ -7,7 +7,7 @@
 #   tests/torture.sh                  every row in its short form: every distinct case, at least 1 % of the count
 #   tests/torture.sh --full           every row with its whole count: for a release. Rows that a former run of the same
 #                                     commit has done are not run again; --again forgets them
-#   tests/torture.sh [--full] ROW...  these rows, done before or not; ROW is 1 to 31
+#   tests/torture.sh [--full] ROW...  these rows, done before or not; ROW is 1 to 32
 #   tests/torture.sh --markdown       prints the table of the last full run as docs/reliability.md has it, and runs nothing
 #   tests/torture.sh --build DIR      uses the programs of this build folder instead of making a Release build
 #

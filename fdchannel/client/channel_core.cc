@@ -570,7 +570,7 @@ void ChannelCore::Failed(const absl::Status& status, bool may_pass) {
 
 absl::StatusOr<std::shared_ptr<FdChannel>> FdChannel::Create(const std::string& target,
                                                              const FdChannelOptions& options) {
-  auto address = internal::SocketAddress::Parse(target);
+  auto address = internal::SocketAddress::ParseTarget(target);
   if (!address.ok()) return address.status();
   auto core = internal::ChannelCore::Create(*address, options);
   if (!core.ok()) return core.status();

@@ -107,6 +107,16 @@ absl::StatusOr<SocketAddress> SocketAddress::Parse(const std::string& target) {
   return SocketAddress(kind, std::move(name));
 }
 
+absl::StatusOr<SocketAddress> SocketAddress::ParseTarget(const std::string& target) {
+  if (IsUnixTarget(target) && PercentDecode(target).find(',') != std::string::npos) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "target \"", absl::CHexEscape(target),
+        "\" names several addresses, for gRPC ends one at each comma; which of them a call goes to "
+        "is not known when its descriptors are sent: make a channel for each address"));
+  }
+  return Parse(target);
+}
+
 bool SocketAddress::IsUnixTarget(const std::string& target) {
   return absl::StartsWith(target, kPathScheme) || absl::StartsWith(target, kAbstractScheme);
 }

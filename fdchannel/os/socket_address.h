@@ -39,6 +39,10 @@ class SocketAddress {
   // (dns:, ipv4:, host:port): descriptors never leave the host.
   static absl::StatusOr<SocketAddress> Parse(const std::string& target);
 
+  // The same for what a channel is made for. FAILED_PRECONDITION for a list of unix sockets, which
+  // gRPC separates by commas.
+  static absl::StatusOr<SocketAddress> ParseTarget(const std::string& target);
+
   // Whether gRPC would take `target` for a unix socket (`unix:` or `unix-abstract:`), well-formed
   // or not.
   static bool IsUnixTarget(const std::string& target);

@@ -74,6 +74,21 @@ std::vector<ConnectionId> ConnectionTable::NamesOf(const void* server) const {
   return names;
 }
 
+bool ConnectionTable::HasOf(const PeerCredentials& owner, const ConnectionId& id,
+                            const void* server) const {
+  const auto living = Living(id);
+  return std::any_of(living.begin(), living.end(), [&](const auto& entry) {
+    const auto& [number, record] = entry;
+    if (record.server != server) return false;
+    auto peer = GetPeerCredentials(BorrowedFd(number), PidfdMode::kWanted);
+    if (!peer.ok()) peer = GetPeerCredentials(BorrowedFd(number), PidfdMode::kNone);
+    if (!peer.ok() || CookieOf(BorrowedFd(number)) != record.cookie) return false;
+    if (peer->pid == 0 || owner.pid == 0) return true;
+    // The pid of one that has ended may be another's now.
+    return peer->pid == owner.pid && !peer->HasExited();
+  });
+}
+
 absl::StatusOr<PeerCredentials> ConnectionTable::Peer(const ConnectionId& id) const {
   const auto living = Living(id);
   if (living.size() > 1) {

@@ -42,6 +42,9 @@ class ConnectionTable {
 
   // Whether `server` has a connection of this name that is still there.
   bool Has(const ConnectionId& id, const void* server) const;
+  // The same, of the process `owner`: another one may have bound the name in a network namespace of
+  // its own. A process that is not known (pid 0) may be any.
+  bool HasOf(const PeerCredentials& owner, const ConnectionId& id, const void* server) const;
 
   // The names of the connections that `server` has.
   std::vector<ConnectionId> NamesOf(const void* server) const;

@@ -327,8 +327,10 @@ HelloStatus ServerCore::Admit(const Hello& hello, const PeerCredentials& credent
     if (it != ids_.end()) former = sessions_[it->second].session;
   }
   // The client says a hello as soon as it knows of a connection, so it may come before that is
-  // accepted; then it says it again.
-  if (!hello.connection.zero() && !ConnectionTable::Process().Has(hello.connection, this)) {
+  // accepted; then it says it again. Where only another process has the name, the client's
+  // connection is not.
+  if (!hello.connection.zero() &&
+      !ConnectionTable::Process().HasOf(credentials, hello.connection, this)) {
     return HelloStatus::kElsewhere;
   }
   if (former != nullptr) {

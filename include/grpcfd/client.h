@@ -38,9 +38,9 @@ namespace grpcfd {
 //
 // Before the call SendFd only queues. If the call cannot bring the descriptors along, it fails,
 // with a status that says why, and no handler runs with a part of them:
-//   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is not a unix socket, the
-//                        server is not a grpcfd server, or set_credentials replaced what
-//                        FromContext had set
+//   FAILED_PRECONDITION  the channel has no grpcfd factory, its target is not a unix socket, or
+//                        several, the server is not a grpcfd server, or set_credentials replaced
+//                        what FromContext had set
 //   INVALID_ARGUMENT     more descriptors than a limit allows
 //   PERMISSION_DENIED    an authorize_session refused the session, this program's or the server's
 //   RESOURCE_EXHAUSTED   the server did not take enough of those sent before, until the deadline,
@@ -128,8 +128,8 @@ void NameConnections(const std::shared_ptr<FdChannel>& fd_channel,
                      grpc::ChannelArguments* arguments);
 
 // As grpc::CreateCustomChannel, with descriptors. `interceptor_creators` are the program's own, in
-// their order; grpcfd's comes after them. A target that is not a unix socket works as before for
-// calls without descriptors.
+// their order; grpcfd's comes after them. A target that is not a unix socket, or a list of them
+// (`unix:/a,/b`), works as before for calls without descriptors.
 std::shared_ptr<grpc::Channel> CreateCustomChannel(
     const std::string& target, const std::shared_ptr<grpc::ChannelCredentials>& credentials,
     const grpc::ChannelArguments& arguments,

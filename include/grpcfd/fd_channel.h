@@ -71,7 +71,8 @@ class FdChannel {
   // `target` is a gRPC target: `unix:path`, `unix:///path` or `unix-abstract:name`. Nothing is
   // connected yet.
   //   INVALID_ARGUMENT     the target names a unix socket, but wrongly
-  //   FAILED_PRECONDITION  the target is not a unix socket: descriptors never leave the host
+  //   FAILED_PRECONDITION  the target is not a unix socket: descriptors never leave the host; or it
+  //                        is a list of them (`unix:/a,/b`), of which gRPC picks one for each call
   //   UNAVAILABLE          the kernel has no random bits for the channel's token
   static absl::StatusOr<std::shared_ptr<FdChannel>> Create(const std::string& target,
                                                            const FdChannelOptions& options = {});

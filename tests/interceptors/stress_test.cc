@@ -8,13 +8,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 
 #include <atomic>
 #include <random>
@@ -24,13 +21,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "grpcfd/testing/fd_leak_checker.h"
+#include "tests/interceptors/child.h"
 #include "tests/interceptors/test_service.h"
-
-extern char** environ;
 
 namespace grpcfd {
 namespace {
 
+using testing_internal::Child;
 using testing_internal::Content;
 using testing_internal::FunctionService;
 using testing_internal::MemoryFile;
@@ -104,50 +101,6 @@ constexpr int kShare = 20;
 #else
 constexpr int kShare = 1;
 #endif
-
-// A child running this program with `arguments`, its stdin and stdout connected to us.
-class Child {
- public:
-  explicit Child(std::vector<std::string> arguments) {
-    int in[2], out[2];
-    EXPECT_EQ(0, pipe2(in, O_CLOEXEC));
-    EXPECT_EQ(0, pipe2(out, O_CLOEXEC));
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-    std::string self = "/proc/self/exe";
-    std::vector<char*> argv = {self.data()};
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    EXPECT_EQ(0, posix_spawn(&pid_, self.c_str(), &actions, nullptr, argv.data(), environ));
-    posix_spawn_file_actions_destroy(&actions);
-    close(in[0]);
-    close(out[1]);
-    stdin_ = UniqueFd(in[1]);
-    stdout_ = fdopen(out[0], "r");
-  }
-  ~Child() {
-    stdin_.Reset();
-    fclose(stdout_);
-    int status = -1;
-    EXPECT_EQ(pid_, waitpid(pid_, &status, 0));
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-  }
-
-  // A line of what it prints, without the newline; empty at the end.
-  std::string Line() {
-    char line[512];
-    if (fgets(line, sizeof(line), stdout_) == nullptr) return std::string();
-    line[strcspn(line, "\n")] = '\0';
-    return line;
-  }
-
- private:
-  pid_t pid_ = -1;
-  UniqueFd stdin_;
-  FILE* stdout_ = nullptr;
-};
 
 TEST(StressTest, AHundredThousandCallsBetweenTwoProcessesLeaveBothTablesAsTheyWere) {
   TempDir dir;

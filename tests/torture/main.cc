@@ -69,6 +69,7 @@ constexpr Entry kRows[] = {
     {"29", "bursts of full messages that nobody asks for", Row29},
     {"30", "connections that look like gRPC's, and stop", Row30},
     {"31", "a hostile server's descriptors, at a client", Row31},
+    {"32", "restarts under a flood of hellos with others' names", Row32},
 };
 
 // Gives up root for good. Before any thread exists.

@@ -148,6 +148,7 @@ int RunPeer(const std::string& name, const std::vector<std::string>& arguments) 
   if (name == "hostile") return ServeHostilely(argument(0));
   if (name == "client") return WatchedClient(argument(0), argument(1), argument(2));
   if (name == "attack") return Attack(argument(0), argument(1), argument(2), argument(3));
+  if (name == "names") return FloodNames(argument(0));
   if (name == "silent") return Silent(argument(0), argument(1));
   return 2;
 }

@@ -1,7 +1,7 @@
 // Copyright 2026 The grpcfd Authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The scorecard: 31 rows of hostile peers, faults and exhaustion, each with its exact outcome and
+// The scorecard: 32 rows of hostile peers, faults and exhaustion, each with its exact outcome and
 // its number of repetitions (docs/reliability.md). Every row is a function; the program `torture`
 // runs one and prints one line about it, and tests/torture.sh draws the table.
 //
@@ -114,6 +114,8 @@ class Peer {
 
 // What `torture peer NAME ARGUMENTS...` does. The result is the exit status.
 int RunPeer(const std::string& name, const std::vector<std::string>& arguments);
+// That of restarts.cc.
+int FloodNames(const std::string& path);
 // Those of limbo.cc.
 int ServeHostilely(const std::string& path);
 int WatchedClient(const std::string& hostile, const std::string& honest, const std::string& limit);
@@ -202,6 +204,7 @@ void Row28(Row* row);
 void Row29(Row* row);
 void Row30(Row* row);
 void Row31(Row* row);
+void Row32(Row* row);
 
 }  // namespace torture
 }  // namespace grpcfd

@@ -84,6 +84,21 @@ TEST(SocketAddressTest, RefusesMalformedUnixTargets) {
   }
 }
 
+// gRPC's client takes a list of them. A channel for it is no mistake, but cannot carry descriptors.
+TEST(SocketAddressTest, AChannelsTargetMayNameSeveral) {
+  for (const char* target : {"unix:/run/a,/run/b", "unix:///run/a%2Cb", "unix-abstract:a,b"}) {
+    SCOPED_TRACE(target);
+    const absl::Status status = SocketAddress::ParseTarget(target).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("several addresses"));
+  }
+  EXPECT_EQ(SocketAddress::ParseTarget("unix:").status().code(),
+            absl::StatusCode::kInvalidArgument);
+  auto one = SocketAddress::ParseTarget("unix:/run/a");
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_EQ(one->name(), "/run/a");
+}
+
 TEST(SocketAddressTest, OtherTargetsAreNotUnixSockets) {
   for (const char* target :
        {"", "localhost:50051", "dns:///host", "ipv4:127.0.0.1:1", "/run/app.sock",

@@ -7,10 +7,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <string.h>
+
+#include <array>
 #include <memory>
+#include <random>
 #include <utility>
 #include <vector>
 
+#include "fdchannel/fds/own_credentials.h"
+#include "fdchannel/server/connection_table.h"
 #include "fdchannel/wire/frame.h"
 #include "tests/fdchannel/server/server_test_util.h"
 
@@ -97,6 +103,74 @@ TEST_F(DeadSessionsTest, TheLastOneStaysWhateverItHolds) {
 TEST_F(DeadSessionsTest, OneThatHoldsNothingIsGoneAtOnce) {
   const auto core = Serve(/*max_fds_per_uid=*/16);
   EXPECT_THAT(LiveAndDie(core.get(), 0), ElementsAre());
+}
+
+// A hello of this process, and what it brought.
+struct Said {
+  HelloReply reply;
+  std::shared_ptr<UniqueFd> end;
+};
+
+Said SayInProcess(ServerCore* core, const Token& token, const ConnectionId& connection) {
+  Hello hello = HelloWith(token);
+  hello.connection = connection;
+  Told<Said> told;
+  EXPECT_TRUE(core->AnswerInProcess(hello,
+                                    [&told](const HelloReply& reply, UniqueFd end) {
+                                      told.Set({reply, std::make_shared<UniqueFd>(std::move(end))});
+                                    })
+                  .ok());
+  return told.Wait();
+}
+
+class Guesses {
+ public:
+  uint64_t Number() { return random_(); }
+  Token Bits() {
+    std::array<char, kTokenSize> bytes;
+    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
+      const uint64_t half = random_();
+      memcpy(bytes.data() + i, &half, sizeof(half));
+    }
+    return Token(bytes);
+  }
+
+ private:
+  std::mt19937_64 random_{1};
+};
+
+// Names and sessions are guessed in vain: each is one of 2^128, or needs a token that is.
+TEST(GuessesTest, AMillionGuessesGetNoSession) {
+  auto core = ServerCore::Create({});
+  ASSERT_TRUE(core.ok()) << core.status();
+  const Token owner = MintToken();
+  const ConnectionId name = MintToken();
+  const SocketPair connection = MakePair(SOCK_STREAM);
+  ConnectionTable::Process().Add(connection.a, name, core->get());
+  const Said session = SayInProcess(core->get(), owner, name);
+  ASSERT_EQ(session.reply.status, HelloStatus::kOk);
+  const uint64_t session_id = session.reply.session_id;
+
+  Guesses guesses;
+  const Token thief = MintToken();
+  const auto credentials = GetOwnCredentials();
+  ASSERT_TRUE(credentials.ok()) << credentials.status();
+  for (int i = 0; i < 1000000; ++i) {
+    ASSERT_FALSE(ConnectionTable::Process().HasOf(*credentials, guesses.Bits(), core->get()));
+    // What a call may say: the owner's session with a guessed token, or his own with a guessed one.
+    const auto found = i % 2 == 0 ? (*core)->FindSession(guesses.Bits(), session_id)
+                                  : (*core)->FindSession(thief, guesses.Number());
+    ASSERT_FALSE(found.ok());
+  }
+  // Some of them as hellos.
+  for (int i = 0; i < 10000; ++i) {
+    const Said said = SayInProcess(core->get(), thief, guesses.Bits());
+    ASSERT_EQ(said.reply.status, HelloStatus::kElsewhere);
+    ASSERT_FALSE(said.end->valid());
+  }
+  EXPECT_EQ((*core)->session_count(), 1u);
+  EXPECT_TRUE((*core)->FindSession(owner, session_id).ok());
+  (*core)->ShutDown();
 }
 
 }  // namespace
