@@ -34,8 +34,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/clock.h"
+#include "fdchannel/os/cmsg.h"
 #include "fdchannel/os/connection_id.h"
 #include "fdchannel/os/poller.h"
 #include "fdchannel/os/reaper.h"
