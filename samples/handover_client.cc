@@ -8,7 +8,7 @@
 //
 //   handover_client unix:/run/user/1000/handover.sock
 //
-// grpcfd is in four places: CreateChannel, FromContext, SendFd and RecvFd.
+// grpcfd is in four places: CreateChannel, FromContext, Attach and Take.
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -79,115 +79,147 @@ class Report {
   int count_ = 0;
 };
 
-// What the client asks the server to do with a file or connection that holds `content`.
-Descriptor Describe(const grpcfd::InodeUrl& url, const std::string& content,
-                    const std::string& answer) {
-  Descriptor descriptor;
-  descriptor.set_url(url.ToString());
-  descriptor.set_content(content);
-  descriptor.set_answer(answer);
-  return descriptor;
+// Sends a duplicate of `file`, or `file` itself if it is moved. Says what the server must find in
+// it and shall answer.
+template <typename Fd>
+Item Send(grpcfd::FdTransceiver* fds, Fd&& file, const std::string& content,
+          const std::string& answer) {
+  Item item;
+  *item.mutable_fd() = OrExit(grpcfd::Attach(*fds, std::forward<Fd>(file)), "Attach");
+  item.set_content(content);
+  item.set_answer(answer);
+  return item;
 }
 
 // What the server says it has proved. The client proves the rest.
-std::string ServersProof(const ExchangeReply& reply, const Descriptor& descriptor) {
-  const auto proof = reply.proofs().find(descriptor.url());
+std::string ServersProof(const ExchangeReply& reply, const Item& item) {
+  const auto proof = reply.proofs().find(item.fd().url());
   if (proof == reply.proofs().end()) {
-    OrExit(absl::DataLossError("the server says nothing of it"), descriptor.url());
+    OrExit(absl::DataLossError("the server says nothing of it"), item.fd().url());
   }
   return proof->second;
 }
 
-void HandOverAll(Handover::Stub* stub, Report* report) {
-  const grpcfd::UniqueFd unlinked = OrExit(MakeUnlinkedFile("in a file without a name"), "file");
-  const grpcfd::UniqueFd memory =
-      OrExit(MakeMemoryFile("handover", "in memory, in no file system"), "memfd");
-  const grpcfd::UniqueFd events[] = {OrExit(MakeEvent(), "eventfd"),
-                                     OrExit(MakeEvent(), "eventfd")};
-  const grpcfd::UniqueFd read_write = OrExit(MakeUnlinkedFile("opened twice"), "file");
-  grpcfd::UniqueFd read_only = OrExit(ReopenReadOnly(read_write), "second open");
-  grpcfd::UniqueFd listener = OrExit(ListenOnLoopback(), "TCP listener");
+// The client's own descriptors of the seven things that it hands over.
+struct Originals {
+  grpcfd::UniqueFd unlinked;
+  grpcfd::UniqueFd memory;
+  grpcfd::UniqueFd events[2];
+  grpcfd::UniqueFd read_write;  // These two are the same file,
+  grpcfd::UniqueFd read_only;   // opened in two ways.
+  grpcfd::UniqueFd listener;
+  grpcfd::UniqueFd connection;  // A connection to `listener`.
+};
 
-  // Connected before anybody accepts: the connection waits in the listener's queue for whoever has
-  // the listener.
-  const grpcfd::UniqueFd connection = OrExit(ConnectTo(listener), "TCP connection");
-  OrExit(WriteToStream(connection, "who accepts this?"), "TCP connection");
-  OrExit(FinishSending(connection), "TCP connection");
+Originals MakeOriginals() {
+  Originals originals;
+  originals.unlinked = OrExit(MakeUnlinkedFile("in a file without a name"), "file");
+  originals.memory = OrExit(MakeMemoryFile("handover", "in memory, in no file system"), "memfd");
+  for (grpcfd::UniqueFd& event : originals.events) event = OrExit(MakeEvent(), "eventfd");
+  originals.read_write = OrExit(MakeUnlinkedFile("opened twice"), "file");
+  originals.read_only = OrExit(ReopenReadOnly(originals.read_write), "second open");
+
+  // Nobody accepts yet. The connection waits in the listener's queue for whoever has the listener.
+  originals.listener = OrExit(ListenOnLoopback(), "TCP listener");
+  originals.connection = OrExit(ConnectTo(originals.listener), "TCP connection");
+  OrExit(WriteToStream(originals.connection, "who accepts this?"), "TCP connection");
+  OrExit(FinishSending(originals.connection), "TCP connection");
+  return originals;
+}
+
+// Attach(fd) sends a duplicate; Attach(std::move(fd)) gives the descriptor itself away.
+ExchangeRequest SendAll(grpcfd::FdTransceiver* fds, Originals* originals) {
+  ExchangeRequest request;
+  *request.mutable_unlinked_file() =
+      Send(fds, originals->unlinked, "in a file without a name", ", and read");
+  *request.mutable_memory_file() =
+      Send(fds, originals->memory, "in memory, in no file system", ", and seen");
+  uint64_t value_of_event = 100;
+  for (const grpcfd::UniqueFd& event : originals->events) {
+    Item* item = request.add_events();
+    *item->mutable_fd() = OrExit(grpcfd::Attach(*fds, event), "Attach");
+    item->set_value(++value_of_event);
+  }
+  *request.mutable_read_only_file() =
+      Send(fds, std::move(originals->read_only), "opened twice", "");
+  *request.mutable_read_write_file() =
+      Send(fds, originals->read_write, "opened twice", ", written once");
+  *request.mutable_tcp_listener() =
+      Send(fds, std::move(originals->listener), "who accepts this?", "I do");
+  return request;
+}
+
+// The proof of a file is complete when the client reads, through its own descriptor, what the
+// server wrote through the one that it got.
+void ProveFile(const char* kind, const Item& sent, const grpcfd::UniqueFd& file,
+               const ExchangeReply& reply, Report* report) {
+  OrExit(Expect(sent.content() + sent.answer(), OrExit(ReadFile(file), kind)), kind);
+  report->ClientToServer(kind, sent.fd().url(),
+                         ServersProof(reply, sent) + "; client saw the write");
+}
+
+void ProveSent(const ExchangeRequest& request, const ExchangeReply& reply,
+               const Originals& originals, Report* report) {
+  ProveFile("unlinked file", request.unlinked_file(), originals.unlinked, reply, report);
+  ProveFile("memfd", request.memory_file(), originals.memory, reply, report);
+  for (int i = 0; i < request.events_size(); ++i) {
+    const Item& sent = request.events(i);
+    const uint64_t value = OrExit(ReadEvent(originals.events[i]), "eventfd");
+    OrExit(Expect(absl::StrCat(sent.value()), absl::StrCat(value)), "eventfd");
+    report->ClientToServer("eventfd", sent.fd().url(),
+                           absl::StrCat(ServersProof(reply, sent), "; client read ", value));
+  }
+  report->ClientToServer("file, read-only", request.read_only_file().fd().url(),
+                         ServersProof(reply, request.read_only_file()));
+  ProveFile("file, read-write", request.read_write_file(), originals.read_write, reply, report);
+  OrExit(Expect(request.tcp_listener().answer(),
+                OrExit(ReadToEnd(originals.connection), "TCP connection")),
+         "TCP connection");
+  report->ClientToServer("TCP listener", request.tcp_listener().fd().url(),
+                         ServersProof(reply, request.tcp_listener()) + "; client got the answer");
+}
+
+// The two ends of a pipe have the same inode; the URLs' indices tell them apart.
+void ProvePipe(const ExchangeReply& reply, grpcfd::FdTransceiver* fds, Report* report) {
+  const Item& read_item = reply.pipe_read_end();
+  const Item& write_item = reply.pipe_write_end();
+  const grpcfd::UniqueFd read_end = OrExit(grpcfd::Take(*fds, read_item.fd()), "pipe, read end");
+  grpcfd::UniqueFd write_end = OrExit(grpcfd::Take(*fds, write_item.fd()), "pipe, write end");
+  OrExit(WriteToStream(write_end, ", and the client"), "pipe, write end");
+  // The last write end: the server gave its own away. So a reader comes to the pipe's end.
+  write_end.Reset();
+  OrExit(Expect(read_item.content() + ", and the client",
+                OrExit(ReadToEnd(read_end), "pipe, read end")),
+         "pipe");
+  report->ServerToClient("pipe, read end", read_item.fd().url(),
+                         "client read what both wrote, to the end");
+  report->ServerToClient("pipe, write end", write_item.fd().url(),
+                         "client wrote; no other write end is open");
+}
+
+void ProveSealedMemory(const Item& item, grpcfd::FdTransceiver* fds, Report* report) {
+  const grpcfd::UniqueFd sealed = OrExit(grpcfd::Take(*fds, item.fd()), "memfd, sealed");
+  if (!IsSealed(sealed)) OrExit(absl::DataLossError("not sealed"), "memfd, sealed");
+  OrExit(Expect(item.content(), OrExit(ReadFile(sealed), "memfd, sealed")), "memfd, sealed");
+  report->ServerToClient("memfd, sealed", item.fd().url(), "client read it; sealed against change");
+}
+
+void HandOverAll(Handover::Stub* stub, Report* report) {
+  Originals originals = MakeOriginals();
 
   // The call's descriptors, both directions. What is sent before the call starts goes along with
   // it.
   grpc::ClientContext context;
   SetDeadline(&context);
   const std::shared_ptr<grpcfd::FdTransceiver> fds = grpcfd::FromContext(&context);
-
-  // SendFd(fd) sends a duplicate; SendFd(std::move(fd)) gives the descriptor itself away.
-  ExchangeRequest request;
-  *request.mutable_unlinked_file() =
-      Describe(OrExit(fds->SendFd(unlinked), "SendFd"), "in a file without a name", ", and read");
-  *request.mutable_memory_file() =
-      Describe(OrExit(fds->SendFd(memory), "SendFd"), "in memory, in no file system", ", and seen");
-  uint64_t value_of_event = 100;
-  for (const grpcfd::UniqueFd& event : events) {
-    Descriptor* descriptor = request.add_events();
-    descriptor->set_url(OrExit(fds->SendFd(event), "SendFd").ToString());
-    descriptor->set_value(++value_of_event);
-  }
-  *request.mutable_read_only_file() =
-      Describe(OrExit(fds->SendFd(std::move(read_only)), "SendFd"), "opened twice", "");
-  *request.mutable_read_write_file() =
-      Describe(OrExit(fds->SendFd(read_write), "SendFd"), "opened twice", ", written once");
-  *request.mutable_tcp_listener() =
-      Describe(OrExit(fds->SendFd(std::move(listener)), "SendFd"), "who accepts this?", "I do");
-
+  const ExchangeRequest request = SendAll(fds.get(), &originals);
   ExchangeReply reply;
   OrExit(stub->Exchange(&context, request, &reply), "Exchange");
 
-  // A file's proof is complete when the client sees, through its own descriptor, what the server
-  // wrote through the one it got.
-  const auto prove_file = [&](const char* kind, const Descriptor& sent,
-                              const grpcfd::UniqueFd& file) {
-    OrExit(Expect(sent.content() + sent.answer(), OrExit(ReadFile(file), kind)), kind);
-    report->ClientToServer(kind, sent.url(), ServersProof(reply, sent) + "; client saw the write");
-  };
-  prove_file("unlinked file", request.unlinked_file(), unlinked);
-  prove_file("memfd", request.memory_file(), memory);
-  for (int i = 0; i < request.events_size(); ++i) {
-    const Descriptor& sent = request.events(i);
-    const uint64_t value = OrExit(ReadEvent(events[i]), "eventfd");
-    OrExit(Expect(absl::StrCat(sent.value()), absl::StrCat(value)), "eventfd");
-    report->ClientToServer("eventfd", sent.url(),
-                           absl::StrCat(ServersProof(reply, sent), "; client read ", value));
-  }
-  report->ClientToServer("file, read-only", request.read_only_file().url(),
-                         ServersProof(reply, request.read_only_file()));
-  prove_file("file, read-write", request.read_write_file(), read_write);
-  OrExit(Expect(request.tcp_listener().answer(), OrExit(ReadToEnd(connection), "TCP connection")),
-         "TCP connection");
-  report->ClientToServer("TCP listener", request.tcp_listener().url(),
-                         ServersProof(reply, request.tcp_listener()) + "; client got the answer");
-
-  // Descriptors of the reply can be taken until `context` and `fds` are gone. The two ends of a
-  // pipe have the same inode; the URLs' indices tell them apart.
-  const std::string read_end_url = reply.pipe_read_end().url();
-  const std::string write_end_url = reply.pipe_write_end().url();
-  const grpcfd::UniqueFd read_end = OrExit(fds->RecvFd(read_end_url), "pipe, read end");
-  grpcfd::UniqueFd write_end = OrExit(fds->RecvFd(write_end_url), "pipe, write end");
-  OrExit(WriteToStream(write_end, ", and the client"), "pipe, write end");
-  // The last write end: the server gave its own away. So a reader comes to the pipe's end.
-  write_end.Reset();
-  OrExit(Expect(reply.pipe_read_end().content() + ", and the client",
-                OrExit(ReadToEnd(read_end), "pipe, read end")),
-         "pipe");
-  report->ServerToClient("pipe, read end", read_end_url, "client read what both wrote, to the end");
-  report->ServerToClient("pipe, write end", write_end_url,
-                         "client wrote; no other write end is open");
-
-  const std::string sealed_url = reply.sealed_memory_file().url();
-  const grpcfd::UniqueFd sealed = OrExit(fds->RecvFd(sealed_url), "memfd, sealed");
-  if (!IsSealed(sealed)) OrExit(absl::DataLossError("not sealed"), "memfd, sealed");
-  OrExit(Expect(reply.sealed_memory_file().content(), OrExit(ReadFile(sealed), "memfd, sealed")),
-         "memfd, sealed");
-  report->ServerToClient("memfd, sealed", sealed_url, "client read it; sealed against change");
+  ProveSent(request, reply, originals, report);
+  // Descriptors of the reply can be taken until `context` and `fds` are gone.
+  ProvePipe(reply, fds.get(), report);
+  ProveSealedMemory(reply.sealed_memory_file(), fds.get(), report);
 }
 
 void HandOverInStream(Handover::Stub* stub, Report* report) {
@@ -202,8 +234,7 @@ void HandOverInStream(Handover::Stub* stub, Report* report) {
         OrExit(MakeMemoryFile("handover-stream", "one of a stream"), "memfd");
     // First the descriptor, then the message that names it: so the server need not wait.
     ConverseRequest request;
-    *request.mutable_memory_file() =
-        Describe(OrExit(fds->SendFd(memory), "SendFd"), "one of a stream", ", and answered");
+    *request.mutable_memory_file() = Send(fds.get(), memory, "one of a stream", ", and answered");
     ConverseReply reply;
     if (!stream->Write(request) || !stream->Read(&reply)) {
       OrExit(stream->Finish(), "Converse");  // Says why.
@@ -211,12 +242,12 @@ void HandOverInStream(Handover::Stub* stub, Report* report) {
     }
 
     OrExit(Expect("one of a stream, and answered", OrExit(ReadFile(memory), "memfd")), "memfd");
-    report->ClientToServer("memfd, in stream", request.memory_file().url(),
+    report->ClientToServer("memfd, in stream", request.memory_file().fd().url(),
                            reply.proof() + "; client saw the write");
-    const grpcfd::UniqueFd read_end = OrExit(fds->RecvFd(reply.pipe_read_end().url()), "pipe");
-    OrExit(Expect(reply.pipe_read_end().content(), OrExit(ReadToEnd(read_end), "pipe")), "pipe");
-    report->ServerToClient("pipe, in stream", reply.pipe_read_end().url(),
-                           "client read it, to the end");
+    const Item& pipe = reply.pipe_read_end();
+    const grpcfd::UniqueFd read_end = OrExit(grpcfd::Take(*fds, pipe.fd()), "pipe");
+    OrExit(Expect(pipe.content(), OrExit(ReadToEnd(read_end), "pipe")), "pipe");
+    report->ServerToClient("pipe, in stream", pipe.fd().url(), "client read it, to the end");
   }
   stream->WritesDone();
   OrExit(stream->Finish(), "Converse");
@@ -269,7 +300,7 @@ Tables WarmUp(Handover::Stub* stub) {
     SetDeadline(&context);
     context.set_wait_for_ready(true);  // The server may be starting just now.
     const auto fds = grpcfd::FromContext(&context);
-    OrExit(fds->SendFd(OrExit(MakeMemoryFile(name, ""), "memfd")), "SendFd");
+    OrExit(grpcfd::Attach(*fds, OrExit(MakeMemoryFile(name, ""), "memfd")), "Attach");
     OpenDescriptorsReply reply;
     OrExit(stub->OpenDescriptors(&context, {}, &reply), "the first call");
   }

@@ -7,7 +7,7 @@
 //
 //   handover_server unix:/run/user/1000/handover.sock
 //
-// grpcfd is in four places: AddListeningPort, FromContext, RecvFd and SendFd.
+// grpcfd is in four places: AddListeningPort, FromContext, Take and Attach.
 #include <errno.h>
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
@@ -32,98 +32,82 @@ namespace {
 
 // Files: the content is what the client put there, and what we write the client can see, for it is
 // the same file and no copy.
-absl::Status ReadAndAppend(const Descriptor& descriptor, grpcfd::FdReceiver* fds,
-                           std::string* proof) {
-  // RecvFd takes: from here on `file` is ours, and closed at the end of this function.
-  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd file, fds->RecvFd(descriptor.url()));
-  absl::StatusOr<std::string> content = ReadFile(file);
-  if (!content.ok()) return content.status();
-  absl::Status status = Expect(descriptor.content(), *content);
-  status.Update(WriteToFile(file, descriptor.answer(), content->size()));
+absl::Status ReadAndAppend(const Item& item, grpcfd::FdReceiver* fds, std::string* proof) {
+  // From here on `file` is ours, and closed at the end of this function.
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd file, grpcfd::Take(*fds, item.fd()));
+  GRPCFD_ASSIGN_OR_RETURN(const std::string content, ReadFile(file));
+  absl::Status status = Expect(item.content(), content);
+  status.Update(WriteToFile(file, item.answer(), content.size()));
   *proof = "server read it and appended";
   return status;
 }
 
 // The same file opened read-only: it must not have become the read-write one on its way, although
 // both have the same inode.
-absl::Status ReadAndBeRefused(const Descriptor& descriptor, grpcfd::FdReceiver* fds,
-                              ExchangeReply* reply) {
-  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd file, fds->RecvFd(descriptor.url()));
-  absl::StatusOr<std::string> content = ReadFile(file);
-  if (!content.ok()) return content.status();
-  absl::Status status = Expect(descriptor.content(), *content);
+absl::Status ReadAndBeRefused(const Item& item, grpcfd::FdReceiver* fds, ExchangeReply* reply) {
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd file, grpcfd::Take(*fds, item.fd()));
+  GRPCFD_ASSIGN_OR_RETURN(const std::string content, ReadFile(file));
+  absl::Status status = Expect(item.content(), content);
   if (pwrite(file.get(), "x", 1, 0) >= 0 || errno != EBADF) {
     status.Update(absl::InternalError("a write to the read-only file was not refused"));
   }
-  (*reply->mutable_proofs())[descriptor.url()] = "server read it; its write was refused";
+  (*reply->mutable_proofs())[item.fd().url()] = "server read it; its write was refused";
   return status;
 }
 
 // Eventfds: all of them on this machine share one inode, so only the URL's index tells them apart.
 // The client finds in each the value that it asked for.
-absl::Status AddValue(const Descriptor& descriptor, grpcfd::FdReceiver* fds, ExchangeReply* reply) {
-  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd event, fds->RecvFd(descriptor.url()));
-  (*reply->mutable_proofs())[descriptor.url()] = absl::StrCat("server added ", descriptor.value());
-  return AddToEvent(event, descriptor.value());
+absl::Status AddValue(const Item& item, grpcfd::FdReceiver* fds, ExchangeReply* reply) {
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd event, grpcfd::Take(*fds, item.fd()));
+  (*reply->mutable_proofs())[item.fd().url()] = absl::StrCat("server added ", item.value());
+  return AddToEvent(event, item.value());
 }
 
 // A listening socket: the client has connected to its address and gave its own descriptor away, so
 // nobody else can accept.
-absl::Status AcceptAndTalk(const Descriptor& descriptor, grpcfd::FdReceiver* fds,
-                           ExchangeReply* reply) {
-  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd listener, fds->RecvFd(descriptor.url()));
-  absl::StatusOr<grpcfd::UniqueFd> connection = Accept(listener);
-  if (!connection.ok()) return connection.status();
-  absl::StatusOr<std::string> content = ReadToEnd(*connection);
-  if (!content.ok()) return content.status();
-  absl::Status status = Expect(descriptor.content(), *content);
-  status.Update(WriteToStream(*connection, descriptor.answer()));
-  (*reply->mutable_proofs())[descriptor.url()] = "server accepted a connection, read and answered";
+absl::Status AcceptAndTalk(const Item& item, grpcfd::FdReceiver* fds, ExchangeReply* reply) {
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd listener, grpcfd::Take(*fds, item.fd()));
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd connection, Accept(listener));
+  GRPCFD_ASSIGN_OR_RETURN(const std::string content, ReadToEnd(connection));
+  absl::Status status = Expect(item.content(), content);
+  status.Update(WriteToStream(connection, item.answer()));
+  (*reply->mutable_proofs())[item.fd().url()] = "server accepted a connection, read and answered";
   return status;
 }
 
 // Both ends of a pipe, with something in it.
 absl::Status SendPipe(grpcfd::FdSender* fds, ExchangeReply* reply) {
-  absl::StatusOr<Pipe> pipe = MakePipe();
-  if (!pipe.ok()) return pipe.status();
-  reply->mutable_pipe_read_end()->set_content("put into the pipe by the server");
-  absl::Status status = WriteToStream(pipe->write_end, reply->pipe_read_end().content());
+  Item* read_item = reply->mutable_pipe_read_end();
+  Item* write_item = reply->mutable_pipe_write_end();
+  GRPCFD_ASSIGN_OR_RETURN(Pipe pipe, MakePipe());
+  read_item->set_content("put into the pipe by the server");
+  GRPCFD_RETURN_IF_ERROR(WriteToStream(pipe.write_end, read_item->content()));
   // Moved, the descriptor is given away, and closed here once it is on its way. The client relies
   // on it: it reads until no write end is open.
-  absl::StatusOr<grpcfd::InodeUrl> read_url = fds->SendFd(std::move(pipe->read_end));
-  if (!read_url.ok()) return read_url.status();
-  absl::StatusOr<grpcfd::InodeUrl> write_url = fds->SendFd(std::move(pipe->write_end));
-  if (!write_url.ok()) return write_url.status();
-  reply->mutable_pipe_read_end()->set_url(read_url->ToString());
-  reply->mutable_pipe_write_end()->set_url(write_url->ToString());
-  return status;
+  GRPCFD_ASSIGN_OR_RETURN(*read_item->mutable_fd(), grpcfd::Attach(*fds, std::move(pipe.read_end)));
+  GRPCFD_ASSIGN_OR_RETURN(*write_item->mutable_fd(),
+                          grpcfd::Attach(*fds, std::move(pipe.write_end)));
+  return absl::OkStatus();
 }
 
 // The read end of a pipe with something in it. The write end is closed here, so that the client
 // reads to the end.
-absl::Status SendFilledPipe(grpcfd::FdSender* fds, Descriptor* descriptor) {
-  absl::StatusOr<Pipe> pipe = MakePipe();
-  if (!pipe.ok()) return pipe.status();
-  descriptor->set_content("put into a pipe while the call runs");
-  absl::Status status = WriteToStream(pipe->write_end, descriptor->content());
-  absl::StatusOr<grpcfd::InodeUrl> url = fds->SendFd(std::move(pipe->read_end));
-  if (!url.ok()) return url.status();
-  descriptor->set_url(url->ToString());
-  return status;
+absl::Status SendFilledPipe(grpcfd::FdSender* fds, Item* item) {
+  GRPCFD_ASSIGN_OR_RETURN(Pipe pipe, MakePipe());
+  item->set_content("put into a pipe while the call runs");
+  GRPCFD_RETURN_IF_ERROR(WriteToStream(pipe.write_end, item->content()));
+  GRPCFD_ASSIGN_OR_RETURN(*item->mutable_fd(), grpcfd::Attach(*fds, std::move(pipe.read_end)));
+  return absl::OkStatus();
 }
 
 // Memory that the client can map safely: sealed, so that nobody can change or shrink it.
-absl::Status SendSealedMemory(grpcfd::FdSender* fds, ExchangeReply* reply) {
-  Descriptor* descriptor = reply->mutable_sealed_memory_file();
-  descriptor->set_content("put into memory by the server");
-  absl::StatusOr<grpcfd::UniqueFd> memory = MakeMemoryFile("handover-reply", descriptor->content());
-  if (!memory.ok()) return memory.status();
-  if (absl::Status status = Seal(*memory); !status.ok()) return status;
-  // Not moved, a duplicate is sent, and `memory` stays ours; it is closed at the end of this
-  // function.
-  absl::StatusOr<grpcfd::InodeUrl> url = fds->SendFd(*memory);
-  if (!url.ok()) return url.status();
-  descriptor->set_url(url->ToString());
+absl::Status SendSealedMemory(grpcfd::FdSender* fds, Item* item) {
+  item->set_content("put into memory by the server");
+  GRPCFD_ASSIGN_OR_RETURN(const grpcfd::UniqueFd memory,
+                          MakeMemoryFile("handover-reply", item->content()));
+  GRPCFD_RETURN_IF_ERROR(Seal(memory));
+  // Not moved: a duplicate is sent, and `memory` stays ours until the end of this function.
+  GRPCFD_ASSIGN_OR_RETURN(*item->mutable_fd(), grpcfd::Attach(*fds, memory));
   return absl::OkStatus();
 }
 
@@ -136,19 +120,19 @@ class HandoverService final : public Handover::Service {
     const std::shared_ptr<grpcfd::FdTransceiver> call = grpcfd::FromContext(context);
     grpcfd::FdTransceiver* fds = call.get();
 
-    // Update() keeps the first error. The order is free: a URL finds its descriptor, whichever was
-    // sent first. (Only the read-only file must be looked at before the read-write one changes its
-    // content.)
+    // Update() keeps the first error. The order is free: Take finds the descriptor that is named,
+    // whichever was sent first. (Only the read-only file must be looked at before the read-write
+    // one changes its content.)
     absl::Status status = AcceptAndTalk(request->tcp_listener(), fds, reply);
-    for (const Descriptor& event : request->events()) status.Update(AddValue(event, fds, reply));
+    for (const Item& event : request->events()) status.Update(AddValue(event, fds, reply));
     status.Update(ReadAndBeRefused(request->read_only_file(), fds, reply));
-    for (const Descriptor* file :
+    for (const Item* file :
          {&request->read_write_file(), &request->memory_file(), &request->unlinked_file()}) {
-      status.Update(ReadAndAppend(*file, fds, &(*reply->mutable_proofs())[file->url()]));
+      status.Update(ReadAndAppend(*file, fds, &(*reply->mutable_proofs())[file->fd().url()]));
     }
 
     status.Update(SendPipe(fds, reply));
-    status.Update(SendSealedMemory(fds, reply));
+    status.Update(SendSealedMemory(fds, reply->mutable_sealed_memory_file()));
     return grpcfd::ToGrpcStatus(status);
   }
 
@@ -171,9 +155,8 @@ class HandoverService final : public Handover::Service {
   // closed when it ends.
   grpc::Status OpenDescriptors(grpc::ServerContext*, const OpenDescriptorsRequest*,
                                OpenDescriptorsReply* reply) override {
-    absl::StatusOr<DescriptorTable> table = handover::OpenDescriptors();
-    if (!table.ok()) return grpcfd::ToGrpcStatus(table.status());
-    for (const auto& [fd, target] : *table) (*reply->mutable_table())[fd] = target;
+    GRPCFD_ASSIGN_OR_RETURN(const DescriptorTable table, handover::OpenDescriptors());
+    for (const auto& [fd, target] : table) (*reply->mutable_table())[fd] = target;
     return grpc::Status::OK;
   }
 };

@@ -24,7 +24,7 @@ REASON = "// Long because"
 LIBRARY = ("include", "urls", "fdchannel", "inband", "messages", "interceptors", "testing")
 OTHERS = ("samples", "tests", "benchmarks", "fuzz")
 # How many there are today that give no reason: (functions, classes).
-KNOWN = {"library": (0, 0), "others": (30, 4)}
+KNOWN = {"library": (0, 0), "others": (29, 4)}
 
 # What carries no structure: comments, raw strings, strings, characters, preprocessor lines. The
 # quote in 1'000 is part of a number.

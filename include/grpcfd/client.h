@@ -59,16 +59,16 @@ struct ClientInterceptorOptions {
 
   // Send a call's descriptors for each attempt that gRPC makes of it, instead of once when the call
   // is made. A call that is made again, by a retryPolicy, or transparently after the server was
-  // restarted, then finds them on the attempt that runs, whatever became of those before. Always
-  // so, without this option, for calls with set_wait_for_ready(true); and for all calls of a
-  // channel from CreateCustomChannel whose arguments have a service configuration with a
-  // "retryPolicy" (and retries not switched off).
+  // restarted, then finds them on the attempt that runs, whatever became of those before. This is
+  // always on for calls with set_wait_for_ready(true). It is also on for all calls of a channel
+  // from CreateCustomChannel whose arguments have a service configuration with a "retryPolicy",
+  // unless retries are switched off.
   //
-  // What it costs: an interceptor and a call-credentials plugin for each call that uses FromContext
-  // (docs/decisions/0016 has figures); and the call's descriptors stay open here until the first
-  // part of the response is there, since until then gRPC may make another attempt. A reader at the
+  // It costs an interceptor and a call-credentials plugin for each call that uses FromContext
+  // (`per_attempt_us` of benchmarks/run.sh). The call's descriptors stay open here until the first
+  // part of the response is there, since gRPC may make another attempt until then. A reader at the
   // other end of a pipe that was sent sees the end only after that. A call that has call
-  // credentials of its own, in its context or from a chain factory, pays about 100 us: gRPC makes
+  // credentials of its own, in its context or from a chain factory, costs more, because gRPC makes
   // threads for the combination. Credentials of the channel (grpc::CompositeChannelCredentials)
   // cost nothing extra.
   bool send_per_attempt = false;

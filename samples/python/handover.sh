@@ -24,7 +24,7 @@ temporary_folder
 target=unix:$folder/handover.sock
 
 # The stubs are those that protoc generates for any service.
-protoc --proto_path="$root/samples" --python_out="$folder" --grpc_out="$folder" \
+protoc --proto_path="$root/samples" --proto_path="$root/proto" --python_out="$folder" --grpc_out="$folder" \
   --plugin=protoc-gen-grpc="$(command -v grpc_python_plugin)" handover.proto
 
 serve server "$programs/handover_server" "$target"

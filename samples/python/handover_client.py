@@ -6,7 +6,7 @@ and brings three back; a stream takes three more there and three back while it r
 
   handover_client.py unix:/run/user/1000/handover.sock
 
-grpcfd is in five places: insecure_channel, call, send, metadata, and take or open.
+grpcfd is in five places: insecure_channel, call, attach, metadata, and take or open.
 """
 import os
 import socket
@@ -66,21 +66,21 @@ def hand_over_all(channel, stub, report):
     connection.shutdown(socket.SHUT_WR)
 
     def describe(file, content, answer):
-        return handover_pb2.Descriptor(url=fds.send(file), content=content, answer=answer)
+        return handover_pb2.Item(fd=fds.attach(file), content=content, answer=answer)
 
     with grpcfd.call(channel) as fds:
         request = handover_pb2.ExchangeRequest(
             unlinked_file=describe(unlinked, "in a file without a name", ", and read"),
             memory_file=describe(memory, "in memory, in no file system", ", and seen"),
             events=[
-                handover_pb2.Descriptor(url=fds.send(event), value=101 + k)
+                handover_pb2.Item(fd=fds.attach(event), value=101 + k)
                 for k, event in enumerate(events)
             ],
             read_only_file=describe(read_only, "opened twice", ""),
             read_write_file=describe(read_write, "opened twice", ", written once"),
             tcp_listener=describe(listener, "who accepts this?", "I do"),
         )
-        # send() sent duplicates: without ours, the server alone can accept.
+        # attach() sent duplicates: without ours, the server alone can accept.
         listener.close()
         read_only.close()
         reply = stub.Exchange(request, metadata=fds.metadata, timeout=20)
@@ -92,32 +92,33 @@ def hand_over_all(channel, stub, report):
         ):
             # What the server wrote is in our file, for it is the same one.
             expect(sent.content + sent.answer, content_of(file))
-            report.sent(kind, sent.url, reply.proofs[sent.url] + "; client saw the write")
+            report.sent(kind, sent.fd.url, reply.proofs[sent.fd.url] + "; client saw the write")
             file.close()
         for sent, event in zip(request.events, events):
             expect(sent.value, os.eventfd_read(event))
-            report.sent("eventfd", sent.url, reply.proofs[sent.url] + f"; client read {sent.value}")
+            url = sent.fd.url
+            report.sent("eventfd", url, reply.proofs[url] + f"; client read {sent.value}")
             os.close(event)
-        url = request.read_only_file.url
+        url = request.read_only_file.fd.url
         report.sent("file, read-only", url, reply.proofs[url])
-        url = request.tcp_listener.url
+        url = request.tcp_listener.fd.url
         expect("I do", connection.makefile("r").read())
         report.sent("TCP listener", url, reply.proofs[url] + "; client got the answer")
         connection.close()
 
         # The two ends of a pipe have the same inode; the URLs' indices tell them apart.
-        with fds.open(reply.pipe_write_end.url, "wb") as pipe:
+        with fds.open(reply.pipe_write_end.fd, "wb") as pipe:
             pipe.write(b", and the client")
-        with fds.open(reply.pipe_read_end.url) as pipe:
+        with fds.open(reply.pipe_read_end.fd) as pipe:
             expect(reply.pipe_read_end.content + ", and the client", pipe.read().decode())
-        report.received("pipe, read end", reply.pipe_read_end.url, "client read it, to the end")
-        report.received("pipe, write end", reply.pipe_write_end.url, "client wrote")
+        report.received("pipe, read end", reply.pipe_read_end.fd.url, "client read it, to the end")
+        report.received("pipe, write end", reply.pipe_write_end.fd.url, "client wrote")
 
-        sealed = fds.take(reply.sealed_memory_file.url)
+        sealed = fds.take(reply.sealed_memory_file.fd)
         # Mapped, not copied. It refuses what is not sealed.
         expect(reply.sealed_memory_file.content, bytes(grpcfd.memory(sealed)).decode())
         os.close(sealed)
-        report.received("memfd, sealed", reply.sealed_memory_file.url, "client mapped it")
+        report.received("memfd, sealed", reply.sealed_memory_file.fd.url, "client mapped it")
 
 
 def hand_over_in_stream(channel, stub, report):
@@ -129,10 +130,10 @@ def hand_over_in_stream(channel, stub, report):
             for _ in range(3):
                 file = memory_file("one of a stream")
                 # First the descriptor, then the message that names it.
-                sent = handover_pb2.Descriptor(
-                    url=fds.send(file), content="one of a stream", answer=", and answered"
+                sent = handover_pb2.Item(
+                    fd=fds.attach(file), content="one of a stream", answer=", and answered"
                 )
-                files.append((sent.url, file))
+                files.append((sent.fd.url, file))
                 yield handover_pb2.ConverseRequest(memory_file=sent)
 
         replies = stub.Converse(requests(), metadata=fds.metadata, timeout=20)
@@ -142,9 +143,9 @@ def hand_over_in_stream(channel, stub, report):
             file.close()
             report.sent("memfd, in stream", url, reply.proof + "; client saw the write")
             sent = reply.pipe_read_end
-            with fds.open(sent.url) as pipe:
+            with fds.open(sent.fd) as pipe:
                 expect(sent.content, pipe.read().decode())
-            report.received("pipe, in stream", sent.url, "client read it, to the end")
+            report.received("pipe, in stream", sent.fd.url, "client read it, to the end")
 
 
 def main(arguments):

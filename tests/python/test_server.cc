@@ -16,11 +16,7 @@
 //   command  "ignore" takes nothing. "fail" fails after all is sent, with ABORTED. "unsent" names a
 //            file in the reply that was not sent. "register" registers the files for all calls of
 //            the session instead
-#include <dirent.h>
-#include <errno.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <iostream>
@@ -37,6 +33,7 @@
 #include "absl/strings/str_split.h"
 #include "grpcfd/grpcfd.h"
 #include "test.grpc.pb.h"
+#include "tests/echo.h"
 
 namespace grpcfd {
 namespace {
@@ -44,32 +41,10 @@ namespace {
 using test::ExchangeReply;
 using test::ExchangeRequest;
 using test::TestService;
-
-absl::StatusOr<UniqueFd> MemoryFile(const std::string& content) {
-  UniqueFd fd(::memfd_create("test", MFD_CLOEXEC));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, "memfd_create");
-  if (::pwrite(fd.get(), content.data(), content.size(), 0) !=
-      static_cast<ssize_t>(content.size())) {
-    return absl::ErrnoToStatus(errno, "pwrite");
-  }
-  return fd;
-}
-
-// A short file's content, read without its offset, which is shared with the sender.
-absl::StatusOr<std::string> ContentOf(const UniqueFd& fd) {
-  char buffer[4096];
-  const ssize_t got = ::pread(fd.get(), buffer, sizeof(buffer), 0);
-  if (got < 0) return absl::ErrnoToStatus(errno, "pread");
-  return std::string(buffer, static_cast<size_t>(got));
-}
-
-int CountDescriptors() {
-  DIR* directory = ::opendir("/proc/self/fd");
-  int count = -3;  // ".", "..", and the one that reads the directory.
-  while (::readdir(directory) != nullptr) ++count;
-  ::closedir(directory);
-  return count;
-}
+using testing_internal::CountDescriptors;
+using testing_internal::EchoService;
+using testing_internal::SendFiles;
+using testing_internal::TakeFiles;
 
 // The registrations of all sessions, which end with the server.
 class Registrations {
@@ -96,82 +71,17 @@ absl::Status Exchange(grpc::ServerContextBase* context, const ExchangeRequest& r
   auto fds = FromContext(context);
   if (!fds->status().ok()) return fds->status();
   if (request.command() == "ignore") return absl::OkStatus();
-  std::vector<std::string> contents;
-  for (const std::string& url : request.urls()) {
-    // A session-scoped one stays where it is, and each request gets a duplicate.
-    absl::StatusOr<UniqueFd> fd = fds->RecvFd(url);
-    if (!fd.ok()) return fd.status();
-    absl::StatusOr<std::string> content = ContentOf(*fd);
-    if (!content.ok()) return content.status();
-    contents.push_back(*std::move(content));
-  }
-  reply->set_payload(absl::StrJoin(contents, "\n"));
-  for (uint64_t i = 0; i < request.number(); ++i) {
-    absl::StatusOr<UniqueFd> file = MemoryFile(absl::StrCat(request.payload(), ".", i));
-    if (!file.ok()) return file.status();
-    if (request.command() == "register") {
-      absl::StatusOr<std::string> url = registrations->Add(context, *file);
-      if (!url.ok()) return url.status();
-      reply->add_urls(*url);
-      continue;
-    }
-    absl::StatusOr<InodeUrl> url = fds->SendFd(*std::move(file));
-    if (!url.ok()) return url.status();
-    reply->add_urls(url->ToString());
-  }
+  GRPCFD_RETURN_IF_ERROR(TakeFiles(fds.get(), request, reply));
+  const auto send = [&](UniqueFd file) -> absl::StatusOr<std::string> {
+    if (request.command() == "register") return registrations->Add(context, file);
+    GRPCFD_ASSIGN_OR_RETURN(const InodeUrl url, fds->SendFd(std::move(file)));
+    return url.ToString();
+  };
+  GRPCFD_RETURN_IF_ERROR(SendFiles(send, request, reply));
   if (request.command() == "unsent") reply->add_urls("inode://1/1?fd=99");
   if (request.command() == "fail") return absl::AbortedError("as was asked");
   return absl::OkStatus();
 }
-
-class SyncService final : public TestService::Service {
- public:
-  grpc::Status Exchange(grpc::ServerContext* context, const ExchangeRequest* request,
-                        ExchangeReply* reply) override {
-    return ToGrpcStatus(grpcfd::Exchange(context, *request, &registrations_, reply));
-  }
-  grpc::Status Upload(grpc::ServerContext* context, grpc::ServerReader<ExchangeRequest>* reader,
-                      ExchangeReply* reply) override {
-    std::vector<std::string> contents;
-    ExchangeRequest request;
-    while (reader->Read(&request)) {
-      const absl::Status status = grpcfd::Exchange(context, request, &registrations_, reply);
-      if (!status.ok()) return ToGrpcStatus(status);
-      contents.push_back(reply->payload());
-    }
-    reply->set_payload(absl::StrJoin(contents, "\n"));
-    return grpc::Status::OK;
-  }
-  grpc::Status Download(grpc::ServerContext* context, const ExchangeRequest* request,
-                        grpc::ServerWriter<ExchangeReply>* writer) override {
-    // A message for each file.
-    for (uint64_t i = 0; i < request->number(); ++i) {
-      ExchangeRequest one;
-      one.set_command(request->command());
-      one.set_payload(absl::StrCat(request->payload(), ".", i));
-      one.set_number(1);
-      ExchangeReply reply;
-      const absl::Status status = grpcfd::Exchange(context, one, &registrations_, &reply);
-      if (!status.ok()) return ToGrpcStatus(status);
-      if (!writer->Write(reply)) break;
-    }
-    return grpc::Status::OK;
-  }
-  grpc::Status Chat(grpc::ServerContext* context,
-                    grpc::ServerReaderWriter<ExchangeReply, ExchangeRequest>* stream) override {
-    ExchangeRequest request;
-    while (stream->Read(&request)) {
-      ExchangeReply reply;
-      const absl::Status status = grpcfd::Exchange(context, request, &registrations_, &reply);
-      if (!status.ok()) return ToGrpcStatus(status);
-      if (!stream->Write(reply)) break;
-    }
-    return grpc::Status::OK;
-  }
-
- private:
-  Registrations registrations_;
-};
 
 class ChatReactor final : public grpc::ServerBidiReactor<ExchangeRequest, ExchangeReply> {
  public:
@@ -242,12 +152,9 @@ class DownloadReactor final : public grpc::ServerWriteReactor<ExchangeReply> {
  private:
   void Next() {
     if (sent_ == request_.number()) return Finish(grpc::Status::OK);
-    ExchangeRequest one;
-    one.set_command(request_.command());
-    one.set_payload(absl::StrCat(request_.payload(), ".", sent_++));
-    one.set_number(1);
     reply_.Clear();
-    const absl::Status status = Exchange(context_, one, registrations_, &reply_);
+    const absl::Status status =
+        Exchange(context_, EchoService::OneFileOf(request_, sent_++), registrations_, &reply_);
     if (!status.ok()) return Finish(ToGrpcStatus(status));
     StartWrite(&reply_);
   }
@@ -307,7 +214,11 @@ absl::Status Main(const std::vector<std::string>& arguments) {
   options.fd_server = *fd_server;
   absl::Status bound;
   options.bind_status = &bound;
-  SyncService sync;
+  Registrations registrations;
+  EchoService sync([&registrations](grpc::ServerContext* context, const ExchangeRequest& request,
+                                    ExchangeReply* reply) {
+    return Exchange(context, request, &registrations, reply);
+  });
   CallbackService callback;
   grpc::ServerBuilder builder;
   AddListeningPort(&builder, arguments[1], grpc::InsecureServerCredentials(), options);
@@ -322,7 +233,7 @@ absl::Status Main(const std::vector<std::string>& arguments) {
   std::string line;
   while (std::getline(std::cin, line)) {
     std::cout << (line == "sessions" ? static_cast<int>((*fd_server)->session_count())
-                                     : CountDescriptors())
+                                     : CountDescriptors().value_or(-1))
               << std::endl;
   }
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));

@@ -4,9 +4,7 @@
 // The C++ side of the interop tests: a server or a client of tests/proto/test.proto that uses
 // grpcfd's in-band wire. README.md beside this file has its commands; the Go side, peer/main.go,
 // has the same.
-#include <dirent.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,6 +28,7 @@
 #include "absl/strings/str_split.h"
 #include "grpcfd/grpcfd.h"
 #include "test.grpc.pb.h"
+#include "tests/echo.h"
 
 namespace grpcfd {
 namespace {
@@ -37,6 +36,12 @@ namespace {
 using test::ExchangeReply;
 using test::ExchangeRequest;
 using test::TestService;
+using testing_internal::ContentOf;
+using testing_internal::CountDescriptors;
+using testing_internal::EchoService;
+using testing_internal::MakeMemoryFile;
+using testing_internal::SendFiles;
+using testing_internal::TakeFiles;
 using Answer = absl::StatusOr<std::string>;
 
 constexpr std::chrono::seconds kPatience{60};  // Per call; reached by failures only.
@@ -54,24 +59,6 @@ struct Flags {
 
 // --- What both roles share ---
 
-absl::StatusOr<UniqueFd> MemoryFile(const std::string& content) {
-  UniqueFd fd(::memfd_create("interop", MFD_CLOEXEC));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, "memfd_create");
-  if (::pwrite(fd.get(), content.data(), content.size(), 0) !=
-      static_cast<ssize_t>(content.size())) {
-    return absl::ErrnoToStatus(errno, "pwrite");
-  }
-  return fd;
-}
-
-// A short file's content, read without its offset, which is shared with the sender.
-absl::StatusOr<std::string> ContentOf(const UniqueFd& fd) {
-  char buffer[4096];
-  const ssize_t got = ::pread(fd.get(), buffer, sizeof(buffer), 0);
-  if (got < 0) return absl::ErrnoToStatus(errno, "pread");
-  return std::string(buffer, static_cast<size_t>(got));
-}
-
 std::string ReadFile(const std::string& path) {
   std::ifstream file(path);
   std::stringstream text;
@@ -79,13 +66,10 @@ std::string ReadFile(const std::string& path) {
   return text.str();
 }
 
-Answer CountDescriptors() {
-  DIR* directory = ::opendir("/proc/self/fd");
-  if (directory == nullptr) return absl::ErrnoToStatus(errno, "/proc/self/fd");
-  int count = -3;  // ".", "..", and the one that reads the directory.
-  while (::readdir(directory) != nullptr) ++count;
-  ::closedir(directory);
-  return absl::StrCat("fds=", count);
+Answer AnswerFds() {
+  const absl::StatusOr<int> count = CountDescriptors();
+  if (!count.ok()) return count.status();
+  return absl::StrCat("fds=", *count);
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {
@@ -115,43 +99,13 @@ absl::Status Exchange(grpc::ServerContext* context, const ExchangeRequest& reque
   if (request.command() == "plain") return absl::OkStatus();
   auto fds = FromContext(context);
   if (!fds->status().ok()) return fds->status();
-  std::vector<std::string> contents;
-  for (const std::string& url : request.urls()) {
-    absl::StatusOr<UniqueFd> fd = fds->RecvFd(url);
-    if (!fd.ok()) return fd.status();
-    if (request.command() == "touch") continue;
-    absl::StatusOr<std::string> content = ContentOf(*fd);
-    if (!content.ok()) return content.status();
-    contents.push_back(*std::move(content));
-  }
-  reply->set_payload(absl::StrJoin(contents, "\n"));
-  for (uint64_t i = 0; i < request.number(); ++i) {
-    absl::StatusOr<UniqueFd> file = MemoryFile(absl::StrCat(request.payload(), ".", i));
-    if (!file.ok()) return file.status();
-    absl::StatusOr<InodeUrl> url = fds->SendFd(*std::move(file));
-    if (!url.ok()) return url.status();
-    reply->add_urls(url->ToString());
-  }
-  return absl::OkStatus();
+  GRPCFD_RETURN_IF_ERROR(TakeFiles(fds.get(), request, reply));
+  const auto send = [&fds](UniqueFd file) -> absl::StatusOr<std::string> {
+    GRPCFD_ASSIGN_OR_RETURN(const InodeUrl url, fds->SendFd(std::move(file)));
+    return url.ToString();
+  };
+  return SendFiles(send, request, reply);
 }
-
-class ServiceImpl final : public TestService::Service {
-  grpc::Status Exchange(grpc::ServerContext* context, const ExchangeRequest* request,
-                        ExchangeReply* reply) override {
-    return ToGrpcStatus(grpcfd::Exchange(context, *request, reply));
-  }
-  grpc::Status Chat(grpc::ServerContext* context,
-                    grpc::ServerReaderWriter<ExchangeReply, ExchangeRequest>* stream) override {
-    ExchangeRequest request;
-    while (stream->Read(&request)) {
-      ExchangeReply reply;
-      const absl::Status status = grpcfd::Exchange(context, request, &reply);
-      if (!status.ok()) return ToGrpcStatus(status);
-      if (!stream->Write(reply)) break;
-    }
-    return grpc::Status::OK;
-  }
-};
 
 absl::Status Serve(const Flags& flags) {
   std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
@@ -166,7 +120,7 @@ absl::Status Serve(const Flags& flags) {
   options.in_band.max_queued_fds = kPerCall;
   absl::Status bound;
   options.bind_status = &bound;
-  ServiceImpl service;
+  EchoService service(Exchange);
   grpc::ServerBuilder builder;
   AddListeningPort(&builder, "unix:" + flags.socket, credentials, options);
   builder.RegisterService(&service);
@@ -174,7 +128,7 @@ absl::Status Serve(const Flags& flags) {
   if (server == nullptr) return bound.ok() ? absl::InternalError("no server") : bound;
   std::cout << "READY" << std::endl;
   absl::Status status = Commands([](const std::vector<std::string>& words) -> Answer {
-    if (words[0] == "fds") return CountDescriptors();
+    if (words[0] == "fds") return AnswerFds();
     return absl::InvalidArgumentError("unknown command");
   });
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
@@ -272,7 +226,7 @@ class Client {
       return absl::SimpleAtoi(options[name], &value) ? value : 0;
     };
     const std::string& command = words[0];
-    if (command == "fds") return CountDescriptors();
+    if (command == "fds") return AnswerFds();
     if ((command == "connect") != (stub_ == nullptr)) {
       return absl::FailedPreconditionError("connect comes first, and once until close");
     }
@@ -308,7 +262,7 @@ class Client {
     std::vector<std::string> contents;
     for (int i = 0; i < send; ++i) {
       const std::string content = absl::StrCat("client.", serial_, ".", i);
-      absl::StatusOr<UniqueFd> file = MemoryFile(content);
+      absl::StatusOr<UniqueFd> file = MakeMemoryFile(content);
       if (!file.ok()) return file.status();
       absl::StatusOr<InodeUrl> url = call->fds->SendFd(*std::move(file));
       if (!url.ok()) return url.status();
@@ -423,13 +377,13 @@ class Client {
   }
 
   Answer Bench(int calls, const std::string& kind) {
-    absl::StatusOr<UniqueFd> same = MemoryFile("same");
+    absl::StatusOr<UniqueFd> same = MakeMemoryFile("same");
     if (!same.ok()) return same.status();
     std::vector<double> times;
     for (int i = 0; i < calls; ++i) {
       absl::StatusOr<UniqueFd> fresh;
       if (kind == "fresh") {
-        fresh = MemoryFile("fresh");
+        fresh = MakeMemoryFile("fresh");
         if (!fresh.ok()) return fresh.status();
       }
       const auto began = std::chrono::steady_clock::now();
