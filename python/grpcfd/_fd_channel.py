@@ -5,6 +5,7 @@ for each of gRPC's connections, and makes a new one when that has ended."""
 from __future__ import annotations
 
 import os
+import random
 import socket
 import threading
 import time
@@ -243,7 +244,8 @@ class FdChannel:
             if not again or time.monotonic() > until:
                 _hello.refuse(self.target, reply)
             by_handle = True
-            yield _waiting.Pause(pause, deadline)
+            # Not in step with the processes that accept, or the same one may get each hello.
+            yield _waiting.Pause(pause * random.random(), deadline)
             pause = min(2 * pause, _LONGEST_ELSEWHERE)
         return None
 
@@ -352,6 +354,8 @@ class FdChannel:
                     return session
                 opening = opening or connection.opening
             if not opening:
+                # The server that gets the call waits for the session of its connection.
+                self.open_all()
                 return None
             yield _waiting.Changed(self._signal, seen, deadline)
 
