@@ -9,14 +9,14 @@ import os
 import threading
 import time
 import types
-from typing import IO, Any, List, Optional, Protocol, Sequence, Tuple, Type, Union
+from typing import IO, Any, Dict, List, Optional, Protocol, Sequence, Tuple, Type, Union
 
 import grpc
 
 from grpcfd import _errors, _url, _waiting, _wire
 from grpcfd._fd_channel import FdChannel
 from grpcfd._received import Inbox
-from grpcfd._session import Session
+from grpcfd._session import Moved, Session
 from grpcfd.v1 import descriptor_pb2
 
 # Of how many descriptors the metadata names the URLs, for logs.
@@ -102,6 +102,12 @@ class CallState:
         self._inbox = Inbox()
         self._call_id = 0
         self._without: Optional[_errors.FdError] = None
+        # By index, what was sent, until a server has the call. None if it is not kept.
+        self._kept: Optional[Dict[int, int]] = None
+        self._over = False
+        # In a session of version 2, one sends at a time: a session's server may ask for all again.
+        self._turn = _waiting.Signal()
+        self._turn_taken = False
         key = Key(_ENTRY)
         key.state = self
         self.metadata: Metadata = ((key, _wire.UNBOUND_METADATA),)
@@ -132,7 +138,7 @@ class CallState:
                 if session is None:
                     self._queue.append(owned.pop())
                     return url
-            yield from session.send(self._call_id, index, [fd], self._limit(None))
+            yield from self._send_now(index, owned)
             return url
         finally:
             _waiting.close_all(owned)
@@ -141,15 +147,65 @@ class CallState:
         self, url: _url.InodeUrl, timeout: Optional[float], dup: bool
     ) -> _waiting.Steps[int]:
         self._channel.check_process()
-        with self._lock:
-            self._check()
-            session = self._session
-            if session is None or not self._begun:
-                raise _errors.failed_precondition(
-                    "the RPC has not begun: pass metadata=fds.metadata to the stub's method, of a "
-                    "channel of grpcfd"
-                )
-        return (yield from session.take(self._inbox, url, self._limit(timeout), dup))
+        deadline = self._limit(timeout)
+        while True:
+            with self._lock:
+                self._check()
+                session, inbox = self._session, self._inbox
+                if session is None or not self._begun:
+                    raise _errors.failed_precondition(
+                        "the RPC has not begun: pass metadata=fds.metadata to the stub's method, "
+                        "of a channel of grpcfd"
+                    )
+            try:
+                return (yield from session.take(inbox, url, deadline, dup))
+            except Moved:
+                pass
+
+    def _send_now(self, first_index: int, fds: List[int]) -> _waiting.Steps[None]:
+        """Those that are kept leave `fds`; the caller closes the others."""
+        session = self._session
+        assert session is not None
+        deadline = self._limit(None)
+        if session.version < 2:
+            yield from session.send(self._call_id, first_index, fds, deadline)
+            return
+        yield from self._take_turn(deadline)
+        try:
+            session = self._session  # Another one perhaps.
+            assert session is not None
+            try:
+                yield from session.send(self._call_id, first_index, fds, deadline)
+            except _errors.FdError:
+                if self._kept is None or session.error() is None:
+                    raise
+                # The server that gets the call asks for them, by another session.
+                self._channel.open_all()
+            with self._lock:
+                if self._kept is not None:
+                    self._kept.update(enumerate(fds, first_index))
+                    fds.clear()
+        finally:
+            self._give_turn()
+
+    def _take_turn(self, deadline: float) -> _waiting.Steps[None]:
+        while True:
+            with self._turn.lock:
+                if not self._turn_taken:
+                    self._turn_taken = True
+                    return
+                seen = self._turn.count
+            try:
+                yield _waiting.Changed(self._turn, seen, deadline)
+            except _waiting.DeadlinePassed:
+                raise _errors.resource_exhausted(
+                    "what this call sent before has not gone out in time"
+                ) from None
+
+    def _give_turn(self) -> None:
+        with self._turn.lock:
+            self._turn_taken = False
+            self._turn.notify()
 
     def close(self) -> None:
         """Closes what was queued and not sent, and what came and was not taken."""
@@ -160,12 +216,17 @@ class CallState:
                 return
             self._closed = True
             queue, self._queue = self._queue, []
-            session = self._session
+            session, inbox = self._session, self._inbox
+            kept, self._kept = self._kept, None
         _waiting.close_all(queue)
+        self._close_kept(kept)
         if session is not None:
-            session.end(
-                self._call_id, self._inbox, bool(self._next_index), not self._ended_well
-            )
+            session.end(self._call_id, inbox, bool(self._next_index), not self._ended_well)
+
+    def _close_kept(self, kept: Optional[Dict[int, int]]) -> None:
+        if kept is not None:
+            self._channel.let_go(self._call_id)
+            _waiting.close_all(list(kept.values()))
 
     def _check(self) -> None:
         if self._closed:
@@ -207,9 +268,13 @@ class CallState:
             session = yield from self._channel.session(deadline, wait_for_ready)
             call_id = self._channel.next_call_id()
             inbox = session.begin(call_id)
+            keeps = inbox.kept = session.version >= 2
             with self._lock:
                 self._session, self._inbox, self._call_id = session, inbox, call_id
                 closed = self._closed
+                if keeps and not closed:
+                    self._kept = {}
+                    self._channel.keep(call_id, self)
             if closed:  # By another thread meanwhile.
                 session.end(call_id, inbox, sent=False, tell=False)
         except _errors.FdError as error:
@@ -229,7 +294,7 @@ class CallState:
             if session is None:
                 raise self._without or _errors.failed_precondition("the call is not open")
             self._check_number(session, len(queue))
-            yield from session.send(self._call_id, 0, queue, self._limit(None))
+            yield from self._send_now(0, queue)
         except _errors.FdError as error:
             self._without = error
             raise
@@ -257,15 +322,66 @@ class CallState:
                 return ((_ENTRY, entry),)
             return ((_ENTRY, entry), (_URLS, " ".join(self._urls)))
 
-    def end(self, code: Optional[grpc.StatusCode]) -> None:
+    def end(self, code: Optional[grpc.StatusCode], details: Optional[str] = None) -> None:
         """The RPC is over; None if its status is not known."""
         self._ended_well = code == grpc.StatusCode.OK
-        session = self._session
+        with self._lock:
+            session, inbox = self._session, self._inbox
+            kept, self._kept = self._kept, None
+            self._over = True
+        self._close_kept(kept)
         if session is not None:
-            session.over(self._inbox)
+            session.over(inbox)
             if code == grpc.StatusCode.UNAVAILABLE:
                 # Perhaps it went to another process than the session. The next call asks.
                 session.in_doubt = True
+                session.unknown = f"session {session.id}, which is gone" in (details or "")
+
+    # --- For the server, in the keeper's thread ---
+
+    def landed(self) -> None:
+        """A server has the call."""
+        with self._lock:
+            kept, self._kept = self._kept, None
+            session, inbox = self._session, self._inbox
+        self._close_kept(kept)
+        if session is not None:
+            session.landed(inbox)
+
+    def resend(self, session: Session, deadline: float) -> _waiting.Steps[bool]:
+        """Sends all that was sent once more, in `session`, where the call goes on. False if it was
+        not kept."""
+        yield from self._take_turn(deadline)
+        copies: Dict[int, int] = {}
+        try:
+            with self._lock:
+                if self._kept is None or self._over:
+                    return False
+                former, old_inbox = self._session, self._inbox
+                assert former is not None
+                for index, fd in self._kept.items():
+                    copies[index] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            inbox = old_inbox
+            if former is not session:
+                inbox = session.begin(self._call_id)
+                inbox.kept = True
+            try:
+                for index, fd in copies.items():
+                    yield from session.send(self._call_id, index, [fd], deadline)
+            finally:
+                with self._lock:
+                    mine = not self._closed and not self._over
+                    if mine:
+                        self._session, self._inbox = session, inbox
+                if former is not session:
+                    if mine:
+                        former.leave(self._call_id, old_inbox)
+                    else:
+                        session.end(self._call_id, inbox, sent=True, tell=True)
+            return mine
+        finally:
+            self._give_turn()
+            _waiting.close_all(list(copies.values()))
 
     def remaining(self) -> Optional[float]:
         """What is left of the RPC's timeout."""

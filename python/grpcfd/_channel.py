@@ -73,16 +73,16 @@ class _Method:
         _waiting.run(state.send_queue())
         left = state.remaining()
         entries = state.bind(left)
-        code = None
+        code, details = None, None
         try:
             result = method(request, left, _call.bound(metadata, entries), *rest)
             code = grpc.StatusCode.OK
         except grpc.RpcError as error:
-            code = error.code()
+            code, details = error.code(), error.details()
             raise
         finally:
             if code != grpc.StatusCode.OK or not returns_call:
-                state.end(code)
+                state.end(code, details)
         if returns_call:
             _end_with(result, state)
         return result
@@ -91,10 +91,20 @@ class _Method:
 def _end_with(call: Any, state: _call.CallState) -> None:
     def end() -> None:
         # It is known now: this does not block.
-        state.end(call.code())
+        state.end(call.code(), call.details())
 
     if not call.add_callback(end):
         end()  # It is over already.
+
+
+def _connect(inner: grpc.Channel) -> None:
+    """Has gRPC connect, as the next call would."""
+
+    def ignore(_: grpc.ChannelConnectivity) -> None:
+        pass
+
+    inner.subscribe(ignore, try_to_connect=True)
+    inner.unsubscribe(ignore)
 
 
 class Channel(grpc.Channel):  # type: ignore[misc]
@@ -104,9 +114,10 @@ class Channel(grpc.Channel):  # type: ignore[misc]
     FAILED_PRECONDITION there.
     """
 
-    def __init__(self, inner: grpc.Channel, target: str, limits: Optional[Limits]) -> None:
+    def __init__(self, inner: grpc.Channel, fd_channel: FdChannel) -> None:
         self._inner = inner
-        self.fd_channel = FdChannel(target, limits)
+        self.fd_channel = fd_channel
+        fd_channel.connect = lambda: _connect(inner)
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(self._inner.unary_unary(*args, **kwargs), streams=False)
@@ -141,6 +152,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         """Ends the session and the channel."""
         self.fd_channel.close()
         self._inner.close()
+        self.fd_channel.close_relay()
 
     def __enter__(self) -> "Channel":
         return self
@@ -155,12 +167,33 @@ def insecure_channel(
     compression: Optional[grpc.Compression] = None,
     *,
     limits: Optional[Limits] = None,
+    relay: bool = False,
 ) -> Channel:
     """grpc.insecure_channel() to a unix socket, for calls with descriptors.
 
     FAILED_PRECONDITION if `target` is no unix socket: descriptors never leave the host.
+
+    With `relay`, descriptors land where their call lands, also while a server is replaced by
+    another, or where several processes accept from one socket: a thread of this package stands
+    between gRPC and the socket, and copies what gRPC sends. docs/guides/python.md says what it
+    costs.
     """
-    return intercept(grpc.insecure_channel(target, options, compression), target, limits=limits)
+    fd_channel = FdChannel(target, limits, relay)
+    try:
+        inner = grpc.insecure_channel(
+            fd_channel.grpc_target, channel_options(options, relay), compression
+        )
+    except BaseException:
+        fd_channel.close_relay()
+        raise
+    return Channel(inner, fd_channel)
+
+
+def channel_options(
+    options: Optional[Sequence[Tuple[str, Any]]], relay: bool
+) -> Optional[Sequence[Tuple[str, Any]]]:
+    """gRPC keeps connections by their address, and a relay's is used again after it."""
+    return [*(options or ()), ("grpc.use_local_subchannel_pool", 1)] if relay else options
 
 
 def secure_channel(
@@ -170,17 +203,25 @@ def secure_channel(
     compression: Optional[grpc.Compression] = None,
     *,
     limits: Optional[Limits] = None,
+    relay: bool = False,
 ) -> Channel:
     """grpc.secure_channel() to a unix socket, for calls with descriptors. TLS covers the RPCs; the
-    descriptors go over a unix socket that nobody else can read."""
-    return intercept(
-        grpc.secure_channel(target, credentials, options, compression), target, limits=limits
-    )
+    descriptors go over a unix socket that nobody else can read. `relay` as in
+    insecure_channel()."""
+    fd_channel = FdChannel(target, limits, relay)
+    try:
+        inner = grpc.secure_channel(
+            fd_channel.grpc_target, credentials, channel_options(options, relay), compression
+        )
+    except BaseException:
+        fd_channel.close_relay()
+        raise
+    return Channel(inner, fd_channel)
 
 
 def intercept(channel: grpc.Channel, target: str, *, limits: Optional[Limits] = None) -> Channel:
     """The same around any channel to `target`, which is closed with the one returned."""
-    return Channel(channel, target, limits)
+    return Channel(channel, FdChannel(target, limits))
 
 
 def call(channel: Channel) -> _call.Call:

@@ -48,22 +48,34 @@ def _is_session_socket(fd: int) -> bool:
 
 
 def shake_hands(
-    target: str, token: bytes, limits: Limits, deadline: Optional[float]
+    target: str,
+    token: bytes,
+    limits: Limits,
+    deadline: Optional[float],
+    max_version: int,
+    connection: bytes = _wire.NO_CONNECTION,
+    address: Optional[str] = None,
 ) -> _waiting.Steps[Answer]:
-    """One connection, one hello."""
+    """One connection, one hello. `address` is where to in place of the target's path, and
+    `connection` names gRPC's connection that the session is for."""
     until = time.monotonic() + limits.connect_timeout
     soonest = _waiting.earlier(until, deadline)
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        yield from _connect(stream, target, soonest)
+        yield from _connect(stream, address or address_of(target), soonest)
         # 64 bytes fit into a new socket.
         stream.send(
             _wire.encode_hello(
-                token, limits.max_fds_per_call, limits.window, limits.max_session_fds
+                token,
+                limits.max_fds_per_call,
+                limits.window,
+                limits.max_session_fds,
+                max_version,
+                connection,
             ),
             socket.MSG_NOSIGNAL,
         )
-        return (yield from _read_reply(stream, soonest))
+        return (yield from _read_reply(stream, soonest, max_version))
     except _waiting.DeadlinePassed:
         if soonest is not until:
             raise
@@ -84,17 +96,19 @@ def shake_hands(
 
 
 def _connect(
-    stream: socket.socket, target: str, deadline: Optional[float]
+    stream: socket.socket, address: str, deadline: Optional[float]
 ) -> _waiting.Steps[None]:
     while True:
         try:
-            stream.connect(address_of(target))
+            stream.connect(address)
             return
         except BlockingIOError:  # The server's backlog is full.
             yield _waiting.Pause(0.01, deadline)
 
 
-def _read_reply(stream: socket.socket, deadline: Optional[float]) -> _waiting.Steps[Answer]:
+def _read_reply(
+    stream: socket.socket, deadline: Optional[float], max_version: int
+) -> _waiting.Steps[Answer]:
     data, lost = b"", False
     fds: List[int] = []
     try:
@@ -108,7 +122,7 @@ def _read_reply(stream: socket.socket, deadline: Optional[float]) -> _waiting.St
             data, lost = data + part, lost or truncated
             if not part:
                 break
-        reply = _wire.decode_reply(data)
+        reply = _wire.decode_reply(data, max_version)
         if reply.status != _wire.OK and not fds:
             return None, reply
         if lost:
@@ -166,6 +180,10 @@ def refuse(target: str, reply: _wire.Reply) -> NoReturn:
         _wire.OUT_OF_DESCRIPTORS: (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "has no descriptors left for a session; raise its RLIMIT_NOFILE",
+        ),
+        _wire.ELSEWHERE: (
+            grpc.StatusCode.UNAVAILABLE,
+            "is another process than the one that has gRPC's connection; make the call again",
         ),
     }.get(
         reply.status,

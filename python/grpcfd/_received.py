@@ -40,6 +40,8 @@ class Inbox:
         self.failure: Optional[_errors.FdError] = None
         self.over = False  # The RPC has ended: nothing more is sent for it.
         self.closed = False
+        self.kept = False  # What the call brings is kept: it may go on in another session.
+        self.moved = False  # It has.
         self._gone_below = 0  # All indices below have come, and so have those of _gone.
         self._gone: Set[int] = set()
 

@@ -10,9 +10,10 @@ import dataclasses
 import errno
 import os
 import socket
-from typing import Deque, Iterator, List, Optional, Tuple
+from typing import Callable, Deque, Iterator, List, Optional, Set, Tuple
 
 from grpcfd import _errors, _url, _waiting, _wire
+from grpcfd._keeper import Keeper
 from grpcfd._received import Inbox, Limits, Received, duplicate
 
 # Frames that one look reads at most: a server that never stops sending holds nobody up for ever.
@@ -33,12 +34,27 @@ def receive(sock: socket.socket, size: int) -> Tuple[bytes, List[int], bool]:
     return data, fds.tolist(), bool(flags & socket.MSG_CTRUNC)
 
 
+class Moved(Exception):
+    """The call goes on in another session."""
+
+
 class Session:
     """Thread-safe. The methods that return Steps wait, in whatever drives them; no other does."""
 
-    def __init__(self, sock: socket.socket, reply: _wire.Reply, limits: Limits) -> None:
-        """Takes the socket."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        reply: _wire.Reply,
+        limits: Limits,
+        on_frame: Optional[Callable[["Session", _wire.Frame], None]] = None,
+    ) -> None:
+        """Takes the socket. `on_frame` gets LANDED and RESEND, without the lock."""
         sock.setblocking(False)
+        self.version = reply.version
+        self.scoped: Set[int] = set()  # Registered with it. The channel guards this.
+        self._on_frame = on_frame
+        self._frames: List[_wire.Frame] = []  # For on_frame.
+        self._keeper: Optional[Keeper] = None
         self.id = reply.session_id
         self.limits = limits
         self.max_fds_per_call = min(limits.max_fds_per_call, reply.max_fds_per_call)
@@ -46,6 +62,7 @@ class Session:
         self.peer_session_fds = reply.max_session_fds
         # A call was UNAVAILABLE: it may have gone to another process than the one at the other end.
         self.in_doubt = False
+        self.unknown = False  # And said so: it did.
         self._pid = os.getpid()
         self._socket = sock
         self._signal = _waiting.Signal(sock.fileno())
@@ -64,14 +81,31 @@ class Session:
     def _locked(self) -> Iterator[None]:
         """What is in the trash is closed when the lock is free again."""
         trash: List[int] = []
+        frames: List[_wire.Frame] = []
         try:
             with self._signal.lock:
                 try:
                     yield
                 finally:
                     trash, self._received.trash = self._received.trash, []
+                    frames, self._frames = self._frames, []
         finally:
             _waiting.close_all(trash)
+            if self._on_frame is not None:
+                for frame in frames:
+                    self._on_frame(self, frame)
+
+    def watch(self, keeper: Keeper) -> None:
+        """From now on the keeper's thread reads what comes."""
+        with self._locked():
+            if self._error is None:
+                self._keeper = keeper
+                self._signal.closer = keeper.close
+                keeper.watch(self._socket.fileno(), self._look_up)
+
+    def _look_up(self) -> None:
+        with self._locked():
+            self._read()
 
     def error(self) -> Optional[_errors.FdError]:
         """Why the session is dead; None if it is alive as far as its socket says."""
@@ -118,6 +152,19 @@ class Session:
         with self._locked():
             inbox.over = True
             self._signal.notify()
+
+    def landed(self, inbox: Inbox) -> None:
+        """A server has the call: it stays in this session."""
+        with self._locked():
+            inbox.kept = False
+            self._signal.notify()
+
+    def leave(self, call_id: int, inbox: Inbox) -> None:
+        """The call goes on in another session."""
+        with self._locked():
+            inbox.moved = True
+            self._signal.notify()
+        self.end(call_id, inbox, sent=True, tell=True)
 
     def end(self, call_id: int, inbox: Inbox, sent: bool, tell: bool) -> None:
         """Closes what was not taken. `sent`: descriptors were sent for the call. `tell`: they may
@@ -190,6 +237,15 @@ class Session:
         self._sent += len(fds)
         return True, True
 
+    def answer(self, frame: _wire.Frame, deadline: Optional[float]) -> _waiting.Steps[None]:
+        """Sends a frame without descriptors."""
+        while True:
+            with self._locked():
+                if self._error is not None or self._send_small(frame):
+                    return
+                self._read()
+            yield _waiting.Pause(0.002, deadline)
+
     def withdraw(self, index: int) -> None:
         with self._locked():
             if self._error is None:
@@ -233,10 +289,13 @@ class Session:
                 over = inbox.over
                 empty = self._read()
                 error = self._error
+                moved, kept = inbox.moved, inbox.kept and not over
+            if moved:
+                raise Moved()
             fd = self._look(inbox, url, dup)
             if fd is not None:
                 return fd
-            if error is not None:
+            if error is not None and not kept:
                 raise error
             if empty and (over or url.scoped):
                 raise _errors.not_found(
@@ -322,7 +381,7 @@ class Session:
                         )
                     )
                     return True
-                self._deliver(_wire.decode_frame(data), fds, lost)
+                self._deliver(_wire.decode_frame(data, self.version), fds, lost)
             except _wire.Malformed as error:
                 self._cut(str(error))
             self._signal.notify()
@@ -343,6 +402,13 @@ class Session:
         elif frame.type == _wire.WITHDRAW:
             for index in frame.numbers:
                 self._received.withdraw(index)
+        elif frame.type == _wire.RESENT:
+            raise _wire.Malformed("a RESENT frame came, which is the client's")
+        elif frame.type in (_wire.LANDED, _wire.RESEND) and self._on_frame is not None:
+            self._frames.append(frame)
+        elif frame.type == _wire.RESEND:
+            # Nothing was kept.
+            self._send_small(frame._replace(type=_wire.RESENT, code=_wire.GONE))
         elif frame.type == _wire.CLOSE:
             self._die(
                 _errors.unavailable(
@@ -364,5 +430,12 @@ class Session:
         self._error = error
         self._received.drop_scoped()
         self._ended.clear()
+        if self._keeper is None:
+            self._socket.detach()
+            self._received.trash += self._signal.close()
+            return
+        # The keeper's thread closes it in its own time, and the server learns of it now.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.detach()
-        self._received.trash += self._signal.close()
+        self._keeper.close(self._signal.close())

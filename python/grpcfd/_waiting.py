@@ -59,6 +59,7 @@ class Signal:
     def __init__(self, fd: int = -1) -> None:
         self.lock = threading.Condition(threading.Lock())
         self.count = 0
+        self.closer = close_all  # What closes the descriptors that were let go of.
         self._fd = fd
         self._polling = False
         self._wake_pipe: List[int] = []
@@ -122,7 +123,7 @@ class Signal:
                         os.read(self._wake_pipe[0], 64)
                     except BlockingIOError:
                         pass  # Nobody woke us.
-            close_all(to_close)
+            self.closer(to_close)
 
     async def wait_async(self, seen: int, deadline: Optional[float]) -> bool:
         """The same for a coroutine. All coroutines of a Signal belong to one loop."""

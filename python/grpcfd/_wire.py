@@ -12,17 +12,20 @@ from typing import NamedTuple, Sequence, Tuple
 
 # The versions that this client speaks.
 MIN_VERSION = 1
-MAX_VERSION = 1
+MAX_VERSION = 2
 
 HELLO_MAGIC = b"\x8eGRPCFD\n"
 REPLY_MAGIC = b"\x8fGRPCFD\n"
 TOKEN_SIZE = 16
+CONNECTION_SIZE = 16
+NO_CONNECTION = bytes(CONNECTION_SIZE)
 FRAME_SIZE = 64
 MAX_FDS_IN_FRAME = 253
-MAX_IDS_IN_DISCARD = 5
+MAX_IDS_IN_DISCARD = 5  # And in LANDED.
 MAX_INDICES_IN_WITHDRAW = 10
 
-DATA, CREDIT, DISCARD, CLOSE, WITHDRAW = 1, 2, 3, 4, 5
+DATA, CREDIT, DISCARD, CLOSE, WITHDRAW, LANDED, RESEND, RESENT = 1, 2, 3, 4, 5, 6, 7, 8
+SENT, GONE = 1, 2
 PROTOCOL_ERROR, RESOURCE_EXHAUSTED, SHUTDOWN, REFUSED = 1, 2, 3, 4
 
 OK = 0
@@ -33,9 +36,10 @@ HELLO_REFUSED = 4
 MALFORMED = 5
 SHUTTING_DOWN = 6
 OUT_OF_DESCRIPTORS = 7
+ELSEWHERE = 8
 
 # "<": little-endian, no padding.
-_HELLO = struct.Struct("<8sHHHH16sIII20s")
+_HELLO = struct.Struct("<8sHHHH16sIII16s4x")
 _REPLY = struct.Struct("<8sHHHHQIII28s")
 _FRAME = struct.Struct("<BBHIQII40s")
 _METADATA = struct.Struct("<BBHIIIQ16sQ")
@@ -65,7 +69,8 @@ class Reply(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A frame. `numbers` has a CREDIT's total, a DISCARD's call ids, a WITHDRAW's indices."""
+    """A frame. `numbers` has a CREDIT's total, the call ids of a DISCARD and a
+    LANDED, a WITHDRAW's indices."""
 
     type: int
     fd_count: int = 0
@@ -78,23 +83,29 @@ class Frame(NamedTuple):
 
 
 def encode_hello(
-    token: bytes, max_fds_per_call: int, window: int, max_session_fds: int
+    token: bytes,
+    max_fds_per_call: int,
+    window: int,
+    max_session_fds: int,
+    max_version: int = MAX_VERSION,
+    connection: bytes = NO_CONNECTION,
 ) -> bytes:
+    """`connection` is not zero only with a max_version of 2 or more."""
     return _HELLO.pack(
         HELLO_MAGIC,
         HELLO_SIZE,
         MIN_VERSION,
-        MAX_VERSION,
+        max_version,
         0,
         token,
         max_fds_per_call,
         window,
         max_session_fds,
-        bytes(20),
+        connection,
     )
 
 
-def decode_reply(data: bytes) -> Reply:
+def decode_reply(data: bytes, max_version: int = MAX_VERSION) -> Reply:
     """NoReply if it is none at all, Malformed if it breaks a rule, or breaks off."""
     if len(data) < REPLY_SIZE and REPLY_MAGIC.startswith(data[:8]):
         raise Malformed(
@@ -110,7 +121,7 @@ def decode_reply(data: bytes) -> Reply:
         raise Malformed(f"a malformed reply came: {data.hex()}")
     limits = (session_id, most, window)
     if status == OK:
-        good = all(limits) and MIN_VERSION <= version <= MAX_VERSION
+        good = all(limits) and MIN_VERSION <= version <= max_version
     else:
         good = not any(limits) and not scoped
     if not good:
@@ -123,7 +134,7 @@ def encode_frame(frame: Frame) -> bytes:
     code = frame.code
     if frame.type == CREDIT:
         payload = struct.pack("<Q32x", *frame.numbers)
-    elif frame.type == DISCARD:
+    elif frame.type in (DISCARD, LANDED):
         code = len(frame.numbers)
         payload = struct.pack(f"<{code}Q", *frame.numbers).ljust(40, b"\0")
     elif frame.type == WITHDRAW:
@@ -143,12 +154,12 @@ def encode_frame(frame: Frame) -> bytes:
     )
 
 
-def decode_frame(data: bytes) -> Frame:
-    """Raises Malformed."""
+def decode_frame(data: bytes, version: int = MAX_VERSION) -> Frame:
+    """A frame of a session of that version. Raises Malformed."""
     if len(data) != FRAME_SIZE:
         raise Malformed(f"a frame of {len(data)} bytes came, expected {FRAME_SIZE}")
     kind, flags, count, first, call_id, attempt, code, payload = _FRAME.unpack(data)
-    if flags or not DATA <= kind <= WITHDRAW:
+    if flags or not DATA <= kind <= (RESENT if version >= 2 else WITHDRAW):
         raise Malformed(f"an unknown frame came: {data.hex()}")
     if kind == DATA:
         if (
@@ -160,6 +171,11 @@ def decode_frame(data: bytes) -> Frame:
         ):
             raise Malformed(f"a malformed DATA frame came: {data.hex()}")
         return Frame(DATA, count, first, call_id, attempt)
+    if kind in (RESEND, RESENT):
+        codes = (SENT, GONE) if kind == RESENT else (0,)
+        if count or first or not call_id or code not in codes or payload != _NO_PAYLOAD:
+            raise Malformed(f"a malformed RESEND or RESENT frame came: {data.hex()}")
+        return Frame(kind, call_id=call_id, attempt=attempt, code=code)
     if count or first or call_id or attempt:
         raise Malformed(f"a frame with fields that are DATA's came: {data.hex()}")
     if kind == CREDIT:
@@ -172,17 +188,17 @@ def decode_frame(data: bytes) -> Frame:
             raise Malformed(f"a malformed CLOSE frame came: {data.hex()}")
         return Frame(CLOSE, code=code, text=text.decode("ascii"))
     form, most = (
-        ("<5Q", MAX_IDS_IN_DISCARD)
-        if kind == DISCARD
-        else ("<10I", MAX_INDICES_IN_WITHDRAW)
+        ("<10I", MAX_INDICES_IN_WITHDRAW)
+        if kind == WITHDRAW
+        else ("<5Q", MAX_IDS_IN_DISCARD)
     )
     numbers: Tuple[int, ...] = struct.unpack(form, payload)
     if (
         not 1 <= code <= most
         or any(numbers[code:])
-        or (kind == DISCARD and not all(numbers[:code]))
+        or (kind != WITHDRAW and not all(numbers[:code]))
     ):
-        raise Malformed(f"a malformed DISCARD or WITHDRAW frame came: {data.hex()}")
+        raise Malformed(f"a malformed DISCARD, LANDED or WITHDRAW frame came: {data.hex()}")
     return Frame(kind, code=code, numbers=numbers[:code])
 
 

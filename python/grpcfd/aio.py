@@ -22,6 +22,7 @@ import grpc
 import grpc.aio
 
 from grpcfd import _call, _waiting
+from grpcfd._channel import channel_options
 from grpcfd._fd_channel import FdChannel
 from grpcfd._received import Limits
 from grpcfd.v1 import descriptor_pb2
@@ -67,23 +68,27 @@ class _Method:
 
 def _end_with(rpc: Any, state: _call.CallState) -> None:
     def end(done: Any) -> None:
-        state.end(_code_of(done))
+        code = _code_of(done)
+        state.end(code, _result_of(done.details()) if code is not None else None)
 
     rpc.add_done_callback(end)
 
 
 def _code_of(rpc: Any) -> Optional[grpc.StatusCode]:
-    # The RPC is done, so the coroutine has its answer at hand and need not be awaited.
-    code = rpc.code()
+    code: Optional[grpc.StatusCode] = _result_of(rpc.code())
+    return code
+
+
+def _result_of(answer: Any) -> Any:
+    """Of a coroutine of an RPC that is done: it has its answer at hand and need not be awaited."""
     try:
-        code.send(None)
+        answer.send(None)
     except StopIteration as stop:
-        result: grpc.StatusCode = stop.value
-        return result
+        return stop.value
     except asyncio.CancelledError:
         pass
     finally:
-        code.close()
+        answer.close()
     return None
 
 
@@ -91,9 +96,10 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
     """A grpc.aio.Channel for any stub. insecure_channel(), secure_channel() and intercept() make
     one."""
 
-    def __init__(self, inner: grpc.aio.Channel, target: str, limits: Optional[Limits]) -> None:
+    def __init__(self, inner: grpc.aio.Channel, fd_channel: FdChannel) -> None:
         self._inner = inner
-        self.fd_channel = FdChannel(target, limits)
+        self.fd_channel = fd_channel
+        fd_channel.connect = lambda: inner.get_state(try_to_connect=True) and None
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(self._inner.unary_unary(*args, **kwargs))
@@ -133,6 +139,7 @@ class Channel(grpc.aio.Channel):  # type: ignore[misc]
         """Ends the channel, after `grace` seconds for its RPCs, and then the session."""
         await self._inner.close(grace)
         self.fd_channel.close()
+        self.fd_channel.close_relay()
 
     async def __aenter__(self) -> "Channel":
         return self
@@ -148,13 +155,22 @@ def insecure_channel(
     interceptors: Optional[Sequence[Any]] = None,
     *,
     limits: Optional[Limits] = None,
+    relay: bool = False,
 ) -> Channel:
-    """grpc.aio.insecure_channel() to a unix socket, for calls with descriptors.
+    """grpc.aio.insecure_channel() to a unix socket, for calls with descriptors. `relay` as in
+    grpcfd.insecure_channel().
 
     FAILED_PRECONDITION if `target` is no unix socket: descriptors never leave the host.
     """
-    inner = grpc.aio.insecure_channel(target, options, compression, interceptors)
-    return intercept(inner, target, limits=limits)
+    fd_channel = FdChannel(target, limits, relay)
+    try:
+        inner = grpc.aio.insecure_channel(
+            fd_channel.grpc_target, channel_options(options, relay), compression, interceptors
+        )
+    except BaseException:
+        fd_channel.close_relay()
+        raise
+    return Channel(inner, fd_channel)
 
 
 def secure_channel(
@@ -165,17 +181,30 @@ def secure_channel(
     interceptors: Optional[Sequence[Any]] = None,
     *,
     limits: Optional[Limits] = None,
+    relay: bool = False,
 ) -> Channel:
-    """grpc.aio.secure_channel() to a unix socket, for calls with descriptors."""
-    inner = grpc.aio.secure_channel(target, credentials, options, compression, interceptors)
-    return intercept(inner, target, limits=limits)
+    """grpc.aio.secure_channel() to a unix socket, for calls with descriptors. `relay` as in
+    grpcfd.insecure_channel()."""
+    fd_channel = FdChannel(target, limits, relay)
+    try:
+        inner = grpc.aio.secure_channel(
+            fd_channel.grpc_target,
+            credentials,
+            channel_options(options, relay),
+            compression,
+            interceptors,
+        )
+    except BaseException:
+        fd_channel.close_relay()
+        raise
+    return Channel(inner, fd_channel)
 
 
 def intercept(
     channel: grpc.aio.Channel, target: str, *, limits: Optional[Limits] = None
 ) -> Channel:
     """The same around any channel to `target`, which is closed with the one returned."""
-    return Channel(channel, target, limits)
+    return Channel(channel, FdChannel(target, limits))
 
 
 def call(

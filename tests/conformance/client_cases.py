@@ -53,13 +53,13 @@ class Server:
         check(tuple(limits) == self.told, f"limits {limits}, expected {self.told}")
         return connection, token, (low, high)
 
-    def session(self, limits=(16, 64, 16), session_id=7):
-        """Accepts, and opens a session of protocol version 1."""
+    def session(self, limits=(16, 64, 16), session_id=7, version=1):
+        """Accepts, and opens a session of this protocol version."""
         connection, token, (low, high) = self.accept()
-        check(low == 1, f"the client does not speak version 1, but {low} to {high}")
+        check(low <= version <= high, f"the client speaks versions {low} to {high}")
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with connection, theirs:
-            peer.send(connection, peer.reply(session_id=session_id, limits=limits),
+            peer.send(connection, peer.reply(version=version, session_id=session_id, limits=limits),
                       [theirs.fileno()])
             got = peer.receive(connection, 1)
             check(got is not None and got[0] == b"", "the client did not close the connection")
@@ -70,13 +70,22 @@ class Server:
         for content in files:
             self.program.ask("attach", call, content)
         self.program.say("start", call)
-        session = session or self.session(limits)
+        return self.begin_in(session or self.session(limits), files)
+
+    def begin_in(self, session, files):
         entry = peer.METADATA.unpack(bytes.fromhex(self.program.answer()))
         frames, count = [], 0
         while count < len(files):
             frames.append(session.frame(peer.DATA))
             count += frames[-1].count
         return session, entry, frames
+
+    def session_2(self, call, files):
+        """begin(), in a new session of version 2."""
+        for content in files:
+            self.program.ask("attach", call, content)
+        self.program.say("start", call)
+        return self.begin_in(self.session(version=2), files)
 
     def send(self, session, contents, call, first=0, scoped=False):
         """Sends files for a call: their URLs."""
@@ -599,3 +608,73 @@ def versions(server):
         check(error.code == "FAILED_PRECONDITION", f"{error}")
         return
     raise peer.Failed("a server of another version was taken")
+
+
+@case("C30", "LANDED")
+def landed(server):
+    """What the client keeps of a call is closed with LANDED at the latest; unknown calls are
+    ignored"""
+    server.open()
+    session = server.session_2(1, ["before"])[0]
+    before = int(server.program.ask("fds"))
+    for number in range(2, 6):
+        _, entry, _ = server.begin(number, ["x", "y"], session)
+        session.send(peer.landed(call_id(entry), 1000 + number))
+    settle(server, before)
+    # The session goes on.
+    urls = server.send(session, ["a"], call_id(entry))
+    check(server.program.ask("take", 5, urls[0]) == "a", "another content")
+
+
+@case("C31", "RESEND and RESENT")
+def resend(server):
+    """RESEND is answered with the same descriptors under the same indices, and then SENT; or with
+    GONE alone by a client that keeps nothing"""
+    server.open()
+    session, entry, _ = server.session_2(1, ["a", "b", "c"])
+    session.send(peer.frame(peer.RESEND, call=call_id(entry)))
+    contents = {}
+    one = session.next()
+    while one is not None and one.type != peer.RESENT:
+        if one.type == peer.DATA:
+            check((one.call, one.attempt) == (call_id(entry), 0), "DATA of another call")
+            contents.update(enumerate(one.contents(), one.first))
+        one = session.next()
+    check(one is not None, "no RESENT came")
+    check((one.call, one.attempt) == (call_id(entry), 0), "RESENT of another call")
+    sent = {0: "a", 1: "b", 2: "c"}
+    check((one.code, contents) in ((1, sent), (2, {})), f"code {one.code} after {contents}")
+    urls = server.send(session, ["back"], call_id(entry))
+    check(server.program.ask("take", 1, urls[0]) == "back", "another content")
+
+
+@case("C32", "RESEND and RESENT")
+def gone(server):
+    """RESEND of a call that the client has not got, or that has landed, is answered with GONE"""
+    server.open()
+    session, entry, _ = server.session_2(1, ["a"])
+    session.send(peer.landed(call_id(entry)))
+    for call in (call_id(entry), 1000):
+        session.send(peer.frame(peer.RESEND, call=call))
+        answer = session.frame(peer.RESENT)
+        check((answer.call, answer.code) == (call, 2), "not GONE")
+    session.expect_none(peer.DATA)
+
+
+@case("C33", "Errors")
+def version_2_errors(server):
+    """RESENT from a server, a malformed LANDED or RESEND, and LANDED and RESEND in version 1, are
+    protocol errors"""
+    server.open()
+    wrong = [peer.frame(peer.RESENT, call=1, code=1), peer.frame(peer.LANDED),
+             peer.landed(1, 0), peer.frame(peer.RESEND, call=0),
+             peer.frame(peer.RESEND, call=1, code=1)]
+    for number, data in enumerate(wrong, 1):
+        session = server.session_2(number, ["x"])[0]
+        session.send(data)
+        session.expect_cut()
+    for number, data in enumerate((peer.landed(1), peer.frame(peer.RESEND, call=1)), 10):
+        session, entry, _ = server.begin(number)
+        session.send(data)
+        server.program.fails("take", number, peer.url_of(0, 0))
+        session.expect_cut()

@@ -50,12 +50,17 @@ class Server:
         self.target = f"unix:{path}"
         self._command = [SERVER, style, self.target]
         self._command += [f"{name}={value}" for name, value in limits.items()]
+        self._pass_fds = (limits["listen_fd"],) if "listen_fd" in limits else ()
         self._process = None
         self.start()
 
     def start(self):
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=self._pass_fds,
         )
         assert self._process.stdout.readline() == "READY\n"
 
@@ -96,8 +101,9 @@ def start_server(tmp_path):
     """Starts servers, which end with the test."""
     servers = []
 
-    def start(style="sync", **limits):
-        servers.append(Server(str(tmp_path / f"s{len(servers)}"), style, **limits))
+    def start(style="sync", path=None, **limits):
+        path = path or str(tmp_path / f"s{len(servers)}")
+        servers.append(Server(path, style, **limits))
         return servers[-1]
 
     yield start

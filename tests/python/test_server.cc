@@ -5,7 +5,8 @@
 // the callback API.
 //
 //   test_server sync|callback unix:PATH [NAME=LIMIT...]    max_fds_per_call, window,
-//   max_session_fds
+//   max_session_fds; listen_fd is a listening socket that it has been given, early_timeout is in
+//   milliseconds
 //
 // It prints READY, then answers each line of its input with one, and ends with it. "fds" is
 // answered with the number of descriptors it has open, "sessions" with the number of its sessions.
@@ -197,9 +198,13 @@ absl::Status Main(const std::vector<std::string>& arguments) {
   if (arguments.size() < 2) return absl::InvalidArgumentError(kUsage);
   FdServerOptions fd_options;
   SessionLimits& limits = fd_options.limits.session;
+  uint32_t listen_fd = 0;
+  uint32_t early_timeout = 0;
   const std::map<std::string, uint32_t*> names = {{"max_fds_per_call", &limits.max_fds_per_call},
                                                   {"window", &limits.session_window},
-                                                  {"max_session_fds", &limits.max_session_fds}};
+                                                  {"max_session_fds", &limits.max_session_fds},
+                                                  {"listen_fd", &listen_fd},
+                                                  {"early_timeout", &early_timeout}};
   for (size_t i = 2; i < arguments.size(); ++i) {
     const std::pair<std::string, std::string> option =
         absl::StrSplit(arguments[i], absl::MaxSplits('=', 1));
@@ -208,10 +213,12 @@ absl::Status Main(const std::vector<std::string>& arguments) {
       return absl::InvalidArgumentError(kUsage);
     }
   }
+  if (early_timeout != 0) fd_options.limits.early_timeout = absl::Milliseconds(early_timeout);
   absl::StatusOr<std::shared_ptr<FdServer>> fd_server = FdServer::Create(fd_options);
   if (!fd_server.ok()) return fd_server.status();
   ListenOptions options;
   options.fd_server = *fd_server;
+  if (listen_fd != 0) options.listen_fd = BorrowedFd(static_cast<int>(listen_fd));
   absl::Status bound;
   options.bind_status = &bound;
   Registrations registrations;

@@ -42,7 +42,11 @@ def test_frames_are_those_of_the_document(name):
 
 
 def test_hello_and_reply_are_those_of_the_document():
-    assert _wire.encode_hello(TOKEN, 16, 64, 16) == example("hello")
+    assert _wire.encode_hello(TOKEN, 16, 64, 16, 1) == example("hello")
+    named = _wire.encode_hello(TOKEN, 16, 64, 16, 2, bytes(range(16)))
+    assert named == example("hello")[:12] + b"\2\0" + example("hello")[14:44] + bytes(
+        range(16)
+    ) + bytes(4)
     assert _wire.decode_reply(example("hello-reply")) == _wire.Reply(1, 0, 7, 4, 8, 2)
 
 
@@ -92,6 +96,24 @@ def test_no_byte_is_ignored(name):
 def test_malformed_frames(bad):
     with pytest.raises(_wire.Malformed):
         _wire.decode_frame(bad)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        _wire.Frame(_wire.LANDED, code=2, numbers=(1, 2**64 - 1)),
+        _wire.Frame(_wire.RESEND, call_id=7, attempt=3),
+        _wire.Frame(_wire.RESENT, call_id=7, attempt=3, code=_wire.GONE),
+    ],
+)
+def test_frames_of_version_2(frame):
+    data = _wire.encode_frame(frame)
+    assert _wire.decode_frame(data) == frame
+    with pytest.raises(_wire.Malformed):
+        _wire.decode_frame(data, version=1)
+    for bad in (data[:1] + b"\1" + data[2:], data[:63] + b"\1"):
+        with pytest.raises(_wire.Malformed):
+            _wire.decode_frame(bad)
 
 
 def test_close_text_is_cut():
