@@ -54,7 +54,8 @@ void Landings::Answered(const CallKey& call, ResendOutcome outcome) {
   absl::Status status;
   if (outcome == ResendOutcome::kGone) {
     status = absl::UnavailableError(
-        "the call's descriptors went to another process, and the client has not kept them: a new "
+        "the call's descriptors went to another process, or were closed after early_timeout, and "
+        "the client has not kept them: a new "
         "call brings them anew");
   }
   outcome_.answered.emplace_back(std::move(it->second), std::move(status));

@@ -248,7 +248,7 @@ TEST_P(HijackTest, ReleasesTheDescriptors) {
   const auto [kind, ours_first, session_exists] = GetParam();
   TestServer server([](grpc::ServerBuilder*, ListenOptions* options) {
     FdServerOptions fd_server_options;
-    fd_server_options.limits.early_timeout = absl::Milliseconds(300);
+    fd_server_options.limits.early_timeout = absl::Seconds(1);
     auto fd_server = FdServer::Create(fd_server_options);
     ASSERT_TRUE(fd_server.ok()) << fd_server.status();
     options->fd_server = *fd_server;
@@ -287,7 +287,7 @@ TEST_P(HijackTest, ReleasesTheDescriptors) {
   EXPECT_EQ("hijacked", call(hijacked.get(), kind, std::move(file)));
   // Calls that go on meanwhile are not harmed.
   size_t held = 1;
-  for (const absl::Time end = absl::Now() + absl::Seconds(10); held != 0 && absl::Now() < end;) {
+  for (const absl::Time end = absl::Now() + absl::Seconds(20); held != 0 && absl::Now() < end;) {
     EXPECT_EQ("next|", call(normal.get(), Kind::kUnary, MemoryFile("next")));
     held = CountHolders(*dev_ino, {getpid()}).value_or(99);
   }
