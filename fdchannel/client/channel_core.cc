@@ -27,9 +27,9 @@ constexpr absl::Duration kMaxBackoff = absl::Seconds(1);
 // How long gRPC may take to begin a connection that it was asked for. Then a session is opened for
 // none: the server asks for what lands elsewhere.
 constexpr absl::Duration kConnectionPatience = absl::Seconds(1);
-// The same for a session of gRPC's connection, which a server may not have noticed as such: without
-// memory for its name, say.
-constexpr absl::Duration kNamedPatience = absl::Milliseconds(200);
+// The same for a session of gRPC's connection, which may land elsewhere for a while, or be one that
+// the server has not noticed as such. Short, since calls fail, or wait, until there is a session.
+constexpr absl::Duration kNamedPatience = absl::Milliseconds(30);
 
 // Two messages at least: what the last attempt left does not keep the next one waiting.
 std::shared_ptr<ReadRoom> MakeRoom() {
